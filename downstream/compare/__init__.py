@@ -1,0 +1,1 @@
+"""Comparison of runs: tables and one self-contained report."""

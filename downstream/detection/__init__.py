@@ -1,0 +1,1 @@
+"""Detection and segmentation transfer with detectron2."""

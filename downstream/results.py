@@ -1,0 +1,64 @@
+"""One result, one file: the fixed schema of which every table is made."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from pretrain.errors import InputError
+from pretrain.settings import Settings
+
+SCHEMA = 1
+FILE_NAME = "result.json"
+
+
+class Result(Settings):
+    """What one transfer of one backbone gave.
+
+    Attributes:
+        schema_version: of this file.
+        task: what was measured.
+        run: the pretraining run's name, the row of the table.
+        metrics: numbers by name: ``bbox/AP`` and ``segm/AP50`` in percent (detectron2's unit),
+            ``recall/backbone/euclidean@1`` in [0, 1].
+        protocol: settings that must agree for two results to be comparable.
+        provenance: command, code version, weights' sha256, data fingerprint, machine, seconds.
+        artifacts: files for the report, relative to the result's folder.
+    """
+
+    schema_version: int = SCHEMA
+    task: Literal["detection", "retrieval"]
+    run: str
+    metrics: dict[str, float]
+    protocol: dict[str, Any] = {}
+    provenance: dict[str, Any] = {}
+    artifacts: dict[str, Any] = {}
+
+
+def write_result(result: Result, folder: Path) -> Path:
+    """Write ``folder/result.json`` atomically and return its path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / FILE_NAME
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(result.model_dump(), indent=2) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+    return path
+
+
+def read_result(path: Path) -> Result:
+    """Read a result.
+
+    Raises:
+        InputError: the file is missing, is not JSON, or has another schema.
+    """
+    file = path / FILE_NAME if path.is_dir() else path
+    if not file.is_file():
+        raise InputError(f"{file}: no such result; run `hcl detect` or `hcl retrieve` first")
+    try:
+        return Result.model_validate(json.loads(file.read_text(encoding="utf-8")), strict=False)
+    except (json.JSONDecodeError, ValidationError) as error:
+        raise InputError(f"{file}: not a result file of schema {SCHEMA}: {error}") from None

@@ -1,0 +1,1 @@
+"""Retrieval: embeddings of object crops, exact search, Recall@K."""

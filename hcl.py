@@ -1,0 +1,59 @@
+"""The command line: a table of contents. Each command's module is loaded when it is called."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import sys
+
+COMMANDS = {
+    # name: (module with `main(argv) -> int`, what it does)
+    "data": ("pretrain.data.cli", "make, check and look at data sets"),
+    "pretrain": ("pretrain.__main__", "self-supervised pretraining"),
+    "export": ("pretrain.export", "a backbone verified to compute the same function"),
+    "detect": ("downstream.detection.cli", "detectron2 fine-tuning and COCO AP"),
+    "retrieve": ("downstream.retrieval.cli", "Recall@K of object crops, Euclidean and hyperbolic"),
+    "compare": ("downstream.compare.cli", "table and report of several runs"),
+}
+
+
+def usage() -> str:
+    """The text of ``hcl --help``."""
+    lines = ["usage: hcl COMMAND ...   (hcl COMMAND --help says more)", ""]
+    width = max(map(len, COMMANDS))
+    lines += [f"  {name:<{width}}  {what}" for name, (_, what) in COMMANDS.items()]
+    return "\n".join(lines)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; the user's own mistakes end in a line or two and status 2."""
+    arguments = sys.argv[1:] if argv is None else argv
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(usage())
+        return 0
+    name, rest = arguments[0], arguments[1:]
+    if name == "--version":
+        from pretrain import __version__
+
+        print(__version__)
+        return 0
+    if name not in COMMANDS:
+        near = difflib.get_close_matches(name, COMMANDS, n=1)
+        hint = f"did you mean 'hcl {near[0]}'?" if near else f"commands: {', '.join(COMMANDS)}"
+        print(f"hcl: unknown command '{name}'; {hint}", file=sys.stderr)
+        return 2
+    from pretrain.errors import InputError
+
+    try:
+        status: int = importlib.import_module(COMMANDS[name][0]).main(rest)
+    except InputError as error:
+        print(f"hcl {name}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"hcl {name}: interrupted", file=sys.stderr)
+        return 130
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

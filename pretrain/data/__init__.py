@@ -1,0 +1,1 @@
+"""From files to batches of views: readers, index, sampler, views, augmentation."""

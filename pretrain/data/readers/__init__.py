@@ -1,0 +1,1 @@
+"""Readers: what people have on disk, into the index."""

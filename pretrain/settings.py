@@ -1,0 +1,86 @@
+"""Strict typed settings: unknown keys are errors, and all faults are reported at once."""
+
+from __future__ import annotations
+
+import difflib
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, TypeVar, Union
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from pretrain.errors import InputError
+
+S = TypeVar("S", bound="Settings")
+
+
+class Settings(BaseModel):
+    """Base of every settings class: immutable, no unknown keys, no silent coercion of types."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, arbitrary_types_allowed=True)
+
+
+def parse(kind: type[S], values: Mapping[str, Any], *, source: str, at: str = "") -> S:
+    """Build ``kind`` from plain values.
+
+    Args:
+        kind: the settings class.
+        values: nested mappings as YAML gives them.
+        source: what to call the origin in messages, usually the file name.
+        at: dotted prefix of these values inside the source.
+
+    Raises:
+        InputError: naming every fault of ``values`` at once, one line each.
+    """
+    try:
+        # YAML writes tuples as lists; strict mode would refuse them.
+        return kind.model_validate(_tuples(values))
+    except ValidationError as error:
+        lines = [_line(kind, fault, at) for fault in error.errors()]
+        unique = list(dict.fromkeys(lines))
+        raise InputError(f"{source}: " + f"\n{source}: ".join(unique)) from None
+
+
+def _tuples(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _tuples(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return tuple(_tuples(item) for item in value)
+    return value
+
+
+def _line(kind: type[BaseModel], fault: Mapping[str, Any], at: str) -> str:
+    path = [str(part) for part in fault["loc"]]
+    name = ".".join([at, *path] if at else path)
+    if fault["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(path[-1], _keys(kind, path[:-1]), n=1, cutoff=0.4)
+        hint = f"did you mean '{near[0]}'?" if near else "it is not a setting"
+        return f"unknown key '{name}': {hint}"
+    if fault["type"] == "missing":
+        return f"missing key '{name}'"
+    message = str(fault["msg"]).removeprefix("Value error, ")
+    return f"'{name}': {message[:1].lower()}{message[1:]}, got {fault['input']!r}"
+
+
+def _keys(kind: type[BaseModel], path: list[str]) -> list[str]:
+    """The valid keys of the settings class reached from ``kind`` by ``path``."""
+    model: type[BaseModel] = kind
+    for part in path:
+        field = model.model_fields.get(part)
+        found = _model_in(field.annotation) if field else None
+        if found is None:
+            return []
+        model = found
+    return list(model.model_fields)
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    if typing.get_origin(annotation) in (Union, types.UnionType):
+        for option in typing.get_args(annotation):
+            found = _model_in(option)
+            if found is not None:
+                return found
+    return None
