@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any, Literal
 
@@ -45,7 +44,7 @@ def write_result(result: Result, folder: Path) -> Path:
     path = folder / FILE_NAME
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps(result.model_dump(), indent=2) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    temporary.replace(path)
     return path
 
 

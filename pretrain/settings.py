@@ -18,7 +18,9 @@ S = TypeVar("S", bound="Settings")
 class Settings(BaseModel):
     """Base of every settings class: immutable, no unknown keys, no silent coercion of types."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, arbitrary_types_allowed=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, arbitrary_types_allowed=True
+    )
 
 
 def parse(kind: type[S], values: Mapping[str, Any], *, source: str, at: str = "") -> S:
