@@ -23,7 +23,7 @@ from torch import Tensor
 from pretrain.geometry.gram import LORENTZ_NEAR, NEAR
 from pretrain.losses import chunk_math, streaming
 from pretrain.losses.chunk_math import Sums
-from pretrain.losses.streaming import Total
+from pretrain.losses.streaming import Negatives, Total
 
 if TYPE_CHECKING:
     from pretrain.losses.negatives import Differentiable
@@ -154,9 +154,10 @@ def _squares(  # type: ignore[no-untyped-def]  # noqa: PLR0917
     tl.store(out + row, tl.sum(tile * tile, 1), mask=row < k)
 
 
-def accumulate(geometry: Differentiable, x: Tensor, queue: Tensor) -> Total:
+def accumulate(geometry: Differentiable, x: Tensor, negatives: Negatives) -> Total:
     """As :func:`pretrain.losses.streaming.accumulate`, float32 only, without the wide sums."""
     n, d = x.shape
+    queue = negatives.points
     k = len(queue)
     kind = KINDS[geometry.body]
     x = x.contiguous()
@@ -175,7 +176,7 @@ def accumulate(geometry: Differentiable, x: Tensor, queue: Tensor) -> Total:
         x,
         queue,
         _rows(geometry, n),
-        _columns(geometry, queue, kind),
+        _columns(geometry, queue, negatives.squares),
         m,
         sums,
         weighted,
@@ -196,7 +197,7 @@ def accumulate(geometry: Differentiable, x: Tensor, queue: Tensor) -> Total:
     total = _join(x, m, sums, weighted)
     near = (sums[3].amin(0) <= 0).nonzero()[:, 0]
     if len(near) > 0:
-        _again(total, near, geometry, x, queue)
+        _again(total, near, geometry, x, negatives)
     return total
 
 
@@ -214,17 +215,17 @@ def _rows(geometry: Differentiable, n: int) -> Tensor:
     return torch.stack((factors + [filler] * 3)[:3]).reshape(3, n).contiguous()
 
 
-def _columns(geometry: Differentiable, queue: Tensor, kind: int) -> Tensor:
+def _columns(geometry: Differentiable, queue: Tensor, squares: Tensor | None) -> Tensor:
     """The column factors as (2, K); for the cosine a dummy that is never read."""
-    if kind == COSINE:
+    if geometry.from_squares is None:
         return queue
-    k, d = queue.shape
-    square = queue.new_empty(k, dtype=torch.float64)
-    grid = (triton.cdiv(k, NEGATIVES),)
-    width = triton.next_power_of_2(d)
-    _squares[grid](queue, square, k, d, queue.stride(0), negatives=NEGATIVES, width=width)
-    factors = chunk_math.ball_factors if kind == BALL else chunk_math.hyperboloid_factors
-    columns = factors(square, geometry.curvature, queue.dtype)
+    if squares is None:
+        k, d = queue.shape
+        squares = queue.new_empty(k, dtype=torch.float64)
+        grid = (triton.cdiv(k, NEGATIVES),)
+        width = triton.next_power_of_2(d)
+        _squares[grid](queue, squares, k, d, queue.stride(0), negatives=NEGATIVES, width=width)
+    columns = geometry.from_squares(squares, geometry.curvature, queue.dtype)
     return torch.stack((*columns, columns[0])[:2])
 
 
@@ -239,10 +240,12 @@ def _join(x: Tensor, m: Tensor, sums: Tensor, weighted: Tensor) -> Total:
     return total
 
 
-def _again(total: Total, rows: Tensor, geometry: Differentiable, x: Tensor, queue: Tensor) -> None:
+def _again(
+    total: Total, rows: Tensor, geometry: Differentiable, x: Tensor, negatives: Negatives
+) -> None:
     """Replace rows of the total by what the streaming path gives for them."""
     factors = tuple(factor[rows] for factor in geometry.factors)
-    exact = streaming.accumulate(type(geometry)(x[rows], factors, False), x[rows], queue)
+    exact = streaming.accumulate(type(geometry)(x[rows], factors, False), x[rows], negatives)
     total.m[rows], total.weighted[rows], total.near[rows] = exact.m, exact.weighted, exact.near
     for old, new in zip(total.sums, exact.sums, strict=True):
         old[rows] = new

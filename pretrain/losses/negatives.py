@@ -26,7 +26,7 @@ from pretrain.losses.chunk_math import (
     Tile,
 )
 from pretrain.losses.contrast import Temperature
-from pretrain.losses.streaming import Total
+from pretrain.losses.streaming import Negatives, Total
 
 ROWS = 512
 """Queries done together; more go in several passes over the queue."""
@@ -54,6 +54,7 @@ class Cosine:
 
     body = staticmethod(chunk_math.cosine)
     prepare = None
+    from_squares = None
     costly = (0,)
 
     def __init__(self, x: Tensor, factors: tuple[Tensor, ...], wide: bool) -> None:
@@ -82,6 +83,7 @@ class Ball:
 
     body = staticmethod(chunk_math.ball)
     prepare = staticmethod(chunk_math.ball_columns)
+    from_squares = staticmethod(chunk_math.ball_factors)
     costly = (1, 2)
 
     def __init__(self, x: Tensor, factors: tuple[Tensor, ...], wide: bool) -> None:
@@ -135,6 +137,7 @@ class Hyperboloid:
 
     body = staticmethod(chunk_math.hyperboloid)
     prepare = staticmethod(chunk_math.hyperboloid_columns)
+    from_squares = staticmethod(chunk_math.hyperboloid_factors)
     costly = (2,)
 
     def __init__(self, x: Tensor, factors: tuple[Tensor, ...], wide: bool) -> None:
@@ -185,7 +188,7 @@ class _LogSumExp(torch.autograd.Function):
         ctx: Any,
         kind: type[Differentiable],
         fused: bool,
-        queue: Tensor,
+        negatives: Negatives,
         x: Tensor,
         *factors: Tensor,
     ) -> Tensor:
@@ -195,7 +198,7 @@ class _LogSumExp(torch.autograd.Function):
             for start in range(0, len(x), ROWS):
                 part = slice(start, start + ROWS)
                 geometry = kind(x[part], tuple(factor[part] for factor in factors), wide)
-                total = _total(geometry, x[part], queue, fused)
+                total = _total(geometry, x[part], negatives, fused)
                 results.append((total.logsumexp(), *geometry.gradients(total)))
         value, *gradients = (torch.cat(parts) for parts in zip(*results, strict=True))
         ctx.save_for_backward(*gradients)
@@ -207,21 +210,21 @@ class _LogSumExp(torch.autograd.Function):
         return None, None, None, *(part * grad[:, None] for part in ctx.saved_tensors)
 
 
-def _total(geometry: Differentiable, x: Tensor, queue: Tensor, fused: bool) -> Total:
+def _total(geometry: Differentiable, x: Tensor, negatives: Negatives, fused: bool) -> Total:
     if fused:
         from pretrain.losses.fused import accumulate
 
-        return accumulate(geometry, x, queue)
-    return streaming.accumulate(geometry, x, queue)
+        return accumulate(geometry, x, negatives)
+    return streaming.accumulate(geometry, x, negatives)
 
 
-def cosine(query: Tensor, queue: Tensor, temperature: Temperature, *, fused: bool) -> Tensor:
-    """Log Σ_j exp(<x, y_j>/T), (N,), of query (N, D) and queue (K, D)."""
-    return _apply(Cosine, fused, queue, query, _column(1 / temperature, query))
+def cosine(query: Tensor, negatives: Negatives, temperature: Temperature, *, fused: bool) -> Tensor:
+    """Log Σ_j exp(<x, y_j>/T), (N,), of queries (N, D)."""
+    return _apply(Cosine, fused, negatives, query, _column(1 / temperature, query))
 
 
 def ball(
-    query: Tensor, queue: Tensor, c: Curvature, temperature: Temperature, *, fused: bool
+    query: Tensor, negatives: Negatives, c: Curvature, temperature: Temperature, *, fused: bool
 ) -> Tensor:
     """Log Σ_j exp(-d(x, y_j)/T), (N,), of ball points; gradients reach c and T too."""
     # The gap of a negative near the rim is wrong by eps/gap if c is rounded to float32.
@@ -229,17 +232,17 @@ def ball(
     c = curvature_like(c, query)
     a = 2 * c / poincare.gap(query, c)
     p = _column(1 / (root(c) * temperature), query)
-    return _apply(Ball, fused, queue, query, a[:, None], p, wide_c)
+    return _apply(Ball, fused, negatives, query, a[:, None], p, wide_c)
 
 
 def hyperboloid(
-    query: Tensor, queue: Tensor, c: float, temperature: Temperature, *, fused: bool
+    query: Tensor, negatives: Negatives, c: float, temperature: Temperature, *, fused: bool
 ) -> Tensor:
     """Log Σ_j exp(-d(x, y_j)/T), (N,), of spatial coordinates (N, D) and (K, D)."""
     wide_c = _column(c, query.double())
     time = (1 / c + _square(query)).sqrt().to(query.dtype)
     p = _column(1 / (root(c) * temperature), query)
-    return _apply(Hyperboloid, fused, queue, query, c * time[:, None], wide_c, p)
+    return _apply(Hyperboloid, fused, negatives, query, c * time[:, None], wide_c, p)
 
 
 def spatial_u(x: Tensor, y: Tensor, c: Curvature) -> Tensor:
@@ -256,8 +259,8 @@ def spatial_u(x: Tensor, y: Tensor, c: Curvature) -> Tensor:
     return c / 2 * chord.square() * shift_x[:, None] * shift_y
 
 
-def _apply(kind: type, fused: bool, *tensors: Tensor) -> Tensor:
-    value: Tensor = _LogSumExp.apply(kind, fused, *tensors)  # type: ignore[no-untyped-call]
+def _apply(kind: type, fused: bool, negatives: Negatives, *tensors: Tensor) -> Tensor:
+    value: Tensor = _LogSumExp.apply(kind, fused, negatives, *tensors)  # type: ignore[no-untyped-call]
     return value
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -46,6 +46,7 @@ class Geometry(Protocol):
     Attributes:
         body: of chunk_math, dot products to weights and sums.
         prepare: of chunk_math, negatives and curvature to column factors, if there are any.
+        from_squares: of chunk_math, the same from known |y|².
         rows: row factors.
         wide: whether all sums are wanted.
         curvature: c in float64.
@@ -53,6 +54,7 @@ class Geometry(Protocol):
 
     body: Body
     prepare: Body | None
+    from_squares: Body | None
     rows: Any
     wide: bool
     curvature: Tensor
@@ -65,6 +67,13 @@ class Geometry(Protocol):
 
         Both change the total: ``total.near`` gets the gradient of near pairs, whose weights are 0.
         """
+
+
+class Negatives(NamedTuple):
+    """What is constant: points (K, D) and, where the caller keeps them, their float64 |y|² (K,)."""
+
+    points: Tensor
+    squares: Tensor | None = None
 
 
 class Total:
@@ -98,15 +107,23 @@ class Total:
         return self.m[:, 0] + self.sums.e.log()
 
 
-def accumulate(geometry: Geometry, x: Tensor, queue: Tensor) -> Total:
-    """Go through the queue (K, D), K > 0, once for the queries x (N, D)."""
-    total = Total(x, first_peak(geometry, x, queue[:PEEK]))
-    width = tile_width(len(x), len(queue), x.device.type)
-    body = compiled(geometry.body, len(x) * len(queue))
-    prepare = geometry.prepare and compiled(geometry.prepare, len(x) * len(queue))
+def accumulate(geometry: Geometry, x: Tensor, negatives: Negatives) -> Total:
+    """Go through K > 0 negatives once for the queries x (N, D)."""
+    points, squares = negatives
+    total = Total(x, first_peak(geometry, x, points[:PEEK]))
+    width = tile_width(len(x), len(points), x.device.type)
+    body = compiled(geometry.body, len(x) * len(points))
+    prepare = geometry.prepare and compiled(geometry.prepare, len(x) * len(points))
+    known = None
+    if squares is not None and geometry.from_squares:
+        known = geometry.from_squares(squares, geometry.curvature, x.dtype)
     buffer = x.new_empty(len(x), width)
-    for y in torch.split(queue, width):
-        columns = prepare(y, geometry.curvature) if prepare else None
+    for start in range(0, len(points), width):
+        y = points[start : start + width]
+        if known is not None:
+            columns = type(known)(*(factor[start : start + width] for factor in known))
+        else:
+            columns = prepare(y, geometry.curvature) if prepare else None
         dots = buffer if len(y) == width else x.new_empty(len(x), len(y))
         torch.mm(x, y.mT, out=dots)
         tile = body(dots, (geometry.rows, columns), total.m, geometry.wide)

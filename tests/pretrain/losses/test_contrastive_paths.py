@@ -15,6 +15,7 @@ from pretrain.losses import (
     info_nce,
     lorentz_info_nce,
     paths,
+    row_squares,
     streaming,
 )
 
@@ -336,6 +337,20 @@ def test_wrong_calls_are_refused():
         hyperbolic_info_nce(x.float(), x, x, c=learnable, temperature=T, path="triton")
     with pytest.raises(ValueError, match="c must be a number"):
         lorentz_info_nce(x, x, x, c=torch.ones(()), temperature=T)
+
+
+@pytest.mark.parametrize("path", ["plain", *FAST])
+def test_kept_squares_change_nothing(path):
+    query, key, queue = split(poincare.to_ball(duplicates(tangents(840)), 1.0), 20, torch.float32)
+    options = {"c": 1.0, "temperature": T, "path": path}
+    anew = evaluate(hyperbolic_info_nce, query, key, queue, **options)
+    kept = evaluate(
+        hyperbolic_info_nce, query, key, queue, queue_squares=row_squares(queue), **options
+    )
+    assert torch.equal(anew[0], kept[0])
+    assert torch.equal(anew[1], kept[1])
+    with pytest.raises(ValueError, match="queue_squares must be"):
+        hyperbolic_info_nce(query, key, queue, queue_squares=torch.ones(3), **options)
 
 
 def test_key_and_queue_get_no_gradient():
