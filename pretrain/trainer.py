@@ -5,12 +5,10 @@ from __future__ import annotations
 import json
 import logging
 import random
-import signal
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from enum import Enum
-from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -27,17 +25,18 @@ from pretrain.data.loader import build_loader, open_index
 from pretrain.data.plan import Batch
 from pretrain.distributed import World
 from pretrain.errors import InputError
-from pretrain.methods.base import Context, Method
+from pretrain.methods.base import Context
 from pretrain.methods.build import build_method
 from pretrain.metrics import Recorder, view_grid
+from pretrain.models import Encoder
 from pretrain.pretrained import Description
 from pretrain.run import RunFolder
 from pretrain.schedule import learning_rate
+from pretrain.signals import StopFlag
 
 log = logging.getLogger(__name__)
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 
 
 class Outcome(Enum):
@@ -95,7 +94,8 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=train.precision == "fp16")
         self.step = 0
         self._bad_images = self._seen_images = 0
-        self._stop_signal: int | None = None
+        self._stop = StopFlag()
+        self._recorder: Recorder | None = None
 
     def _open_index(self) -> Index:
         # The main process builds; the others find what it built.
@@ -117,7 +117,7 @@ class Trainer:
         train = self.settings.train
         if train.compile:
             for module in self.method.modules():
-                if module is self.method.encoder:
+                if isinstance(module, Encoder):
                     module.compile()
         model: nn.Module = self.method
         if self.world.size > 1:
@@ -126,22 +126,20 @@ class Trainer:
             model = DistributedDataParallel(
                 self.method, device_ids=device_ids, broadcast_buffers=False
             )
-        recorder = self._recorder() if self.world.is_main else None
-        with _catch(self):
-            try:
-                outcome = self._loop(model, recorder)
-            finally:
-                if recorder is not None:
-                    recorder.close()
+        if self.world.is_main:
+            events = self.folder.path / "tensorboard" if train.tensorboard else None
+            self._recorder = Recorder(self.folder.metrics, events, self.step, self.total_steps)
+        try:
+            with self._stop:
+                outcome = self._loop(model)
+        finally:
+            if self._recorder is not None:
+                self._recorder.close()
         if self.world.is_main:
             self.folder.heartbeat(self.step, self.total_steps, state=outcome.value)
         return outcome
 
-    def _recorder(self) -> Recorder:
-        folder = self.folder.path / "tensorboard" if self.settings.train.tensorboard else None
-        return Recorder(self.folder.metrics, folder, self.step, self.total_steps)
-
-    def _loop(self, model: nn.Module, recorder: Recorder | None) -> Outcome:
+    def _loop(self, model: nn.Module) -> Outcome:
         train = self.settings.train
         self.method.train()
         batches = self._batches()
@@ -152,7 +150,7 @@ class Trainer:
             values, stop = self._train_step(model, batch)
             self.step += 1
             if self.step % train.log_every == 0 or self.step == self.total_steps:
-                self._log(recorder, values, clock)
+                self._log(values, clock)
             last = self.step == self.total_steps
             if stop or last or self.step % train.checkpoint_every == 0:
                 self._save()
@@ -235,26 +233,24 @@ class Trainer:
 
     def _agree(self, broken: bool) -> tuple[bool, bool]:
         """Whether any rank has a broken loss, and whether any was asked to stop."""
-        flags = torch.tensor(
-            [float(broken), float(self._stop_signal is not None)], device=self.device
-        )
+        flags = torch.tensor([float(broken), float(self._stop.is_set)], device=self.device)
         if distributed.is_active():
             torch.distributed.all_reduce(flags, torch.distributed.ReduceOp.MAX)
         any_broken, any_stop = flags.tolist()
         return bool(any_broken), bool(any_stop)
 
-    def _log(self, recorder: Recorder | None, values: dict[str, Tensor], clock: _Clock) -> None:
+    def _log(self, values: dict[str, Tensor], clock: _Clock) -> None:
         names = list(values)
         means = distributed.mean_over_ranks(torch.stack([values[n].float() for n in names]))
         seconds, waited, steps = clock.lap()
-        if recorder is None:
+        if self._recorder is None:
             return
         record = dict(zip(names, means.tolist(), strict=True))
         record["lr"] = self.optimizer.param_groups[0]["lr"]
         record["epoch"] = self.step / self.epoch_steps
         record["images_per_s"] = steps * self.settings.optim.batch_size / seconds
         record["data_wait"] = waited / seconds
-        recorder.log(self.step, record)
+        self._recorder.log(self.step, record)
         self.folder.heartbeat(
             self.step, self.total_steps, images_per_s=round(record["images_per_s"], 1)
         )
@@ -263,6 +259,8 @@ class Trainer:
         settings = self.settings.augment
         grid = view_grid(views, settings.mean, settings.std)
         torchvision.io.write_png(grid, str(self.folder.path / "views.png"))
+        if self._recorder is not None:
+            self._recorder.image("views", grid)
 
     def _count_bad(self, batch: Batch) -> None:
         self._seen_images += len(batch.rows)
@@ -370,26 +368,6 @@ class _Clock:
         lap = (max(now - self._start, 1e-9), self._waited, self._steps)
         self._start, self._waited, self._steps = now, 0.0, 0
         return lap
-
-
-class _catch:  # noqa: N801 - reads as a statement
-    """While training, a signal sets a flag that is looked at after each step."""
-
-    def __init__(self, trainer: Trainer) -> None:
-        self._trainer = trainer
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> None:
-        def note(number: int, _frame: FrameType | None) -> None:
-            if number == signal.SIGINT and self._trainer._stop_signal is not None:
-                raise KeyboardInterrupt
-            self._trainer._stop_signal = number
-
-        self._before = {number: signal.signal(number, note) for number in STOP_SIGNALS}
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
 
 
 def _seed_everything(settings: RunSettings) -> None:
