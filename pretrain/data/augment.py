@@ -1,0 +1,250 @@
+"""Colour, blur and flip of whole batches, each sample with its own parameters and order.
+
+The random numbers are drawn where the image is cut, on the CPU; the pixels are changed where the
+model is. Operations and their order are those of MoCo v2 (Chen et al. 2020), factors those of
+torchvision; the arithmetic is float32 without rounding in between.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Annotated, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from pretrain.settings import Settings
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
+ORDER = slice(0, 4)
+"""Columns of the operation in each of the four places of the colour jitter."""
+FACTORS = slice(4, 8)
+"""Columns of the factor of brightness, contrast, saturation and of the shift of hue (turns)."""
+GRAY, SIGMA, SOLARIZE, FLIP = range(8, 12)
+"""Columns of the further operations: 0 or 1, but the standard deviation of the blur in px."""
+PARAMETERS = 12
+
+LUMA = (0.2989, 0.587, 0.114)
+SOLARIZE_FROM = 128 / 255
+BLUR_EXTENT = 3.0
+"""The blur's kernel reaches this many standard deviations, at least 1 px."""
+
+
+class AugmentSettings(Settings):
+    """Strengths and probabilities; the defaults are MoCo v2's.
+
+    Attributes:
+        jitter: strengths of brightness, contrast, saturation and hue.
+        jitter_p: probability of the jitter.
+        gray_p: probability of losing all colour.
+        blur_p: probability of the blur.
+        blur_sigma: range of its standard deviation, px in a view of side ``blur_reference``.
+        blur_reference: the blur grows with the side of the view; at this side it is as given.
+        solarize_p: probability of inverting the bright half of the values.
+        flip_p: probability of mirroring left and right.
+        mean: of the channels, subtracted at the end.
+        std: of the channels, divided by at the end.
+    """
+
+    jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.4, 0.1)
+    jitter_p: Share = 0.8
+    gray_p: Share = 0.2
+    blur_p: Share = 0.5
+    blur_sigma: tuple[float, float] = (0.1, 2.0)
+    blur_reference: Annotated[int, Field(ge=1)] = 224
+    solarize_p: Share = 0.0
+    flip_p: Share = 0.5
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+
+    @model_validator(mode="after")
+    def _ranges(self) -> Self:
+        if not all(0 <= strength < math.inf for strength in self.jitter):
+            raise ValueError("jitter must be four strengths of at least 0")
+        if self.jitter[HUE] > 0.5:
+            raise ValueError("jitter: the strength of hue must be at most 0.5")
+        if not 0 < self.blur_sigma[0] <= self.blur_sigma[1] < math.inf:
+            raise ValueError("blur_sigma must be two growing positive numbers")
+        if not all(value > 0 for value in self.std):
+            raise ValueError("std must be positive")
+        return self
+
+
+def draw(rng: np.random.Generator, settings: AugmentSettings, size: int) -> NDArray[np.float32]:
+    """Draw the parameters of one view: float32 (P,).
+
+    Always uses the same number of random numbers, so one probability does not shift the others.
+
+    Args:
+        rng: the view's stream.
+        settings: strengths and probabilities.
+        size: side of the view, px.
+    """
+    order = rng.permutation(4)
+    uniform = rng.uniform(size=9)
+    chance, strengths, spread = uniform[:5], uniform[5:9], settings.jitter
+    sigma = rng.uniform(*settings.blur_sigma)
+    parameters = identity()
+    parameters[ORDER] = order
+    if chance[0] < settings.jitter_p:
+        for number in (BRIGHTNESS, CONTRAST, SATURATION):
+            low, high = max(0.0, 1 - spread[number]), 1 + spread[number]
+            parameters[FACTORS][number] = low + strengths[number] * (high - low)
+        parameters[FACTORS][HUE] = (2 * strengths[HUE] - 1) * spread[HUE]
+    parameters[GRAY] = chance[1] < settings.gray_p
+    if chance[2] < settings.blur_p:
+        parameters[SIGMA] = sigma * size / settings.blur_reference
+    parameters[SOLARIZE] = chance[3] < settings.solarize_p
+    parameters[FLIP] = chance[4] < settings.flip_p
+    return parameters
+
+
+def identity() -> NDArray[np.float32]:
+    """Parameters that change nothing: float32 (P,)."""
+    parameters = np.zeros(PARAMETERS, np.float32)
+    parameters[ORDER] = range(4)
+    parameters[FACTORS] = (1, 1, 1, 0)
+    return parameters
+
+
+@torch.no_grad()
+def apply(
+    images: Tensor,
+    parameters: Tensor,
+    mean: Sequence[float] = (0.485, 0.456, 0.406),
+    std: Sequence[float] = (0.229, 0.224, 0.225),
+) -> Tensor:
+    """Augment and normalise a batch on its device.
+
+    Args:
+        images: uint8 (B, 3, S, S), RGB.
+        parameters: float32 (B, P) from ``draw``, on the same device.
+        mean: of the channels, in [0, 1].
+        std: of the channels.
+
+    Returns:
+        float32 (B, 3, S, S).
+    """
+    # The caller may be inside autocast; colours are not to be rounded to 8 bits of mantissa.
+    with torch.autocast(images.device.type, enabled=False):
+        x = images.to(torch.float32).div_(255)
+        _jitter(x, parameters)
+        _change(x, parameters[:, GRAY] > 0, parameters, lambda x, _: _luma(x).expand_as(x))
+        _change(x, parameters[:, SIGMA] > 0, parameters, lambda x, p: _blur(x, p[:, SIGMA]))
+        _change(x, parameters[:, SOLARIZE] > 0, parameters, lambda x, _: _solarize(x))
+        _change(x, parameters[:, FLIP] > 0, parameters, lambda x, _: x.flip(-1))
+        x -= torch.tensor(mean, device=x.device, dtype=x.dtype).view(1, 3, 1, 1)
+        x /= torch.tensor(std, device=x.device, dtype=x.dtype).view(1, 3, 1, 1)
+    return x
+
+
+def _change(
+    x: Tensor, mask: Tensor, parameters: Tensor, operation: Callable[[Tensor, Tensor], Tensor]
+) -> None:
+    """Replace the masked samples of ``x`` by what the operation makes of them.
+
+    An accelerator computes all samples: to ask it which are wanted would cost a synchronisation.
+    """
+    if x.device.type == "cpu":
+        chosen = mask.nonzero().flatten()
+        if len(chosen):
+            x[chosen] = operation(x[chosen], parameters[chosen])
+    else:
+        x.copy_(torch.where(mask.view(-1, 1, 1, 1), operation(x, parameters), x))
+
+
+def _jitter(x: Tensor, parameters: Tensor) -> None:
+    """The four colour operations, in the order of each sample.
+
+    Brightness, contrast and saturation are one formula. As hue comes once in every order, the
+    batch passes through up to three of them, through hue, and through the rest of them.
+    """
+    hue_place = (parameters[:, ORDER] == HUE).to(torch.int64).argmax(1)
+    for place in range(3):
+        _blend_place(x, parameters, place, hue_place > place)
+    _change(
+        x,
+        parameters[:, FACTORS][:, HUE] != 0,
+        parameters,
+        lambda x, p: _shift_hue(x, p[:, FACTORS][:, HUE]),
+    )
+    for place in range(1, 4):
+        _blend_place(x, parameters, place, hue_place < place)
+
+
+def _blend_place(x: Tensor, parameters: Tensor, place: int, active: Tensor) -> None:
+    def operation(x: Tensor, p: Tensor) -> Tensor:
+        kind = p[:, ORDER][:, place].to(torch.int64)
+        return _blend(x, kind, p[:, FACTORS].gather(1, kind[:, None])[:, 0])
+
+    kinds = parameters[:, ORDER][:, place].to(torch.int64)
+    factors = parameters[:, FACTORS].gather(1, kinds[:, None])[:, 0]
+    _change(x, active & (factors != 1), parameters, operation)
+
+
+def _blend(x: Tensor, kind: Tensor, factor: Tensor) -> Tensor:
+    """Mix with black (brightness), the mean grey (contrast) or the own grey (saturation)."""
+    grey = _luma(x)
+    kind, factor = kind.view(-1, 1, 1, 1), factor.view(-1, 1, 1, 1)
+    other = torch.where(kind == CONTRAST, grey.mean((1, 2, 3), keepdim=True), grey)
+    other = torch.where(kind == BRIGHTNESS, torch.zeros_like(other), other)
+    return (x * factor + other * (1 - factor)).clamp_(0, 1)
+
+
+def _shift_hue(x: Tensor, turns: Tensor) -> Tensor:
+    """Turn the hue of HSV, keeping saturation and value."""
+    red, green, blue = x.unbind(1)
+    high, low = x.amax(1), x.amin(1)
+    chroma = high - low
+    safe = torch.where(chroma > 0, chroma, torch.ones_like(chroma))
+    sector = torch.where(
+        high == red,
+        (green - blue) / safe,
+        torch.where(high == green, (blue - red) / safe + 2, (red - green) / safe + 4),
+    )
+    sector = sector + 6 * turns.view(-1, 1, 1)
+    channels = []
+    for offset in (5, 3, 1):  # red, green, blue lie a third of a turn apart
+        k = (sector + offset).remainder_(6)
+        channels.append(high - chroma * torch.minimum(k, 4 - k).clamp_(0, 1))
+    return torch.stack(channels, 1)
+
+
+def _luma(x: Tensor) -> Tensor:
+    """Grey values (B, 1, S, S), weighted as torchvision does."""
+    red, green, blue = x.unbind(1)
+    return (LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue).unsqueeze(1)
+
+
+def _solarize(x: Tensor) -> Tensor:
+    return torch.where(x >= SOLARIZE_FROM, 1 - x, x)
+
+
+def _blur(x: Tensor, sigma: Tensor) -> Tensor:
+    """Gaussian blur, borders mirrored without repeating the edge, as a matrix on both sides.
+
+    One (S, S) matrix a sample holds its kernel and its borders; two products replace 26 passes
+    over the images.
+    """
+    size = x.shape[-1]
+    # Kernels wider than the image are cut off: a mirror reaches no further than one image.
+    sigma = sigma.clamp_min(1e-3).view(-1, 1, 1)
+    extent = (BLUR_EXTENT * sigma).ceil().clamp(1, max(1, size - 1))
+    place = torch.arange(size, device=x.device, dtype=x.dtype)
+    start, stop = place[:, None], place[None, :]
+
+    def weight(distance: Tensor) -> Tensor:
+        return torch.exp(-0.5 * (distance / sigma) ** 2) * (distance.abs() <= extent)
+
+    matrix = weight(start - stop)
+    matrix += weight(start + stop) * (stop > 0)
+    matrix += weight(2 * (size - 1) - start - stop) * (stop < size - 1)
+    matrix /= matrix.sum(-1, keepdim=True)
+    rows = matrix[:, None].expand(-1, x.shape[1], -1, -1)
+    return rows @ x @ rows.transpose(-1, -2)

@@ -1,0 +1,172 @@
+"""The run folder: what a run is, where it stands, and whether it may be continued."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import socket
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchvision
+import yaml
+
+from pretrain import __version__
+from pretrain.config import RunSettings, dump_yaml, read_yaml
+from pretrain.errors import InputError
+
+# Settings that change how a run is carried out, but not what it computes.
+FREE = {
+    "output",
+    "name",
+    "data.workers",
+    "data.index",
+    "train.device",
+    "train.threads",
+    "train.log_every",
+    "train.checkpoint_every",
+    "train.keep",
+    "train.keep_every",
+    "train.tensorboard",
+}
+
+
+class RunFolder:
+    """Files of one run; written by the main process only."""
+
+    def __init__(self, settings: RunSettings) -> None:
+        self.path = Path(settings.output)
+        self.settings = settings
+        self._record: dict[str, Any] = {}
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of checkpoints."""
+        return self.path / "checkpoints"
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON object per logged step."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def bad_images(self) -> Path:
+        """One JSON object per image that could not be read."""
+        return self.path / "bad_images.jsonl"
+
+    def remove(self) -> None:
+        """Forget an earlier run of this folder.
+
+        Raises:
+            InputError: the folder is not a run's.
+        """
+        if not self.path.exists():
+            return
+        if not (self.path / "config.yaml").is_file():
+            raise InputError(f"{self.path}: not a run folder; remove it yourself or choose another")
+        shutil.rmtree(self.path)
+
+    def check(self) -> None:
+        """Refuse to continue a run of other settings.
+
+        Raises:
+            InputError: naming the settings that differ.
+        """
+        file = self.path / "config.yaml"
+        if not file.is_file():
+            if self.path.is_dir() and any(self.path.iterdir()):
+                raise InputError(
+                    f"{self.path}: not empty and not a run folder; choose another output"
+                )
+            return
+        before = _flat(read_yaml(file))
+        now = _flat(yaml.safe_load(dump_yaml(self.settings)))
+        changed = [
+            f"{key}: {before.get(key)!r} -> {now.get(key)!r}"
+            for key in sorted(before.keys() | now.keys())
+            if key not in FREE and before.get(key) != now.get(key)
+        ]
+        if changed:
+            raise InputError(
+                f"{self.path}: holds a run of other settings ({'; '.join(changed)}); "
+                "choose another output, or --fresh to start over"
+            )
+
+    def open(self, command: list[str], fingerprint: str, device: torch.device, world: int) -> None:
+        """Write ``config.yaml`` and begin ``run.json``; earlier starts stay in its list."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        _write(self.path / "config.yaml", dump_yaml(self.settings))
+        file = self.path / "run.json"
+        starts: list[dict[str, Any]] = []
+        if file.is_file():
+            starts = json.loads(file.read_text(encoding="utf-8")).get("starts", [])
+        starts.append(
+            {
+                "time": _now(),
+                "command": command,
+                "host": socket.gethostname(),
+                "job": os.environ.get("SLURM_JOB_ID"),
+                "world": world,
+            }
+        )
+        self._record = {
+            "name": self.settings.name or self.path.name,
+            "method": self.settings.method_name,
+            "state": "running",
+            "starts": starts,
+            "code": {"version": __version__, "commit": _commit()},
+            "data_fingerprint": fingerprint,
+            "environment": {
+                "python": platform.python_version(),
+                "torch": torch.__version__,
+                "torchvision": torchvision.__version__,
+                "device": _device_name(device),
+            },
+        }
+        self.heartbeat(0, 0)
+
+    def heartbeat(self, step: int, total_steps: int, **more: Any) -> None:
+        """Record that the run is alive and how far it is."""
+        self._record.update(step=step, total_steps=total_steps, heartbeat=_now(), **more)
+        _write(self.path / "run.json", json.dumps(self._record, indent=2) + "\n")
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            flat.update(_flat(value, f"{prefix}{key}."))
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def _write(path: Path, text: str) -> None:
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+def _commit() -> str | None:
+    """The checkout's commit, with ``+`` where files differ from it; None outside a checkout."""
+    root = Path(__file__).resolve().parent.parent
+    if not (root / ".git").exists() or shutil.which("git") is None:
+        return None
+    describe = ["git", "-C", str(root), "describe", "--always", "--dirty=+", "--abbrev=12"]
+    done = subprocess.run(describe, capture_output=True, text=True, check=False)
+    return done.stdout.strip() or None
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"cpu, {os.cpu_count()} cores, {platform.machine()}"
