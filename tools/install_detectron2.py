@@ -147,9 +147,7 @@ def install(run: Run, say: Callable[[str], None], source: str = "auto") -> None:
         return
     status, output = run([sys.executable, "-m", "pip", "--version"], None)
     if status:
-        raise InstallError(
-            f"{sys.executable} has no pip ({_last_line(output)}); run -m ensurepip first"
-        )
+        raise InstallError(f"no pip ({_last_line(output)}); run {sys.executable} -m ensurepip")
     ready, found = imports(run, "torch", "torchvision")
     if not ready:
         raise InstallError(f"torch does not import ({found}); install the project first")

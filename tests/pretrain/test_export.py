@@ -156,7 +156,8 @@ def test_names_are_detectron2s(backbone: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["fc.weight", "head.0.weight", "layer5.0.conv1.weight", "conv1.bias"]
+    "name",
+    ["fc.weight", "head.0.weight", "layer5.0.conv1.weight", "layer1.0.conv4.weight", "conv1.bias"],
 )
 def test_foreign_tensors_have_no_name(name: str) -> None:
     with pytest.raises(InputError, match="not part of a ResNet backbone"):
@@ -241,7 +242,7 @@ def test_features_that_are_not_finite_never_pass() -> None:
     with pytest.raises(InputError, match="another function"):
         compare_features(good, {"layer1": torch.full((1, 2, 2, 2), float("nan"))})
     with pytest.raises(InputError, match="not finite"):
-        compare_features({"layer1": torch.full((1,), float("inf"))}, good)
+        compare_features({"layer1": torch.full((1, 2, 2, 2), float("inf"))}, good)
 
 
 def test_features_see_the_order_of_channels() -> None:
