@@ -33,7 +33,7 @@ class Recorder:
         if tensorboard is not None:
             from torch.utils.tensorboard import SummaryWriter
 
-            self._writer = SummaryWriter(str(tensorboard), purge_step=start_step)  # type: ignore[no-untyped-call]
+            self._writer = SummaryWriter(str(tensorboard), purge_step=start_step)
         self._total = total_steps
         self._live = sys.stderr.isatty()
         self._start_step, self._start = start_step, time.monotonic()

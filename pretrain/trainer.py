@@ -15,13 +15,14 @@ import numpy as np
 import torch
 import torchvision
 from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
 from torch.nn.parallel import DistributedDataParallel
 
 from pretrain import __version__, checkpoint, distributed
 from pretrain.config import RunSettings
 from pretrain.data import augment
 from pretrain.data.index import Index
-from pretrain.data.loader import build_loader, open_index
+from pretrain.data.loader import BadImages, build_loader, choose_workers, open_index
 from pretrain.data.plan import Batch
 from pretrain.distributed import World
 from pretrain.errors import InputError
@@ -91,9 +92,9 @@ class Trainer:
             momentum=settings.optim.momentum,
             weight_decay=settings.optim.weight_decay,
         )
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=train.precision == "fp16")
+        self.scaler = GradScaler(self.device.type, enabled=train.precision == "fp16")
         self.step = 0
-        self._bad_images = self._seen_images = 0
+        self._bad_images = BadImages(settings.data.max_bad_images, len(self.index))
         self._stop = StopFlag()
         self._recorder: Recorder | None = None
 
@@ -146,7 +147,7 @@ class Trainer:
         clock = _Clock()
         while self.step < self.total_steps:
             batch = clock.wait(batches)
-            self._count_bad(batch)
+            self._note_bad(batch)
             values, stop = self._train_step(model, batch)
             self.step += 1
             if self.step % train.log_every == 0 or self.step == self.total_steps:
@@ -170,14 +171,13 @@ class Trainer:
                 self.method.view_plan,
                 settings.views,
                 settings.augment,
-                data=settings.data,
                 batch_size=settings.optim.batch_size,
                 seed=settings.seed,
                 start_step=self.step,
                 total_steps=self.total_steps,
                 rank=self.world.rank,
                 world=self.world.size,
-                local_world=self.world.local_size,
+                workers=choose_workers(settings.data.workers, self.world.local_size),
                 pin_memory=self.device.type == "cuda",
             )
         )
@@ -194,12 +194,13 @@ class Trainer:
             losses, metrics = model(views)
         loss = torch.stack(list(losses.values())).sum()
         self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(loss).backward()
+        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         broken, stop = self._agree(not bool(torch.isfinite(loss)))
         if broken:
             self._save_for_replay(batch, views, losses)
         values = {"loss": loss.detach(), **{f"loss/{k}": v.detach() for k, v in losses.items()}}
         values.update(metrics)
+        values["fallback"] = batch.fallback.float().mean().to(self.device)
         if settings.optim.clip_norm is not None:
             self.scaler.unscale_(self.optimizer)
             parameters = self.optimizer.param_groups[0]["params"]
@@ -262,22 +263,12 @@ class Trainer:
         if self._recorder is not None:
             self._recorder.image("views", grid)
 
-    def _count_bad(self, batch: Batch) -> None:
-        self._seen_images += len(batch.rows)
-        if not batch.bad:
-            return
-        self._bad_images += len(batch.bad)
-        with self.folder.bad_images.open("a", encoding="utf-8") as file:
-            for row, path, reason in batch.bad:
-                file.write(json.dumps({"row": row, "path": path, "reason": reason}) + "\n")
-        # Judge by the whole set: a share of the first batch would say too little.
-        allowed = self.settings.data.max_bad_images * max(len(self.index), self._seen_images)
-        if self._bad_images > allowed:
-            _, path, reason = batch.bad[-1]
-            raise InputError(
-                f"{path}: {reason}; {self._bad_images} unreadable of {self._seen_images} images "
-                f"seen is more than data.max_bad_images allows; see {self.folder.bad_images}"
-            )
+    def _note_bad(self, batch: Batch) -> None:
+        if batch.bad:
+            with self.folder.bad_images.open("a", encoding="utf-8") as file:
+                for row, path, reason in batch.bad:
+                    file.write(json.dumps({"row": row, "path": path, "reason": reason}) + "\n")
+        self._bad_images.add(batch)
 
     def _save(self) -> None:
         """Write a checkpoint; all ranks hold the same state, so the main one writes."""

@@ -18,6 +18,7 @@ from pretrain.data.plan import Crop, ViewPlan
 from pretrain.errors import InputError
 from pretrain.geometry import poincare
 from pretrain.losses import hyperbolic_info_nce
+from pretrain.losses.hyperbolic import Path as LossPath
 from pretrain.methods.base import Context, KeyedMethod, Losses, Method, Metrics, local_rows
 from pretrain.models import Encoder, Queue
 from pretrain.settings import Settings
@@ -49,7 +50,7 @@ class HCLSettings(Settings):
     query: Literal["scene", "object"] = "scene"
     riemannian_gradient: bool = True
     clip_radius: float | None = None
-    loss_path: str = "auto"
+    loss_path: LossPath = "auto"
 
 
 class HCL(Method):
@@ -108,8 +109,6 @@ class HCL(Method):
             ("scene", "object") if settings.query == "scene" else ("object", "scene")
         )
         query = self.to_ball(self.base.encode_query(views[asking]))
-        if settings.riemannian_gradient:
-            query = poincare.riemannian_gradient(query, settings.curvature)
         with torch.no_grad():
             keys = self.to_ball(self.base.encode_key(views[answering], view=KEY_VIEW))
         rank, _ = distributed.rank_and_size()
@@ -134,6 +133,9 @@ class HCL(Method):
     def to_ball(self, raw: Tensor) -> Tensor:
         """Raw projections (B, D) to ball points, in float32."""
         settings = self.settings
-        if settings.clip_radius is not None:
-            raw = poincare.clip_norm(raw, settings.clip_radius)
-        return poincare.project(poincare.expmap0(raw, settings.curvature), settings.curvature)
+        return poincare.to_ball(
+            raw,
+            settings.curvature,
+            clip=settings.clip_radius,
+            riemannian=settings.riemannian_gradient,
+        )

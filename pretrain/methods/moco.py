@@ -17,6 +17,7 @@ from pretrain import distributed
 from pretrain.data.plan import Crop, Region, ViewPlan
 from pretrain.errors import InputError
 from pretrain.losses import info_nce
+from pretrain.losses.infonce import Path as LossPath
 from pretrain.methods.base import (
     Context,
     KeyedMethod,
@@ -52,7 +53,7 @@ class MocoSettings(MethodSettings):
     symmetric: bool = True
     norm_group: int | None = 32
     crops: Region = "object_context"
-    loss_path: str = "auto"
+    loss_path: LossPath = "auto"
 
 
 @register("moco")

@@ -1,0 +1,90 @@
+"""The Lorentz model (hyperboloid) of curvature -c: points X with <X, X> = -1/c and X₀ > 0.
+
+Points are (..., D + 1), the time coordinate first. Of a point, only the D spatial coordinates
+carry information: distances use those alone, so the rounding of a large time coordinate does no
+harm. dtype and ``c`` as in :mod:`pretrain.geometry.poincare`. Source: Nickel and Kiela 2018
+(arXiv 1806.03417), section 3.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from pretrain.geometry import poincare
+from pretrain.geometry.precision import Curvature, as_float, curvature_like, norm, root
+
+
+def inner(x: Tensor, y: Tensor) -> Tensor:
+    """Minkowski product -x₀y₀ + <x, y>, (...)."""
+    x, y = as_float(x), as_float(y)
+    return (x[..., 1:] * y[..., 1:]).sum(-1) - x[..., 0] * y[..., 0]
+
+
+def from_spatial(spatial: Tensor, c: Curvature) -> Tensor:
+    """The point with these spatial coordinates (..., D), (..., D + 1)."""
+    spatial = as_float(spatial)
+    return torch.cat([_time(spatial, c)[..., None], spatial], dim=-1)
+
+
+def from_poincare(x: Tensor, c: Curvature) -> Tensor:
+    """Ball point (..., D) to hyperboloid point (..., D + 1)."""
+    x = as_float(x)
+    c = curvature_like(c, x)
+    width = poincare.gap(x, c)[..., None]
+    return torch.cat([(2 - width) / (width * root(c)), 2 * x / width], dim=-1)
+
+
+def to_poincare(x: Tensor, c: Curvature) -> Tensor:
+    """Hyperboloid point (..., D + 1) to ball point (..., D)."""
+    x = as_float(x)
+    return x[..., 1:] / (1 + root(curvature_like(c, x)) * x[..., :1])
+
+
+def expmap0(u: Tensor, c: Curvature) -> Tensor:
+    """End of the geodesic from the apex whose tangent is the ball's tangent u (..., D).
+
+    Equals ``from_poincare(poincare.expmap0(u, c), c)`` but never forms 1 - c|x|², so that it is
+    right far beyond the radius at which a ball point rounds onto the rim. The distance to the
+    apex is 2|u|. Overflows in float32 from √c|u| about 44.
+    """
+    u = as_float(u)
+    z = 2 * root(curvature_like(c, u)) * norm(u)
+    safe = torch.where(z > 0, z, 1.0)
+    spatial = 2 * u * torch.where(z > 0, torch.sinh(safe) / safe, 1.0)[..., None]
+    return torch.cat([(torch.cosh(z) / root(curvature_like(c, u)))[..., None], spatial], dim=-1)
+
+
+def logmap0(x: Tensor, c: Curvature) -> Tensor:
+    """Inverse of :func:`expmap0`: (..., D + 1) to (..., D)."""
+    spatial = as_float(x)[..., 1:]
+    s = root(curvature_like(c, spatial))
+    z = s * norm(spatial)
+    safe = torch.where(z > 0, z, 1.0)
+    return spatial / 2 * torch.where(z > 0, torch.asinh(safe) / safe, 1.0)[..., None]
+
+
+def distance(x: Tensor, y: Tensor, c: Curvature) -> Tensor:
+    """Distance of x and y, (...), from their spatial coordinates. Zero gradient at x = y.
+
+    The ball points spatial/(1 + √c x₀) are subtracted through the difference of the spatial
+    coordinates; then as in the ball. Relative error about
+    machine epsilon times √c x₀; float32 points are taken to float64 on the way, which leaves 1e-7.
+    """
+    x, y = as_float(x), as_float(y)
+    wide_x, wide_y = x[..., 1:].double(), y[..., 1:].double()
+    c = curvature_like(c, wide_x)
+    s = root(c)
+    time_x, time_y = _time(wide_x, c), _time(wide_y, c)
+    step, total = wide_x - wide_y, wide_x + wide_y
+    time_step = (step * total).sum(-1) / (time_x + time_y)
+    shift_x, shift_y = time_x + 1 / s, time_y + 1 / s
+    chord = norm(step * (shift_x + shift_y)[..., None] - total * time_step[..., None]) / 2
+    half = s * chord / 2 / (shift_x * shift_y).sqrt()
+    return (2 / s * torch.asinh(half)).to(torch.promote_types(x.dtype, y.dtype))
+
+
+def _time(spatial: Tensor, c: Curvature) -> Tensor:
+    """√(1/c + |spatial|²), (...)."""
+    s = root(curvature_like(c, spatial))
+    return torch.hypot(norm(spatial), 1 / s * torch.ones_like(spatial[..., 0]))
