@@ -157,9 +157,7 @@ def _finished(
     return result if same else None
 
 
-def _write_sheets(
-    folder: Path, objects: Objects, found: Evaluation, context: float
-) -> list[str]:
+def _write_sheets(folder: Path, objects: Objects, found: Evaluation, context: float) -> list[str]:
     """Write the contact sheets; returns their names, none where no category has two objects."""
     from downstream.retrieval.sheets import choose_queries, write_sheet
 
@@ -245,7 +243,9 @@ def _summary(result: Result) -> str:
         f"{result.run}: {facts['objects']} objects, {facts['categories']} categories"
         f" ({facts['singleton_categories']} with a single object: always a miss)"
     ]
-    left_out = ", ".join(f"{count} {reason}" for reason, count in facts["left_out"].items() if count)
+    left_out = ", ".join(
+        f"{count} {reason}" for reason, count in facts["left_out"].items() if count
+    )
     if left_out:
         lines.append(f"left out: {left_out}")
     lines.append(f"{'recall in %':<28}" + "".join(f"{f'R@{k}':>8}" for k in ks))
@@ -255,7 +255,9 @@ def _summary(result: Result) -> str:
         lines.append(f"{label:<28}{values}")
     lines.append(f"{'chance':<28}{100 * metrics['recall/chance@1']:8.1f} (R@1)")
     scene = f", scenes {metrics['norm/scene']:.3f}" if "norm/scene" in metrics else ""
-    lines.append(f"mean distance from the ball's centre: objects {metrics['norm/object']:.3f}{scene}")
+    lines.append(
+        f"mean distance from the ball's centre: objects {metrics['norm/object']:.3f}{scene}"
+    )
     return "\n".join(lines)
 
 
@@ -275,14 +277,14 @@ def _parser() -> argparse.ArgumentParser:
     add("--ks", type=_positive, nargs="+", default=[1, 5, 10], metavar="K", help="default: 1 5 10")
     add(
         "--context",
-        type=_share,
+        type=_not_negative,
         default=0.1,
         help="share of its extent by which a box grows on every side (default: 0.1)",
     )
     add("--size", type=_positive, metavar="PX", help="side of a crop (default: that of training)")
     add(
         "--min-side",
-        type=_share,
+        type=_not_negative,
         default=16.0,
         metavar="PX",
         help="leave out boxes whose shorter side is less (default: 16)",
@@ -303,9 +305,11 @@ def _parser() -> argparse.ArgumentParser:
         "--curvature",
         type=float,
         metavar="C",
-        help=f"c of the ball for runs that were trained without one (default: {DEFAULT_CURVATURE})",
+        help=f"c of the ball for runs trained without one (default: {DEFAULT_CURVATURE})",
     )
-    add("--batch", type=_positive, default=128, metavar="N", help="crops per forward (default: 128)")
+    add(
+        "--batch", type=_positive, default=128, metavar="N", help="crops per forward (default: 128)"
+    )
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1 ... (default: auto)")
     add(
         "--search",
@@ -318,14 +322,16 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
-    return value
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 1, got '{text}'")
+    return int(text)
 
 
-def _share(text: str) -> float:
-    value = float(text)
+def _not_negative(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
     if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"must be 0 or more, got {text}")
+        raise argparse.ArgumentTypeError(f"must be a number from 0, got '{text}'")
     return value

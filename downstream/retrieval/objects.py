@@ -105,7 +105,9 @@ def with_context(
     return whole_pixels(grown.astype(np.float32), size)
 
 
-def cut_objects(objects: Objects, rows: NDArray[np.int64], size: int, context: float) -> list[Tensor]:
+def cut_objects(
+    objects: Objects, rows: NDArray[np.int64], size: int, context: float
+) -> list[Tensor]:
     """Crops of some objects, each uint8 (3, size, size); every image is decoded once.
 
     Raises:
