@@ -152,10 +152,9 @@ def snail(rng: np.random.Generator) -> Drawing:
     return [
         Part("b", stalks),
         Part("b", limb(foot, 0.06, thick * 1.2)),
-        Part("a", [lumps(rng, 0, 0, shell, shell, 12) if rng.random() < 0.2
-                   else ellipse(0, 0, shell)]),
+        Part("a", [ellipse(0, 0, shell, shell * u(0.85, 1.05))]),
         Part("c" if rng.random() < 0.5 else "dark", limb(spiral, 0.08, 0.035)),
-    ]  # fmt: skip
+    ]
 
 
 def bird(rng: np.random.Generator) -> Drawing:
