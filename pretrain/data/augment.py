@@ -8,7 +8,7 @@ torchvision; the arithmetic is float32 without rounding in between.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Annotated, Self
 
 import numpy as np
@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from torch import Tensor
+from torch.nn import functional as F
 
 from pretrain.settings import Settings
 
@@ -33,7 +34,7 @@ PARAMETERS = 12
 LUMA = (0.2989, 0.587, 0.114)
 SOLARIZE_FROM = 128 / 255
 BLUR_EXTENT = 3.0
-"""The blur's kernel reaches this many standard deviations, at least 1 px."""
+"""The kernel of the blur reaches this many standard deviations of the strongest blur."""
 
 
 class AugmentSettings(Settings):
@@ -113,34 +114,35 @@ def identity() -> NDArray[np.float32]:
     return parameters
 
 
+def blur_radius(settings: AugmentSettings, size: int) -> int:
+    """Reach of the blur's kernel in px: 3 standard deviations of the strongest blur."""
+    sigma = settings.blur_sigma[1] * size / settings.blur_reference
+    return max(0, min(math.ceil(BLUR_EXTENT * sigma), size - 1))
+
+
 @torch.no_grad()
-def apply(
-    images: Tensor,
-    parameters: Tensor,
-    mean: Sequence[float] = (0.485, 0.456, 0.406),
-    std: Sequence[float] = (0.229, 0.224, 0.225),
-) -> Tensor:
+def apply(images: Tensor, parameters: Tensor, settings: AugmentSettings) -> Tensor:
     """Augment and normalise a batch on its device.
 
     Args:
         images: uint8 (B, 3, S, S), RGB.
         parameters: float32 (B, P) from ``draw``, on the same device.
-        mean: of the channels, in [0, 1].
-        std: of the channels.
+        settings: with which the parameters were drawn.
 
     Returns:
         float32 (B, 3, S, S).
     """
     # The caller may be inside autocast; colours are not to be rounded to 8 bits of mantissa.
     with torch.autocast(images.device.type, enabled=False):
+        radius = blur_radius(settings, images.shape[-1])
         x = images.to(torch.float32).div_(255)
         _jitter(x, parameters)
         _change(x, parameters[:, GRAY] > 0, parameters, lambda x, _: _luma(x).expand_as(x))
-        _change(x, parameters[:, SIGMA] > 0, parameters, lambda x, p: _blur(x, p[:, SIGMA]))
+        _change(x, parameters[:, SIGMA] > 0, parameters, lambda x, p: _blur(x, p[:, SIGMA], radius))
         _change(x, parameters[:, SOLARIZE] > 0, parameters, lambda x, _: _solarize(x))
         _change(x, parameters[:, FLIP] > 0, parameters, lambda x, _: x.flip(-1))
-        x -= torch.tensor(mean, device=x.device, dtype=x.dtype).view(1, 3, 1, 1)
-        x /= torch.tensor(std, device=x.device, dtype=x.dtype).view(1, 3, 1, 1)
+        x -= torch.tensor(settings.mean, device=x.device, dtype=x.dtype).view(1, 3, 1, 1)
+        x /= torch.tensor(settings.std, device=x.device, dtype=x.dtype).view(1, 3, 1, 1)
     return x
 
 
@@ -226,25 +228,14 @@ def _solarize(x: Tensor) -> Tensor:
     return torch.where(x >= SOLARIZE_FROM, 1 - x, x)
 
 
-def _blur(x: Tensor, sigma: Tensor) -> Tensor:
-    """Gaussian blur, borders mirrored without repeating the edge, as a matrix on both sides.
-
-    One (S, S) matrix a sample holds its kernel and its borders; two products replace 26 passes
-    over the images.
-    """
-    size = x.shape[-1]
-    # Kernels wider than the image are cut off: a mirror reaches no further than one image.
-    sigma = sigma.clamp_min(1e-3).view(-1, 1, 1)
-    extent = (BLUR_EXTENT * sigma).ceil().clamp(1, max(1, size - 1))
-    place = torch.arange(size, device=x.device, dtype=x.dtype)
-    start, stop = place[:, None], place[None, :]
-
-    def weight(distance: Tensor) -> Tensor:
-        return torch.exp(-0.5 * (distance / sigma) ** 2) * (distance.abs() <= extent)
-
-    matrix = weight(start - stop)
-    matrix += weight(start + stop) * (stop > 0)
-    matrix += weight(2 * (size - 1) - start - stop) * (stop < size - 1)
-    matrix /= matrix.sum(-1, keepdim=True)
-    rows = matrix[:, None].expand(-1, x.shape[1], -1, -1)
-    return rows @ x @ rows.transpose(-1, -2)
+def _blur(x: Tensor, sigma: Tensor, radius: int) -> Tensor:
+    """Gaussian blur, one kernel a sample; borders mirrored without repeating the edge."""
+    count, channels, height, width = x.shape
+    distance = torch.arange(-radius, radius + 1, device=x.device, dtype=x.dtype)
+    kernel = torch.exp(-0.5 * (distance / sigma.clamp_min(1e-3)[:, None]) ** 2)
+    kernel = (kernel / kernel.sum(1, keepdim=True)).repeat_interleave(channels, 0)
+    # All samples' channels as channels of one image: a convolution by groups has a kernel each.
+    padded = F.pad(x, (radius,) * 4, mode="reflect").flatten(0, 1)[None]
+    rows = F.conv2d(padded, kernel[:, None, None, :], groups=count * channels)
+    both = F.conv2d(rows, kernel[:, None, :, None], groups=count * channels)
+    return both.view(count, channels, height, width)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import struct
 import zlib
@@ -15,6 +16,18 @@ from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg
 
 JPEG = b"\xff\xd8\xff"
+
+
+# Pillow's plugins let through what their parsing runs into.
+PILLOW_ERRORS = (
+    OSError,
+    ValueError,
+    SyntaxError,
+    EOFError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
 
 
 class ImageError(Exception):
@@ -56,29 +69,35 @@ def decode(content: bytes, *, upright: bool = False) -> Tensor:
     if not content:
         raise ImageError("the file is empty")
     if content.startswith(JPEG):
-        data = torch.frombuffer(bytearray(content), dtype=torch.uint8)
-        try:
-            pixels: Tensor = decode_jpeg(
-                data, mode=ImageReadMode.RGB, apply_exif_orientation=upright
-            )
-        except RuntimeError:
-            pass  # Pillow knows more kinds of JPEG, and has the better messages
-        else:
-            return pixels
+        # What torchvision refuses, Pillow may know; if not, it says what is wrong.
+        with contextlib.suppress(RuntimeError):
+            return decode_torchvision(content, upright=upright)
+    return decode_pillow(content, upright=upright)
+
+
+def decode_torchvision(content: bytes, *, upright: bool = False) -> Tensor:
+    """Decode a JPEG.
+
+    Raises:
+        RuntimeError: damaged, truncated or of an unknown kind.
+    """
+    data = torch.frombuffer(bytearray(content), dtype=torch.uint8)
+    pixels: Tensor = decode_jpeg(data, mode=ImageReadMode.RGB, apply_exif_orientation=upright)
+    return pixels
+
+
+def decode_pillow(content: bytes, *, upright: bool = False) -> Tensor:
+    """Decode any kind of image that Pillow knows.
+
+    Raises:
+        ImageError: damaged, truncated or of an unknown kind.
+    """
     try:
         with Image.open(io.BytesIO(content)) as image:
             rgb = _to_rgb(ImageOps.exif_transpose(image) if upright else image)
     except UnidentifiedImageError:
         raise ImageError("not an image of a known kind") from None
-    except (
-        OSError,
-        ValueError,
-        SyntaxError,
-        EOFError,
-        struct.error,
-        zlib.error,
-        Image.DecompressionBombError,
-    ) as error:
+    except PILLOW_ERRORS as error:
         raise ImageError(f"cannot be decoded: {error}") from None
     return torch.from_numpy(rgb).permute(2, 0, 1)
 

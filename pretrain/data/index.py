@@ -50,6 +50,11 @@ class Index:
         self._columns = columns
         self._images = Path(meta["images"])
 
+    @staticmethod
+    def exists(folder: Path) -> bool:
+        """Whether there is an index, sound or not."""
+        return (folder / META).is_file()
+
     @classmethod
     def open(cls, folder: Path) -> Index:
         """Map an index; its arrays are not read.
@@ -57,7 +62,7 @@ class Index:
         Raises:
             InputError: there is none, it is damaged, or another version wrote it.
         """
-        if not (folder / META).is_file():
+        if not cls.exists(folder):
             raise InputError(f"{folder}: no index here (no {META}); build it, or check data.index")
         remedy = "delete the folder and it will be built again"
         try:
@@ -128,8 +133,11 @@ class Index:
             try:
                 temporary.rename(folder)
             except OSError as error:
-                if not folder.exists():
-                    raise InputError(f"{folder}: cannot write the index ({error})") from None
+                if not cls.exists(folder):
+                    raise InputError(
+                        f"{folder}: cannot write the index here ({error.strerror}); delete the "
+                        "folder, or set data.index to another one"
+                    ) from None
             _sync(folder.parent)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)

@@ -84,12 +84,14 @@ def open_index(settings: DataSettings) -> Index:
     key = hashlib.sha256(json.dumps([options, source], sort_keys=True).encode()).hexdigest()
     folder = _full(settings.index) if settings.index else _cache() / f"index-{key[:16]}"
     with _lock(folder):
-        if not folder.exists():
+        if not Index.exists(folder):
             report = coco.read(annotations, images, settings.on_bad_box)
             Index.build(report, folder, options)
     index = Index.open(folder)
     written = index.meta["source"]
-    if index.meta["options"] != options or any(written[k] != source[k] for k in source):
+    same = all(written[key] == source[key] for key in source)
+    # A copy has another time of change, but the same content.
+    if index.meta["options"] != options or not (same or _sha256(annotations) == written["sha256"]):
         raise InputError(
             f"{folder}: this index was built from {written['path']} with other options or before "
             "that file changed; delete the folder, or set data.index to another one"
@@ -280,6 +282,11 @@ def _full(path: str) -> Path:
     return Path(path).expanduser().resolve()
 
 
+def _sha256(file: Path) -> str:
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
+
+
 def _cache() -> Path:
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return _full(base) / "hcl"
@@ -291,7 +298,7 @@ def _lock(folder: Path) -> Iterator[None]:
 
     Where the file system has no locks they all build, and the first to finish wins.
     """
-    if folder.exists():
+    if Index.exists(folder):
         yield
         return
     lock = folder.parent / f".{folder.name}.lock"
