@@ -131,9 +131,8 @@ def _run_provenance(run: Pretraining) -> dict[str, Any]:
     facts: dict[str, str] = {}
     for number, start in enumerate(record.pop("starts", None) or [], 1):
         if isinstance(start, dict):
-            command = start.get("command")
-            words = " ".join(map(str, command)) if isinstance(command, list) else str(command)
-            facts[f"start {number}"] = f"{start.get('time')}: {words}"
+            told = flatten(start)
+            facts[f"start {number}"] = f"{told.get('time')}: {told.get('command')}"
     facts |= flatten(record)
     if run.damaged_lines:
         facts["unreadable lines of metrics.jsonl"] = str(run.damaged_lines)

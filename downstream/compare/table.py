@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import shlex
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -169,7 +170,9 @@ def _repeated_weights(found: Collection) -> list[str]:
     for name in found.names:
         for task in ("detection", "retrieval"):
             results = found.of(name, task)
-            weights = [m.result.provenance.get("weights_sha256") for m in results]
+            flat = [flatten(m.result.provenance) for m in results]
+            # Retrieval reads a checkpoint, detection the weights exported from one.
+            weights = [f.get("weights_sha256") or f.get("weights.sha256") for f in flat]
             known = [sha for sha in weights if sha is not None]
             if len(set(known)) < len(known):
                 lines.append(
@@ -185,6 +188,8 @@ def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, str]:
     for key, value in values.items():
         if isinstance(value, dict) and value:
             flat.update(flatten(value, f"{prefix}{key}."))
+        elif isinstance(value, list) and all(isinstance(part, str) for part in value):
+            flat[f"{prefix}{key}"] = shlex.join(value)
         else:
             flat[f"{prefix}{key}"] = "none" if value is None else str(value)
     return flat

@@ -126,21 +126,23 @@ def _protocol(
 def _finished(
     folder: Path, name: str, protocol: dict[str, Any], identity: dict[str, Any]
 ) -> Result | None:
-    """The result in ``folder`` if it is the one asked for.
+    """The result in ``folder`` if there is one.
 
     Raises:
-        InputError: the folder holds another task's result.
+        InputError: it is another one than asked for.
     """
     if not (folder / FILE_NAME).is_file():
         return None
     result = read_result(folder)
-    if result.task != "retrieval":
+    wanted: dict[str, Any] = {"task": "retrieval", "run": name, **protocol, **identity}
+    there = {"task": result.task, "run": result.run, **result.protocol, **result.provenance}
+    other = [key for key, value in wanted.items() if there.get(key) != value]
+    if other:
         raise InputError(
-            f"{folder / FILE_NAME}: holds a {result.task} result; choose another --output"
+            f"{folder / FILE_NAME}: holds another result ({', '.join(other)}); choose another "
+            "--output, or replace it with --overwrite"
         )
-    same = result.run == name and result.protocol == protocol
-    same = same and all(result.provenance.get(key) == value for key, value in identity.items())
-    return result if same else None
+    return result
 
 
 def _write_sheets(folder: Path, objects: Objects, found: Evaluation, context: float) -> list[str]:

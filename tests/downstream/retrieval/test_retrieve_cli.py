@@ -138,15 +138,23 @@ def test_a_finished_result_is_reused_unless_asked(random_run, object_set, tmp_pa
     assert path.stat().st_mtime_ns == before
     assert call(random_run, *object_set, tmp_path, "--ks", "1", "--overwrite") == 0
     assert path.stat().st_mtime_ns > before
-    assert call(random_run, *object_set, tmp_path, "--ks", "1", "2") == 0
-    assert read_result(tmp_path).protocol["ks"] == [1, 2]
 
 
-def test_another_tasks_result_is_not_overwritten(random_run, object_set, tmp_path, done, capsys):
-    result = read_result(done).model_copy(update={"task": "detection"})
-    write_result(result, tmp_path)
-    assert call(random_run, *object_set, tmp_path) == 2
-    assert "holds a detection result" in capsys.readouterr().err
+def test_another_result_is_not_overwritten(
+    random_run, make_run, object_set, tmp_path, done, capsys
+):
+    output = tmp_path / "out"
+    assert call(random_run, *object_set, output, "--ks", "1") == 0
+    assert call(random_run, *object_set, output, "--ks", "1", "2") == 2
+    assert "holds another result (ks)" in capsys.readouterr().err
+    other = make_run(tmp_path / "run-a", seed=1)
+    assert call(other, *object_set, output, "--ks", "1") == 2
+    assert "holds another result (weights_sha256)" in capsys.readouterr().err
+    write_result(read_result(done).model_copy(update={"task": "detection"}), output)
+    assert call(random_run, *object_set, output) == 2
+    assert "holds another result (task)" in capsys.readouterr().err
+    assert call(random_run, *object_set, output, "--overwrite") == 0
+    assert read_result(output).task == "retrieval"
 
 
 def test_options_name_size_thinning(random_run, object_set, tmp_path, capsys):
