@@ -153,12 +153,16 @@ def _change(
 
     An accelerator computes all samples: to ask it which are wanted would cost a synchronisation.
     """
-    if x.device.type == "cpu":
+    if _selects(x.device):
         chosen = mask.nonzero().flatten()
         if len(chosen):
             x[chosen] = operation(x[chosen], parameters[chosen])
     else:
         x.copy_(torch.where(mask.view(-1, 1, 1, 1), operation(x, parameters), x))
+
+
+def _selects(device: torch.device) -> bool:
+    return device.type == "cpu"
 
 
 def _jitter(x: Tensor, parameters: Tensor) -> None:
