@@ -30,7 +30,6 @@ def main(output: str) -> None:
         base = Moco(MocoSettings(name="moco", queue=24, norm_group=4), context)
         # In float64 a difference between world sizes is a mistake, not rounding.
         method = HCL(base, HCLSettings(queue=24, weight=1.0), context).double().train()
-        base.encode_query = lambda images: base.encoder_q(images)  # type: ignore[method-assign]
         model: nn.Module = method
         if world.size > 1:
             model = DistributedDataParallel(method, broadcast_buffers=False)
