@@ -71,6 +71,11 @@ def adapt(config: Any, train: CocoSet, val: CocoSet, output: Path) -> list[str]:
         if config.INPUT.MASK_FORMAT == "polygon" and train.uses_rle():
             config.INPUT.MASK_FORMAT = "bitmask"
             said.append("masks are run-length coded: INPUT.MASK_FORMAT is bitmask")
+    steps = tuple(step for step in config.SOLVER.STEPS if step < config.SOLVER.MAX_ITER)
+    stepwise = config.SOLVER.LR_SCHEDULER_NAME == "WarmupMultiStepLR"
+    if stepwise and steps != tuple(config.SOLVER.STEPS):
+        config.SOLVER.STEPS = steps
+        said.append(f"SOLVER.STEPS is {steps}: the others lie beyond MAX_ITER")
     if config.SEED < 0:
         config.SEED = 0
         said.append("no SEED in the config: SEED is 0")
@@ -97,10 +102,18 @@ def digest(config: Any, without: Sequence[str] = ()) -> str:
 def _merge(config: Any, source: str, merge: Callable[[], None]) -> None:
     try:
         merge()
-    except KeyError as error:
-        raise InputError(f"{source}: {_unknown(str(error.args[0]), config)}") from None
-    except (yaml.YAMLError, ValueError, AssertionError, AttributeError, OSError) as error:
-        reason = " ".join(str(error).split())
+    except (
+        yaml.YAMLError,
+        AssertionError,
+        AttributeError,
+        KeyError,
+        OSError,
+        ValueError,
+    ) as error:
+        # yacs reports an unknown key by a KeyError or an AssertionError, with one text.
+        reason = " ".join(str(error).strip("'").split())
+        if reason.startswith("Non-existent"):
+            reason = _unknown(reason, config)
         raise InputError(f"{source}: {reason or 'not a detectron2 config'}") from None
 
 
@@ -118,7 +131,6 @@ def _set_device(config: Any) -> list[str]:
 
 
 def _unknown(message: str, config: Any) -> str:
-    # yacs: "Non-existent config key: MODEL.FOO"; other KeyErrors name the key alone.
     key = message.rpartition(" ")[2]
     near = difflib.get_close_matches(key, list(_keys(config)), n=1, cutoff=0.5)
     hint = f"did you mean '{near[0]}'?" if near else "see detectron2/config/defaults.py"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import math
 import platform
 import shutil
@@ -139,7 +140,15 @@ def _train(
     from downstream.detection.trainer import Trainer
 
     seed_all_rng(config.SEED)
-    trainer = Trainer(config, val, say)
+    try:
+        trainer = Trainer(config, val, say)
+    except InputError:
+        raise
+    except (AssertionError, KeyError, ValueError) as error:
+        # So detectron2 answers a config that no model can be built of.
+        logging.getLogger("detectron2").exception("building the detector")
+        reason = " ".join(str(error).split())
+        raise InputError(f"detectron2 cannot build this config: {reason} (see log.txt)") from None
     trainer.resume_or_load(resume=resume)
     if trainer.start_iter:
         say(f"going on after iteration {trainer.start_iter}")
