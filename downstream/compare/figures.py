@@ -156,7 +156,8 @@ def _curves(
                 continue
             style = ":" if place else style_of(number)
             lines.append(Line(colour_of(number), curve, style))
-            told.append(f"{run.name} {label} from {curve[1][0]:.3g} to {curve[1][-1]:.3g}")
+            who = f"{run.name} {label}".rstrip()
+            told.append(f"{who} from {curve[1][0]:.3g} to {curve[1][-1]:.3g}")
     if not lines:
         return []
     if len(metrics) > 1:

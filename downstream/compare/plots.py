@@ -33,6 +33,8 @@ _LABEL = 24
 _STYLE = {
     "svg.fonttype": "path",
     "svg.hashsalt": "hcl",
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
     "font.family": "DejaVu Sans",
     "font.size": 9,
     "text.color": _INK,

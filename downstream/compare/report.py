@@ -105,9 +105,9 @@ def _training(run: Pretraining) -> dict[str, str]:
 
 def _all_metrics(found: Collection) -> list[tuple[str, str, list[str]]]:
     """Every metric of every run, in the units of the result files."""
-    keys = dict.fromkeys(
-        (m.result.task, metric) for m in found.results for metric in m.result.metrics
-    )
+    keys: dict[tuple[str, str], None] = {}
+    for measured in found.results:
+        keys |= dict.fromkeys((measured.result.task, m) for m in measured.result.metrics)
     lines = []
     for task, metric in keys:
         values = [value_of(found, name, task, metric) for name in found.names]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import statistics
 from collections.abc import Sequence
@@ -74,7 +75,7 @@ def value_of(found: Collection, name: str, task: str, metric: str) -> Value | No
     numbers = [
         measured.result.metrics[metric]
         for measured in found.of(name, task)
-        if metric in measured.result.metrics
+        if math.isfinite(measured.result.metrics.get(metric, math.nan))
     ]
     if not numbers:
         return None

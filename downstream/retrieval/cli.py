@@ -46,7 +46,8 @@ def _summary(result: Result) -> str:
     lines.append(f"{'chance':<28}{100 * metrics['recall/chance@1']:8.1f} (R@1)")
     scene = f", scenes {metrics['norm/scene']:.3f}" if "norm/scene" in metrics else ""
     lines.append(
-        f"mean distance from the ball's centre: objects {metrics['norm/object']:.3f}{scene}"
+        f"mean distance from the centre: objects {metrics['norm/object']:.3f} "
+        f"({100 * metrics['norm/object/rim']:.0f} % held at the rim){scene}"
     )
     return "\n".join(lines)
 

@@ -96,9 +96,15 @@ def evaluate(
 
 
 def _norms(objects: Tensor, scenes: Tensor, c: float) -> dict[str, float]:
-    """Distances from the centre: mean and quantiles of objects, mean of scenes if there are any."""
+    """Distances from the centre: mean and quantiles of objects, mean of scenes if there are any.
+
+    ``norm/object/rim`` is the share of objects that the projection holds at the rim: among
+    themselves these rank as by cosine.
+    """
     distances = poincare.distance_to_origin(objects, c).numpy()
-    norms = {"norm/object": float(distances.mean())}
+    limit = (1 - poincare.MARGIN) / c**0.5
+    at_rim = (objects.norm(dim=1) >= limit * (1 - 1e-12)).double()
+    norms = {"norm/object": float(distances.mean()), "norm/object/rim": float(at_rim.mean())}
     for percent in QUANTILES:
         norms[f"norm/object/q{percent}"] = float(np.percentile(distances, percent))
     if len(scenes):

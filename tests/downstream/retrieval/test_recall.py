@@ -149,6 +149,17 @@ def test_ordinary_data_needs_no_second_stage(monkeypatch):
     nearest(make_space(points, "euclidean"), 10, engine="faiss")
 
 
+def test_without_faiss_the_answer_is_the_same(monkeypatch):
+    points = 0.2 * np.random.default_rng(6).standard_normal((200, 5))
+    space = make_space(points, "hyperbolic", 1.0)
+    with_faiss = nearest(space, 9, engine="faiss")
+    monkeypatch.setattr(search.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(search, "_faiss_search", lambda _: pytest.fail("FAISS was used"))
+    assert np.array_equal(nearest(space, 9), with_faiss)
+    with pytest.raises(InputError, match="pip install faiss-cpu"):
+        nearest(space, 9, engine="faiss")
+
+
 def test_more_copies_than_the_shortlist_keep_the_tie_rule():
     points = np.ones((130, 4)) * 0.3
     for engine in ENGINES:
