@@ -61,7 +61,8 @@ def load(path: Path) -> State:
     try:
         state: State = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
-        raise InputError(f"{path}: not a readable checkpoint: {error}") from None
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{path}: not a readable checkpoint: {reason}") from None
     return state
 
 

@@ -222,7 +222,7 @@ class Trainer:
         for name, images in batch.images.items():
             on_device = images.to(self.device, non_blocking=True)
             parameters = batch.augmentation[name].to(self.device, non_blocking=True)
-            view = augment.apply(on_device, parameters, settings.mean, settings.std)
+            view = augment.apply(on_device, parameters, settings)
             views[name] = view.contiguous(memory_format=self.memory_format)
         return views
 
@@ -282,7 +282,7 @@ class Trainer:
                     "optimizer": self.optimizer.state_dict(),
                     "scaler": self.scaler.state_dict(),
                     "description": self._description().model_dump(mode="json"),
-                    "versions": {"hcl": __version__, "torch": torch.__version__},
+                    "versions": {"hcl": __version__, "torch": str(torch.__version__)},
                 },
                 self.step,
                 keep=train.keep,

@@ -153,12 +153,16 @@ def _change(
 
     An accelerator computes all samples: to ask it which are wanted would cost a synchronisation.
     """
-    if x.device.type == "cpu":
+    if _selects(x.device):
         chosen = mask.nonzero().flatten()
         if len(chosen):
             x[chosen] = operation(x[chosen], parameters[chosen])
     else:
         x.copy_(torch.where(mask.view(-1, 1, 1, 1), operation(x, parameters), x))
+
+
+def _selects(device: torch.device) -> bool:
+    return device.type == "cpu"
 
 
 def _jitter(x: Tensor, parameters: Tensor) -> None:
@@ -195,8 +199,8 @@ def _blend(x: Tensor, kind: Tensor, factor: Tensor) -> Tensor:
     grey = _luma(x)
     kind, factor = kind.view(-1, 1, 1, 1), factor.view(-1, 1, 1, 1)
     other = torch.where(kind == CONTRAST, grey.mean((1, 2, 3), keepdim=True), grey)
-    other = torch.where(kind == BRIGHTNESS, torch.zeros_like(other), other)
-    return (x * factor + other * (1 - factor)).clamp_(0, 1)
+    other = torch.where(kind == BRIGHTNESS, 0.0, other)
+    return torch.lerp(other, x, factor).clamp_(0, 1)
 
 
 def _shift_hue(x: Tensor, turns: Tensor) -> Tensor:
@@ -204,18 +208,20 @@ def _shift_hue(x: Tensor, turns: Tensor) -> Tensor:
     red, green, blue = x.unbind(1)
     high, low = x.amax(1), x.amin(1)
     chroma = high - low
-    safe = torch.where(chroma > 0, chroma, torch.ones_like(chroma))
-    sector = torch.where(
-        high == red,
-        (green - blue) / safe,
-        torch.where(high == green, (blue - red) / safe + 2, (red - green) / safe + 4),
-    )
-    sector = sector + 6 * turns.view(-1, 1, 1)
-    channels = []
-    for offset in (5, 3, 1):  # red, green, blue lie a third of a turn apart
-        k = (sector + offset).remainder_(6)
-        channels.append(high - chroma * torch.minimum(k, 4 - k).clamp_(0, 1))
-    return torch.stack(channels, 1)
+    is_red, is_green = high == red, high == green
+    difference = torch.where(is_red, green - blue, torch.where(is_green, blue - red, red - green))
+    # Sixths of a turn from red; grey has no hue, any will do.
+    hue = difference / torch.where(chroma > 0, chroma, 1.0)
+    hue += torch.where(is_red, 0.0, torch.where(is_green, 2.0, 4.0))
+    hue += 6 * turns.view(-1, 1, 1)
+    turned = torch.empty_like(x)
+    for channel, opposite in enumerate((3, 5, 1)):
+        # A channel is low within one sixth of the hue opposite to it, high beyond two.
+        away = hue - opposite
+        away.sub_((away / 6).round_(), alpha=6).abs_()
+        share = away.neg_().add_(2).clamp_(0, 1)
+        turned[:, channel] = torch.addcmul(high, chroma, share, value=-1)
+    return turned
 
 
 def _luma(x: Tensor) -> Tensor:

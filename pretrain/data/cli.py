@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 import time
 from pathlib import Path
 
@@ -35,7 +36,11 @@ def _add_scenes(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     )
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="default: %(default)s")
     parser.add_argument(
-        "--size", type=int, default=256, metavar="PX", help="side of an image (default: %(default)s)"
+        "--size",
+        type=int,
+        default=256,
+        metavar="PX",
+        help="side of an image (default: %(default)s)",
     )
     parser.add_argument(
         "--out-of-context",
@@ -45,26 +50,40 @@ def _add_scenes(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         help="share of scenes with one object foreign to their context (default: %(default)s)",
     )
     parser.add_argument(
-        "--workers", type=int, metavar="W", help=f"processes (default: the cores, {MAX_WORKERS} at most)"
+        "--workers",
+        type=int,
+        metavar="W",
+        help=f"processes (default: the cores, {MAX_WORKERS} at most)",
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace other generated scenes in OUT")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace other generated scenes in OUT"
+    )
     parser.set_defaults(run=_scenes)
 
 
 def _scenes(arguments: argparse.Namespace) -> int:
-    from pretrain.data.scenes.coco_writer import SceneSet, write
+    from pretrain.data.scenes.coco_writer import write
+    from pretrain.data.scenes.scene_set import SceneSet
 
-    val = arguments.images // 5 if arguments.val is None else arguments.val
+    val = max(arguments.images // 5, 0) if arguments.val is None else arguments.val
     wanted = SceneSet(
-        arguments.images, max(val, 0) if arguments.val is None else val,
-        arguments.seed, arguments.size, arguments.out_of_context,
-    )  # fmt: skip
-    workers = arguments.workers
-    if workers is None:
-        workers = min(len(os.sched_getaffinity(0)), MAX_WORKERS)
-    start = time.perf_counter()
-    outcome = write(wanted, arguments.out, workers, arguments.overwrite)
+        arguments.images, val, arguments.seed, arguments.size, arguments.out_of_context
+    )
+    workers = min(_cores(), MAX_WORKERS) if arguments.workers is None else arguments.workers
     total = wanted.images + wanted.val
+
+    def progress(done: int) -> None:
+        if sys.stderr.isatty() and (done % 20 == 0 or done == total):
+            print(f"\r{done}/{total}", end="\n" if done == total else "", file=sys.stderr)
+
+    start = time.perf_counter()
+    outcome = write(
+        wanted,
+        arguments.out,
+        workers=workers,
+        overwrite=arguments.overwrite,
+        progress=progress,
+    )
     what = f"{wanted.images} training and {wanted.val} validation scenes"
     if outcome == "present":
         print(f"{arguments.out}: holds these {what} already; nothing to do")
@@ -72,3 +91,10 @@ def _scenes(arguments: argparse.Namespace) -> int:
         seconds = time.perf_counter() - start
         print(f"{arguments.out}: {what} in {seconds:.1f} s ({total / seconds:.0f} scenes/s)")
     return 0
+
+
+def _cores() -> int:
+    """The cores this process may use, where the platform tells."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

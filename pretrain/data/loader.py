@@ -6,7 +6,10 @@ import contextlib
 import fcntl
 import hashlib
 import json
+import multiprocessing
 import os
+import signal
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -135,7 +138,17 @@ class ViewDataset(Dataset[Batch]):
     def __len__(self) -> int:
         return len(self.index)
 
-    def __getitems__(self, keys: Sequence[tuple[int, int]]) -> Batch:
+    def __getitems__(self, keys: Sequence[tuple[int, int]]) -> Batch | InputError:
+        """The batch of these keys; an error to raise is handed over like a batch.
+
+        Raised in a worker it would arrive as a page of traceback.
+        """
+        try:
+            return self._batch(keys)
+        except InputError as error:
+            return error
+
+    def _batch(self, keys: Sequence[tuple[int, int]]) -> Batch:
         count, names = len(keys), [crop.name for crop in self.plan.crops]
         shape = (count, 3, self.plan.size, self.plan.size)
         batch = Batch(
@@ -179,6 +192,22 @@ class ViewDataset(Dataset[Batch]):
             f"{path_name}: {reason}; neither could the {len(bad) - first - 1} images after it be "
             "read; check data.images"
         )
+
+
+class Loader:
+    """Iterates over the batches of a run; its length is the number of steps."""
+
+    def __init__(self, batches: DataLoader[Batch]) -> None:
+        self._batches = batches
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for batch in self._batches:
+            if isinstance(batch, InputError):
+                raise batch
+            yield batch
 
 
 class BadImages:
@@ -225,7 +254,7 @@ def build_loader(
     world: int = 1,
     workers: int = 0,
     pin_memory: bool = False,
-) -> DataLoader[Batch]:
+) -> Loader:
     """The batches of this rank from ``start_step`` to ``total_steps``, across all epochs.
 
     What a step holds depends on the seed and the step, neither on ``workers`` nor on where a run
@@ -248,7 +277,7 @@ def build_loader(
     Raises:
         InputError: the batch is larger than the data set or cannot be shared evenly.
     """
-    loader: DataLoader[Batch] = DataLoader(
+    batches: DataLoader[Batch] = DataLoader(
         ViewDataset(index, plan, views, augment, seed),
         batch_sampler=BatchSampler(
             len(index),
@@ -267,7 +296,7 @@ def build_loader(
         generator=torch.Generator(),
         worker_init_fn=_start_worker,
     )
-    return loader
+    return Loader(batches)
 
 
 def _as_it_is(batch: Any) -> Any:
@@ -276,6 +305,20 @@ def _as_it_is(batch: Any) -> Any:
 
 def _start_worker(_: int) -> None:
     torch.set_num_threads(1)
+    # A job's signals go to all its processes. It is the training process that answers them, and
+    # until then it needs its workers; SIGTERM therefore counts only where it comes from there.
+    for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    threading.Thread(target=_exit_when_told, daemon=True).start()
+
+
+def _exit_when_told() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "not a worker process"
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent.pid:
+        pass
+    os._exit(0)
 
 
 def _full(path: str) -> Path:

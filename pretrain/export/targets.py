@@ -60,7 +60,7 @@ class Torchvision(Target):
     def __init__(self, pretrained: Pretrained) -> None:
         self.mean, self.std = pretrained.description.mean, pretrained.description.std
 
-    def write(self, pretrained: Pretrained, origin: Provenance, path: Path) -> None:  # noqa: ARG002
+    def write(self, pretrained: Pretrained, origin: Provenance, path: Path) -> None:
         """Write the backbone's state; the format has no room for its origin."""
         _save(_contiguous(pretrained.backbone), path)
 
@@ -69,7 +69,7 @@ class Torchvision(Target):
         state = torch.load(path, map_location="cpu", weights_only=True)
         return load_torchvision(pretrained.description.encoder.backbone, state)
 
-    def features(self, network: nn.Module, images: Tensor, path: Path) -> dict[str, Tensor]:  # noqa: ARG002
+    def features(self, network: nn.Module, images: Tensor, path: Path) -> dict[str, Tensor]:
         """Layer outputs and the pooled output."""
         return torchvision_features(network, images, self.mean, self.std)
 
@@ -123,7 +123,7 @@ class Detectron2(Target):
         content = {"model": renamed, "__author__": "hcl", "matching_heuristics": True}
         _save({**content, "hcl": header.model_dump()}, path)
 
-    def read(self, pretrained: Pretrained, path: Path) -> tuple[int, nn.Module]:  # noqa: ARG002
+    def read(self, pretrained: Pretrained, path: Path) -> tuple[int, nn.Module]:
         """Load by detectron2's checkpointer, under the prefix an FPN gives the backbone."""
         try:
             from detectron2.checkpoint import DetectionCheckpointer

@@ -12,8 +12,8 @@ NEAR = 2.0**-8
 """Pairs with |x-y|² below this share of |x|² + |y|² are recomputed from differences.
 
 The Gram matrix leaves an error of about machine epsilon times |x|² + |y|² in |x-y|²; at this bound
-that is a relative error of 3e-5 (float32), and the bound is a quarter of a degree of arc squared:
-random directions never come near it, duplicates always do.
+the distance has a relative error of 3e-5 (float32). Points of equal norm meet it within 5 degrees
+of each other.
 """
 
 

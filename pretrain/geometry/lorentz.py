@@ -50,8 +50,10 @@ def expmap0(u: Tensor, c: Curvature) -> Tensor:
     """
     u = as_float(u)
     z = 2 * root(curvature_like(c, u)) * norm(u)
-    safe = torch.where(z > 0, z, 1.0)
-    spatial = 2 * u * torch.where(z > 0, torch.sinh(safe) / safe, 1.0)[..., None]
+    small = z < poincare.SMALL
+    safe = torch.where(small, 1.0, z)
+    stretch = torch.where(small, 1 + z.square() / 6, torch.sinh(safe) / safe)
+    spatial = 2 * u * stretch[..., None]
     return torch.cat([(torch.cosh(z) / root(curvature_like(c, u)))[..., None], spatial], dim=-1)
 
 
@@ -60,8 +62,10 @@ def logmap0(x: Tensor, c: Curvature) -> Tensor:
     spatial = as_float(x)[..., 1:]
     s = root(curvature_like(c, spatial))
     z = s * norm(spatial)
-    safe = torch.where(z > 0, z, 1.0)
-    return spatial / 2 * torch.where(z > 0, torch.asinh(safe) / safe, 1.0)[..., None]
+    small = z < poincare.SMALL
+    safe = torch.where(small, 1.0, z)
+    shrink = torch.where(small, 1 - z.square() / 6, torch.asinh(safe) / safe)
+    return spatial / 2 * shrink[..., None]
 
 
 def distance(x: Tensor, y: Tensor, c: Curvature) -> Tensor:

@@ -22,6 +22,9 @@ from pretrain.geometry.precision import Curvature, as_float, curvature_like, nor
 MARGIN = 1e-3
 """Relative distance to the rim that :func:`project` keeps."""
 
+SMALL = 1e-4
+"""Below it two terms of a series are exact in float64."""
+
 
 def gap(x: Tensor, c: Curvature) -> Tensor:
     """1 - c|x|², (...): the gap to the rim, at least machine epsilon.
@@ -98,7 +101,8 @@ def expmap0(u: Tensor, c: Curvature) -> Tensor:
 def logmap0(x: Tensor, c: Curvature) -> Tensor:
     """Tangent at 0 of the geodesic that ends in x, (..., D): the inverse of :func:`expmap0`."""
     x = as_float(x)
-    return x * _ratio(distance_to_origin(x, c) / 2, norm(x))[..., None]
+    s = root(curvature_like(c, x))
+    return x * _artanhc(s * norm(x), s / 2 * distance_to_origin(x, c))[..., None]
 
 
 def expmap(x: Tensor, u: Tensor, c: Curvature) -> Tensor:
@@ -110,9 +114,10 @@ def expmap(x: Tensor, u: Tensor, c: Curvature) -> Tensor:
 def logmap(x: Tensor, y: Tensor, c: Curvature) -> Tensor:
     """Tangent at x of the geodesic that ends in y, (..., D): the inverse of :func:`expmap`."""
     x, y = as_float(x), as_float(y)
+    s = root(curvature_like(c, x))
     towards = mobius_add(-x, y, c)
-    length = distance(x, y, c) * gap(x, c) / 2
-    return towards * _ratio(length, norm(towards))[..., None]
+    stretch = _artanhc(s * norm(towards), s / 2 * distance(x, y, c))
+    return towards * (gap(x, c) * stretch)[..., None]
 
 
 def geodesic(x: Tensor, y: Tensor, t: float | Tensor, c: Curvature) -> Tensor:
@@ -207,12 +212,14 @@ def riemannian_gradient(x: Tensor, c: Curvature) -> Tensor:
 
 
 def _tanhc(z: Tensor) -> Tensor:
-    """tanh(z)/z for z >= 0, 1 at 0, with finite gradient."""
-    safe = torch.where(z > 0, z, 1.0)
-    return torch.where(z > 0, torch.tanh(safe) / safe, 1.0)
+    """tanh(z)/z for z >= 0; the series where the quotient's gradient would overflow."""
+    small = z < SMALL
+    safe = torch.where(small, 1.0, z)
+    return torch.where(small, 1 - z.square() / 3, torch.tanh(safe) / safe)
 
 
-def _ratio(a: Tensor, b: Tensor) -> Tensor:
-    """a/b of two lengths that vanish together; there it is 1, with zero gradient."""
-    empty = b == 0
-    return torch.where(empty, 1.0, a) / torch.where(empty, 1.0, b)
+def _artanhc(z: Tensor, artanh: Tensor) -> Tensor:
+    """artanh(z)/z for z >= 0, given artanh(z)."""
+    small = z < SMALL
+    safe = torch.where(small, 1.0, z)
+    return torch.where(small, 1 + z.square() / 3, artanh / safe)

@@ -45,7 +45,10 @@ def norm(x: Tensor) -> Tensor:
     Squares are summed in float64: they neither overflow nor underflow for any float32 input,
     and the result is correct to the last bit or so.
     """
-    length: Tensor = torch.linalg.vector_norm(x.double(), dim=-1)
+    squared = x.double().square().sum(-1)
+    # The root's slope at 0 is infinite, and 0 times infinity is NaN: keep 0 out of it.
+    empty = squared == 0
+    length = torch.where(empty, 0.0, torch.where(empty, 1.0, squared).sqrt())
     return length.to(x.dtype)
 
 

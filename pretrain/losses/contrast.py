@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from pretrain.geometry.precision import as_float
+
+Numerics = Literal["exact", "official"]
+"""exact: right everywhere. official: the reference codes' epsilons, for parity tests only."""
 
 Temperature = float | Tensor
 """T > 0: a number, or a tensor of one element or of N elements, one a query."""

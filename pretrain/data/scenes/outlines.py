@@ -118,7 +118,7 @@ def mirrored(pieces: Sequence[Points]) -> list[Points]:
     return [piece * (-1.0, 1.0) for piece in pieces]
 
 
-def lumps(rng: np.random.Generator, x: float, y: float, rx: float, ry: float, n: int) -> Points:
+def lumps(rng: np.random.Generator, x: float, y: float, rx: float, ry: float, *, n: int) -> Points:
     """An ellipse with ``n`` random lumps: a crown, a cloud, a stone."""
     angle = np.linspace(0, 2 * math.pi, 2 * n, endpoint=False) + rng.uniform(0, math.pi)
     radius = rng.uniform(0.85, 1.1, 2 * n)

@@ -26,7 +26,7 @@ class ProceduralSource:
             turn = float(rng.normal(0, 18 if category.pose == "leaning" else 5))
         drawing = FORMS[category.name](rng)
         transform = pose(rng, turn, flip=bool(rng.random() < 0.5))
-        return render(drawing, Style.draw(rng), transform, pixels, light.toward, rng)
+        return render(drawing, Style.draw(rng), transform, pixels, light.toward, rng=rng)
 
     def draw_background(self, context: str, size: int, rng: np.random.Generator) -> Background:
         """See ``Source.draw_background``."""

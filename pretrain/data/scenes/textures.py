@@ -40,6 +40,7 @@ def noise(
     height: int,
     width: int,
     cells: tuple[float, float],
+    *,
     octaves: int = 4,
     persistence: float = 0.5,
 ) -> Field:
@@ -65,18 +66,21 @@ def noise(
         weights += weight
         weight *= persistence
         down, across = 2 * down, 2 * across
-    return np.clip(total / np.float32(weights), 0.0, 1.0)
+    result: Field = np.clip(total / np.float32(weights), 0.0, 1.0)
+    return result
 
 
 def ramp(value: Field, low: float, high: float) -> Field:
     """0 below ``low``, 1 above ``high``, linear between."""
-    return np.clip((value - np.float32(low)) / np.float32(high - low), 0.0, 1.0)
+    result: Field = np.clip((value - np.float32(low)) / np.float32(high - low), 0.0, 1.0)
+    return result
 
 
 def wave(t: Field, duty: float, soft: Field | float) -> Field:
     """A square wave of period 1, 1 for the share ``duty``; edges ``soft`` wide (antialiasing)."""
     distance = np.abs(t - np.floor(t) - 0.5)
-    return np.clip((duty / 2 - distance) / np.maximum(soft, 1e-4) + 0.5, 0.0, 1.0)
+    result: Field = np.clip((duty / 2 - distance) / np.maximum(soft, 1e-4) + 0.5, 0.0, 1.0)
+    return result
 
 
 PATTERNS = ("plain", "stripes", "dots", "checks", "zigzag", "mottled", "fade")
@@ -111,13 +115,14 @@ class Pattern:
 
     def share(self, rng: np.random.Generator, x: Field, y: Field, pixel: float) -> Field:
         """The share of the second colour; ``pixel`` is the side of a pixel in object units."""
-        f = self.frequency
-        u, v = self.cos * x + self.sin * y, self.cos * y - self.sin * x
-        soft = min(f * pixel * 1.5, 1.0)
+        f, c, s = (np.float32(value) for value in (self.frequency, self.cos, self.sin))
+        u: Field = c * x + s * y
+        v: Field = c * y - s * x
+        soft = min(float(f) * pixel * 1.5, 1.0)
         if self.kind == "plain":
             result = np.zeros_like(x)
         elif self.kind == "stripes":
-            result = wave(f * u + self.phase, self.duty, soft)
+            result = wave(f * u + np.float32(self.phase), self.duty, soft)
         elif self.kind == "checks":
             a, b = wave(f * u, 0.5, soft), wave(f * v, 0.5, soft)
             result = a + b - 2 * a * b
@@ -126,12 +131,12 @@ class Pattern:
             result = np.clip((self.duty * 0.6 - np.hypot(du, dv)) / soft + 0.5, 0.0, 1.0)
         elif self.kind == "zigzag":
             bend = np.abs(f * v - np.floor(f * v) - 0.5)
-            result = wave(f * u + bend + self.phase, self.duty, soft)
+            result = wave(f * u + bend + np.float32(self.phase), self.duty, soft)
         elif self.kind == "fade":
             result = np.clip(1.2 * u + 0.5, 0.0, 1.0)
         else:
             h, w = x.shape
-            cells = (max(f * h * pixel, 1.0), max(f * w * pixel, 1.0))
+            cells = (max(float(f) * h * pixel, 1.0), max(float(f) * w * pixel, 1.0))
             result = ramp(noise(rng, h, w, cells, octaves=3), 0.3, 0.7)
         scaled: Field = (result * np.float32(self.strength)).astype(np.float32, copy=False)
         return scaled

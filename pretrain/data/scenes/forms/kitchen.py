@@ -67,7 +67,9 @@ def teapot(rng: np.random.Generator) -> Drawing:
     return [
         Part("b" if rng.random() < 0.5 else "a", limb(loop[::2], u(0.08, 0.14))),
         Part("a", limb(spout, u(0.25, 0.36), u(0.1, 0.16))),
-        Part("a", [ellipse(0, 0, half, tall), box(-half * 0.5, tall * 0.7, half * 0.5, tall * 1.1)]),
+        Part(
+            "a", [ellipse(0, 0, half, tall), box(-half * 0.5, tall * 0.7, half * 0.5, tall * 1.1)]
+        ),
         Part("b", [ellipse(0, -tall * 0.82, lid, tall * 0.3, start=180, stop=360)]),
         Part("c", [ellipse(0, -tall * 1.12 - knob * 0.6, knob, knob)]),
     ]

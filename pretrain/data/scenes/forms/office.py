@@ -8,8 +8,16 @@ import numpy as np
 
 from pretrain.data.scenes.drawing import Drawing, Part
 from pretrain.data.scenes.outlines import (
-    Points, box, ellipse, lathe, limb, mirrored, polygon, smooth, turned,
-)  # fmt: skip
+    Points,
+    box,
+    ellipse,
+    lathe,
+    limb,
+    mirrored,
+    polygon,
+    smooth,
+    turned,
+)
 
 
 def table(rng: np.random.Generator) -> Drawing:

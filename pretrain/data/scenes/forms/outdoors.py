@@ -8,8 +8,16 @@ import numpy as np
 
 from pretrain.data.scenes.drawing import Drawing, Part
 from pretrain.data.scenes.outlines import (
-    Points, ellipse, lathe, limb, lumps, mirrored, polygon, smooth, turned,
-)  # fmt: skip
+    Points,
+    ellipse,
+    lathe,
+    limb,
+    lumps,
+    mirrored,
+    polygon,
+    smooth,
+    turned,
+)
 
 
 def tree(rng: np.random.Generator) -> Drawing:
@@ -25,7 +33,7 @@ def tree(rng: np.random.Generator) -> Drawing:
         y = -0.3 - u(0.0, 0.35)
         wood += limb([(lean * 0.5, tall * 0.4), (x * 0.8, y * 0.5)], trunk * 0.6, trunk * 0.3)
         size = u(0.3, 0.45) if count > 1 else u(0.45, 0.6)
-        clumps.append(lumps(rng, x, y, size, size * u(0.75, 1.1), int(rng.integers(5, 9))))
+        clumps.append(lumps(rng, x, y, size, size * u(0.75, 1.1), n=int(rng.integers(5, 9))))
     parts = [Part("b", wood)] + [Part("a", [clump]) for clump in clumps]
     if rng.random() < 0.35:
         dots = [ellipse(lean + u(-0.3, 0.3), u(-0.7, -0.15), 0.05) for _ in range(7)]

@@ -8,8 +8,16 @@ import numpy as np
 
 from pretrain.data.scenes.drawing import Drawing, Part
 from pretrain.data.scenes.outlines import (
-    Points, box, ellipse, limb, mirrored, polygon, ring, smooth, turned,
-)  # fmt: skip
+    Points,
+    box,
+    ellipse,
+    limb,
+    mirrored,
+    polygon,
+    ring,
+    smooth,
+    turned,
+)
 
 
 def fish(rng: np.random.Generator) -> Drawing:
@@ -20,11 +28,23 @@ def fish(rng: np.random.Generator) -> Drawing:
     root = -length * 0.85
     tail = polygon((root + 0.08, 0), (root - 0.35, -spread), (root - 0.35 + fork, 0),
                    (root - 0.35, spread))  # fmt: skip
-    body = smooth([(length, 0.0), (length * 0.55, -tall * 0.8), (0, -tall), (root * 0.7, -tall * 0.4),
-                   (root, 0), (root * 0.7, tall * 0.4), (0, tall), (length * 0.55, tall * 0.75)])
+    body = smooth(
+        [
+            (length, 0.0),
+            (length * 0.55, -tall * 0.8),
+            (0, -tall),
+            (root * 0.7, -tall * 0.4),
+            (root, 0),
+            (root * 0.7, tall * 0.4),
+            (0, tall),
+            (length * 0.55, tall * 0.75),
+        ]
+    )
     back = polygon((length * u(0.2, 0.5), -tall * 0.7), (u(-0.2, 0.1), -tall - u(0.1, 0.3)),
                    (root * 0.6, -tall * 0.3))  # fmt: skip
-    belly = polygon((length * 0.3, tall * 0.7), (u(-0.2, 0.1), tall + u(0.05, 0.2)), (-0.1, tall * .8))
+    belly = polygon(
+        (length * 0.3, tall * 0.7), (u(-0.2, 0.1), tall + u(0.05, 0.2)), (-0.1, tall * 0.8)
+    )
     fin = turned(ellipse(-0.02, tall * 0.2, u(0.1, 0.2), u(0.05, 0.09)), u(10, 50))
     eye = (length * 0.68, -tall * 0.2)
     gill = smooth([(length * 0.45, -tall * 0.5), (length * 0.36, 0), (length * 0.45, tall * 0.5)],
@@ -56,7 +76,9 @@ def starfish(rng: np.random.Generator) -> Drawing:
         knots.append((inner * math.cos(valley), inner * math.sin(valley)))
         for k in (0.25, 0.45, 0.65):
             a = angle + curl * k
-            spots.append(ellipse(k * reach * math.cos(a), k * reach * math.sin(a), 0.05 * (1.2 - k)))
+            spots.append(
+                ellipse(k * reach * math.cos(a), k * reach * math.sin(a), 0.05 * (1.2 - k))
+            )
     parts = [Part("a", [smooth(knots, steps=5)])]
     if rng.random() < 0.75:
         parts.append(Part("c", [*spots, ellipse(0, 0, 0.06)]))
@@ -76,11 +98,18 @@ def jellyfish(rng: np.random.Generator) -> Drawing:
         swing = x * (1 - 0.2 * y) + sway * np.sin(phase + x + y * u(4, 8))
         threads += limb(np.stack([swing, y * length], axis=1), u(0.04, 0.08), 0.02)
     dome = ellipse(0, 0, half, tall, start=180, stop=360, count=20)
-    scallops = [ellipse(x, 0, half / 4.6, u(0.06, 0.11)) for x in np.linspace(-.8, .8, 5) * half]
+    scallops = [ellipse(x, 0, half / 4.6, u(0.06, 0.11)) for x in np.linspace(-0.8, 0.8, 5) * half]
     parts = [Part("b", threads), Part("a", [dome, *scallops])]
     if rng.random() < 0.6:
-        parts.append(Part("c", [ellipse(x, -tall * 0.45, 0.07, tall * 0.25)
-                                for x in np.linspace(-0.5, 0.5, int(rng.integers(2, 5))) * half]))
+        parts.append(
+            Part(
+                "c",
+                [
+                    ellipse(x, -tall * 0.45, 0.07, tall * 0.25)
+                    for x in np.linspace(-0.5, 0.5, int(rng.integers(2, 5))) * half
+                ],
+            )
+        )
     return parts
 
 
@@ -116,15 +145,18 @@ def crab(rng: np.random.Generator) -> Drawing:
     legs: list[Points] = []
     for y in np.linspace(-0.02, tall * 0.7, 3):
         knee = (half + u(0.14, 0.24), y - u(0.0, 0.14))
-        legs += limb([(half * 0.7, y), knee, (knee[0] + u(0.05, 0.14), y + u(0.2, 0.34))], 0.08, 0.04)
+        legs += limb(
+            [(half * 0.7, y), knee, (knee[0] + u(0.05, 0.14), y + u(0.2, 0.34))], 0.08, 0.04
+        )
     elbow = (half + u(0.1, 0.25), -u(0.05, 0.2))
     hand = (elbow[0] + u(-0.15, 0.1), elbow[1] - u(0.22, 0.35))
     arm = limb([(half * 0.7, -0.05), elbow, hand], 0.11)
     claw, tilt = u(0.14, 0.22), u(-30, 30)
     pincer = [turned(ellipse(*hand, claw * 0.8, claw), tilt, *hand)]
-    gap = [turned(polygon((hand[0] - 0.05, hand[1] - claw * 1.1), (hand[0] + 0.07, hand[1] - claw * 1.1),
-                          (hand[0], hand[1] + claw * 0.1)), tilt, *hand)]  # fmt: skip
-    stalk, iris = [*limb([(0.1, -tall * 0.7), (0.12, -tall - 0.1)], 0.04)], [ellipse(.12, -tall - .1, .06)]
+    mouth = polygon((-0.05, -claw * 1.1), (0.07, -claw * 1.1), (0, claw * 0.1)) + np.array(hand)
+    gap = [turned(mouth, tilt, *hand)]
+    stalk = limb([(0.1, -tall * 0.7), (0.12, -tall - 0.1)], 0.04)
+    iris = [ellipse(0.12, -tall - 0.1, 0.06)]
     return [
         Part("b", legs + mirrored(legs)),
         Part("a", arm + mirrored(arm)),
@@ -142,12 +174,16 @@ def boat(rng: np.random.Generator) -> Drawing:
     u = rng.uniform
     half, deep = u(0.5, 0.75), u(0.16, 0.28)
     bow = u(0.05, 0.25)
-    hull = polygon((-half, 0), (half + bow, -0.03), (half * u(0.6, 0.85), deep), (-half * 0.8, deep))
+    hull = polygon(
+        (-half, 0), (half + bow, -0.03), (half * u(0.6, 0.85), deep), (-half * 0.8, deep)
+    )
     band = polygon((-half, 0), (half + bow, -0.03), (half + bow * 0.6, 0.06), (-half * 0.97, 0.06))
     if rng.random() < 0.6:
         mast, x = u(0.8, 1.2), half * u(-0.15, 0.2)
         main = polygon((x - 0.04, -mast), (x - 0.04, -0.1), (x - half * u(0.7, 0.95), -u(0.1, 0.2)))
-        jib = polygon((x + 0.04, -mast * u(0.7, 0.95)), (x + 0.04, -0.08), (half + bow * 0.8, -0.08))
+        jib = polygon(
+            (x + 0.04, -mast * u(0.7, 0.95)), (x + 0.04, -0.08), (half + bow * 0.8, -0.08)
+        )
         return [
             Part("metal", limb([(x, 0.05), (x, -mast - 0.04)], 0.045)),
             Part("a", [main]),

@@ -6,8 +6,16 @@ import numpy as np
 
 from pretrain.data.scenes.drawing import Drawing, Part
 from pretrain.data.scenes.outlines import (
-    Points, box, ellipse, lathe, limb, mirrored, polygon, smooth, turned,
-)  # fmt: skip
+    Points,
+    box,
+    ellipse,
+    lathe,
+    limb,
+    mirrored,
+    polygon,
+    smooth,
+    turned,
+)
 
 
 def airplane(rng: np.random.Generator) -> Drawing:
@@ -59,20 +67,28 @@ def kite(rng: np.random.Generator) -> Drawing:
     """A diamond of four fields with spars and a tail of bows."""
     u = rng.uniform
     half, top, low = u(0.32, 0.5), u(0.3, 0.5), u(0.55, 0.85)
-    fields = [polygon((0, 0), (half, 0), (0, -top)), polygon((0, 0), (-half, 0), (0, -top)),
-              polygon((0, 0), (half, 0), (0, low)), polygon((0, 0), (-half, 0), (0, low))]
+    fields = [
+        polygon((0, 0), (half, 0), (0, -top)),
+        polygon((0, 0), (-half, 0), (0, -top)),
+        polygon((0, 0), (half, 0), (0, low)),
+        polygon((0, 0), (-half, 0), (0, low)),
+    ]
     order = ("a", "b", "b", "a") if rng.random() < 0.5 else ("a", "a", "b", "b")
     if rng.random() < 0.3:
         order = ("a", "a", "a", "a")
     parts = [Part(role, [field]) for role, field in zip(order, fields, strict=True)]
-    parts.append(Part("dark", limb([(0, -top), (0, low)], 0.03) + limb([(-half, 0), (half, 0)], 0.03)))
+    parts.append(
+        Part("dark", limb([(0, -top), (0, low)], 0.03) + limb([(-half, 0), (half, 0)], 0.03))
+    )
     t = np.linspace(0, 1, 10)
     length, sway, phase = u(0.5, 1.1), u(0.08, 0.2), u(4, 9)
     tail = np.stack([sway * np.sin(t * phase), low + t * length], axis=1)
     parts.append(Part("dark", limb(tail, 0.03)))
     bows: list[Points] = []
     for x, y in tail[3::3]:
-        bows += [polygon((x, y), (x + s * 0.13, y - 0.07), (x + s * 0.13, y + 0.07)) for s in (-1, 1)]
+        bows += [
+            polygon((x, y), (x + s * 0.13, y - 0.07), (x + s * 0.13, y + 0.07)) for s in (-1, 1)
+        ]
     return [*parts, Part("c", bows)]
 
 
@@ -83,8 +99,8 @@ def rocket(rng: np.random.Generator) -> Drawing:
     fin_y, fin_x = u(0.1, 0.35), half + u(0.14, 0.3)
     fin = [polygon((half * 0.8, fin_y), (fin_x, tall * u(0.8, 1.0)), (fin_x, tall * 1.1),
                    (half * 0.6, tall * 0.9))]  # fmt: skip
-    hull = lathe([(-tall, 0.0), (-tall * 0.65, half * 0.65), (-0.1, half), (tall * 0.6, half * 0.95),
-                  (tall * 0.9, half * u(0.55, 0.9))])  # fmt: skip
+    hull = lathe([(-tall, 0.0), (-tall * 0.65, half * 0.65), (-0.1, half),
+                  (tall * 0.6, half * 0.95), (tall * 0.9, half * u(0.55, 0.9))])  # fmt: skip
     nose = hull[hull[:, 1] < -tall * u(0.5, 0.7)]
     parts = []
     if rng.random() < 0.6:
@@ -152,8 +168,8 @@ def satellite(rng: np.random.Generator) -> Drawing:
     ]
     if rng.random() < 0.7:
         size = u(0.16, 0.26)
-        dish = turned(ellipse(0, -tall - size * 0.6, size, size * 0.8, start=0, stop=180), u(-30, 30),
-                      0, -tall)  # fmt: skip
+        bowl = ellipse(0, -tall - size * 0.6, size, size * 0.8, start=0, stop=180)
+        dish = turned(bowl, u(-30, 30), 0, -tall)
         parts.append(Part("pale", [*limb([(0, -tall), (0, -tall - size)], 0.03), dish]))
     else:
         mast = limb([(half * 0.5, -tall), (half * 0.8, -tall - u(0.2, 0.4))], 0.035)

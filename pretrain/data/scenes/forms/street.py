@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 
 from pretrain.data.scenes.drawing import Drawing, Part
 from pretrain.data.scenes.outlines import (
-    Points, box, ellipse, limb, mirrored, polygon, ring, smooth,
-)  # fmt: skip
+    Points,
+    box,
+    ellipse,
+    limb,
+    mirrored,
+    polygon,
+    ring,
+    smooth,
+)
 
 
 def _wheels(places: list[tuple[float, float]], radius: float) -> Drawing:
@@ -31,7 +40,9 @@ def car(rng: np.random.Generator) -> Drawing:
          (length * 0.85, -0.02), (0.0, -0.05), (-length * 0.9, -0.04)],
         steps=4,
     )  # fmt: skip
-    cabin = polygon((back, 0), (back + slope, -roof), (front - rake, -roof), (front + rake * 0.3, 0))
+    cabin = polygon(
+        (back, 0), (back + slope, -roof), (front - rake, -roof), (front + rake * 0.3, 0)
+    )
     pane = polygon((back + slope * 0.5 + 0.06, -0.02), (back + slope + 0.03, -roof + 0.05),
                    (front - rake - 0.03, -roof + 0.05), (front - 0.02, -0.02))  # fmt: skip
     middle = (back + front) / 2 - 0.03 + u(-0.08, 0.08)
@@ -64,7 +75,7 @@ def bus(rng: np.random.Generator) -> Drawing:
         y = -tall * 0.8 + deck * tall * 0.85
         height = 0.5 * tall / decks * u(1.0, 1.25)
         edges = np.linspace(-length * 0.94, length * 0.7, count + 1)
-        for x0, x1 in zip(edges[:-1], edges[1:], strict=True):
+        for x0, x1 in itertools.pairwise(edges):
             panes.append(box(x0 + 0.02, y, x1 - 0.02, y + height, 0.02))
     panes.append(box(length * 0.75, -tall * 0.8, length * 0.97, tall * u(0.0, 0.6), 0.03))
     parts.append(Part("glass", panes))
@@ -177,7 +188,7 @@ def dog(rng: np.random.Generator) -> Drawing:
     nose = (neck[0] + snout, neck[1] + u(0.02, 0.12))
     tail = [(-length, -0.08), (-length - u(0.1, 0.25), -u(0.1, 0.35)),
             (-length - u(0.05, 0.3), -u(0.4, 0.6))]  # fmt: skip
-    ear = u(0.16, 0.3)
+    flap = [(neck[0] - 0.06, neck[1] - 0.12), (neck[0] - 0.12, neck[1] + u(0.16, 0.3))]
     parts = [
         Part("dark" if rng.random() < 0.3 else "a", limbs[0] + limbs[2]),
         Part("a", limb(smooth(tail, closed=False, steps=4), 0.1, 0.04)),
@@ -185,7 +196,7 @@ def dog(rng: np.random.Generator) -> Drawing:
         Part("a", limbs[1] + limbs[3]),
         Part("a", limb([(length * 0.9, -0.05), neck], chest * 0.75, skull)),
         Part("a", [ellipse(*neck, skull), *limb([neck, nose], skull * 1.1, skull * 0.6)]),
-        Part("b", limb([(neck[0] - 0.06, neck[1] - 0.12), (neck[0] - 0.12, neck[1] + ear)], .1, .15)),
+        Part("b", limb(flap, 0.1, 0.15)),
         Part("dark", [ellipse(*nose, 0.055), ellipse(neck[0] + 0.08, neck[1] - 0.06, 0.03)]),
     ]  # fmt: skip
     if rng.random() < 0.4:
