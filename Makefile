@@ -29,7 +29,7 @@ quickstart: install
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash tools/quickstart.sh
 
 test: install
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 lint: install
 	$(BIN)/ruff check .

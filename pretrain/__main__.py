@@ -11,7 +11,7 @@ STOPPED = 75  # EX_TEMPFAIL: saved on request, run the same command again
 
 def main(argv: list[str]) -> int:
     """Train; returns 0 when finished, 75 when a signal stopped a run that can be continued."""
-    arguments = _parser().parse_args(argv)
+    arguments = _parser().parse_intermixed_args(argv)
     from pretrain.config import dump_yaml, load_settings
 
     settings = load_settings(arguments.config, arguments.overrides)

@@ -3,6 +3,9 @@
 # report. Every line it runs is printed, and can be typed by hand. Finished steps are skipped.
 set -euo pipefail
 
+# Busy-waiting threads slow each other down several times over where cores are shared.
+export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive}
+
 data=${HCL_QUICKSTART_DATA:-data/quickstart}
 runs=${HCL_QUICKSTART_RUNS:-runs/quickstart}
 
