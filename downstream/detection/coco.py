@@ -228,7 +228,7 @@ def _annotation(
 
 
 def _segmentation(value: Any, record: Record, at: str) -> Any:
-    """Compressed RLE, or the polygons with at least three corners; None where neither is there."""
+    """Compressed RLE or polygons; None where neither is there."""
     import pycocotools.mask
 
     if isinstance(value, dict):
@@ -241,6 +241,8 @@ def _segmentation(value: Any, record: Record, at: str) -> Any:
             return pycocotools.mask.frPyObjects(value, *value["size"])
         return value
     if isinstance(value, list):
-        polygons = [p for p in value if isinstance(p, list) and len(p) >= 6 and len(p) % 2 == 0]
-        return polygons or None
+        polygons = [p for p in value if isinstance(p, list) and p and len(p) % 2 == 0]
+        # Points and lines get three corners: shorter lists mean boxes to pycocotools and are
+        # refused by detectron2.
+        return [p + p[-2:] * max(0, 3 - len(p) // 2) for p in polygons] or None
     return None

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from pretrain.errors import InputError
 
-LOGGERS = ("detectron2", "fvcore", "iopath", "py.warnings")
+# torch.fx: fvcore compiles its losses when imported, and new releases of torch remark on it.
+LOGGERS = ("detectron2", "fvcore", "iopath", "py.warnings", "torch.fx")
 
 
 def require() -> str:

@@ -13,7 +13,9 @@ METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 Detection = dict[str, Any]
 
 
-def collect(outputs: Iterable[Any], inputs: Iterable[Any], category_ids: Sequence[int]) -> Any:
+def collect(
+    outputs: Iterable[Any], inputs: Iterable[Any], category_ids: Sequence[int]
+) -> list[Detection]:
     """A model's outputs as entries of COCO's result format, boxes and masks.
 
     Args:

@@ -7,7 +7,6 @@ import json
 import logging
 import math
 import platform
-import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +16,8 @@ from typing import Any
 from downstream.detection import compat
 from downstream.detection.coco import CocoSet, builtin_paths, read_coco, registered
 from downstream.detection.config import TRAIN, VAL, adapt, digest, load_config
-from downstream.results import FILE_NAME, Result, read_result, write_result
+from downstream.detection.folder import finished, make_room
+from downstream.results import Result, write_result
 from pretrain import __version__
 from pretrain.errors import InputError
 from pretrain.export.header import DetectionWeights, read_detectron2
@@ -37,7 +37,7 @@ class Options:
         name: row of the table; None takes the pretraining run's name.
         overrides: KEY VALUE KEY VALUE ...
         overwrite: replace what the folder holds.
-        resume: go on from the folder's last checkpoint.
+        resume: go on with the folder's unfinished transfer, which must be this very one.
         command: for the record.
     """
 
@@ -74,13 +74,14 @@ def detect(options: Options) -> Result:
     fingerprint = _fingerprint(
         name, digest(config), weights.sha256 if weights else "", train.sha256, val.sha256
     )
-    finished = _finished(options, fingerprint)
-    if finished is not None:
-        return finished
+    found = None if options.overwrite else finished(options.output, fingerprint)
+    if found is not None:
+        say(f"{options.output}: already there for this config, weights and data; nothing to do")
+        return found
+    make_room(options.output, fingerprint, resume=options.resume, overwrite=options.overwrite)
     say(f"{name}: {options.config.stem}, {config.SOLVER.MAX_ITER} iterations, detectron2 {version}")
     for note in notes:
         say(note)
-    options.output.mkdir(parents=True, exist_ok=True)
     (options.output / "config.yaml").write_text(config.dump(), encoding="utf-8")
     with compat.logs_in(options.output / "log.txt"), registered(**{TRAIN: train, VAL: val}):
         trainer, seconds = _train(config, val, weights, options.resume)
@@ -195,29 +196,6 @@ def _from_config(config: Any, split: str) -> tuple[Path, Path]:
             f"(it has {len(names)})"
         )
     return builtin_paths(names[0])
-
-
-def _finished(options: Options, fingerprint: str) -> Result | None:
-    """The folder's result if it is that of this very transfer; else make room, or refuse."""
-    path = options.output / FILE_NAME
-    if path.is_file() and not options.overwrite:
-        result = read_result(path)
-        if result.provenance.get("fingerprint") == fingerprint:
-            say(f"{path}: already there for this config, weights and data; nothing to do")
-            return result
-        raise InputError(
-            f"{path}: result of another transfer ('{result.run}'); choose another --output, "
-            "or replace it with --overwrite"
-        )
-    path.unlink(missing_ok=True)
-    if not options.resume:
-        # detectron2 appends to its curve, and --resume must never find another run's state.
-        for old in ("metrics.json", "log.txt", "last_checkpoint", "detections.json"):
-            (options.output / old).unlink(missing_ok=True)
-        for checkpoint in options.output.glob("model_*.pth"):
-            checkpoint.unlink()
-        shutil.rmtree(options.output / "detections", ignore_errors=True)
-    return None
 
 
 def _fingerprint(*parts: str) -> str:

@@ -53,7 +53,7 @@ class Trainer(DefaultTrainer):  # type: ignore[misc]
         detections: of the last evaluation, in COCO's result format.
         metrics: of the last evaluation: ``bbox/AP`` and so on, in percent.
         by_category: of the last evaluation: AP by category name, by ``bbox`` and ``segm``.
-        evaluation_seconds: of the last evaluation.
+        evaluation_seconds: of all evaluations together.
         training_seconds: per iteration without evaluation, mean over this process's iterations.
     """
 
@@ -118,7 +118,7 @@ class Trainer(DefaultTrainer):  # type: ignore[misc]
             self.metrics |= {f"{kind}/{name}": value for name, value in metrics.items()}
             self.by_category[kind] = by_category
         self.detections = detections
-        self.evaluation_seconds = time.perf_counter() - start
+        self.evaluation_seconds += time.perf_counter() - start
         return self.metrics
 
 

@@ -261,7 +261,7 @@ def test_reading_runs_no_code(tmp_path: Path) -> None:
             return Path.touch, (tmp_path / "executed",)  # type: ignore[return-value]
 
     path = tmp_path / "w.pth"
-    path.write_bytes(pickle.dumps({"model": Payload(), "__author__": "x"}))
+    path.write_bytes(pickle.dumps({"model": Payload(), "__author__": "x"}, protocol=2))
     with pytest.raises(InputError, match="not a readable torch file"):
         header.read_detectron2(path)
     torch.save({"model": Payload(), "hcl": {}}, path)

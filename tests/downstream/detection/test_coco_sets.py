@@ -97,7 +97,7 @@ def test_data_that_does_not_fit_the_config(toy: Toy, small_config: Path, tmp_pat
     other = read_coco(toy.annotations, toy.images)
     with pytest.raises(InputError, match="categories are not those of"):
         adapt(load_config(small_config, []), train, other, tmp_path)
-    content["annotations"][5]["segmentation"] = [[1, 2, 3, 4]]
+    content["annotations"][5]["segmentation"] = []
     toy.rewrite(content)
     unmasked = read_coco(toy.annotations, toy.images)
     with pytest.raises(InputError, match=r"annotation 5 of 002.png .* MODEL.MASK_ON False"):
@@ -107,6 +107,17 @@ def test_data_that_does_not_fit_the_config(toy: Toy, small_config: Path, tmp_pat
     crowds = read_coco(toy.annotations, toy.images)
     with pytest.raises(InputError, match="no object to train on"):
         adapt(load_config(small_config, []), crowds, crowds, tmp_path)
+
+
+def test_polygons_without_area_are_kept_as_such(toy: Toy) -> None:
+    content = toy.content()
+    content["annotations"][5]["segmentation"] = [[1, 2, 30, 40], [5, 5]]
+    toy.rewrite(content)
+    found = read_coco(toy.annotations, toy.images)
+    (annotation,) = [a for _, a in found.objects() if a["id"] == 5]
+    assert annotation["segmentation"] == [[1, 2, 30, 40, 30, 40], [5, 5, 5, 5, 5, 5]]
+    metrics, _ = average_precision(found.ground_truth(), [], "segm")
+    assert metrics["AP"] == 0
 
 
 def noisy_detections(found: CocoSet, seed: int) -> list[dict[str, Any]]:

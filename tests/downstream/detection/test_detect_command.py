@@ -113,13 +113,31 @@ def test_resuming_goes_on(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     output = tmp_path / "out"
-    weights = ["--weights", str(exported("resnet18"))]
-    run(small_config, toy, output, *weights, "SOLVER.MAX_ITER", "2")
+    more = ["--weights", str(exported("resnet18"))]
+    more += ["SOLVER.MAX_ITER", "4", "SOLVER.CHECKPOINT_PERIOD", "2"]
+    run(small_config, toy, output, *more)
+    # As after an interruption in the third iteration.
     (output / "result.json").unlink()
-    run(small_config, toy, output, *weights, "--resume", "SOLVER.MAX_ITER", "4")
+    (output / "last_checkpoint").write_text("model_0000001.pth")
+    assert hcl.main(command(small_config, toy, output, *more)) == 2
+    assert "unfinished transfer; go on with --resume" in capsys.readouterr().err
+    assert hcl.main(command(small_config, toy, output, *more, "--resume", "SEED", "9")) == 2
+    assert "of another config" in capsys.readouterr().err
+    run(small_config, toy, output, *more, "--resume")
     assert "going on after iteration 2" in capsys.readouterr().out
     lines = (output / "metrics.json").read_text().splitlines()
     assert {json.loads(line)["iteration"] for line in lines} >= {0, 1, 2, 3}
+
+
+def test_files_of_others_stay(
+    small_config: Path, toy: Toy, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept = tmp_path / "out/model_of_mine.pth"
+    kept.parent.mkdir()
+    kept.write_text("precious")
+    assert hcl.main(command(small_config, toy, tmp_path / "out", "--overwrite")) == 2
+    assert "model_of_mine.pth: in the way" in capsys.readouterr().err
+    assert kept.read_text() == "precious"
 
 
 def test_boxes_only_and_precise_batch_norm(small_config: Path, toy: Toy, tmp_path: Path) -> None:
