@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import random
 import time
 from collections.abc import Iterator
@@ -133,12 +134,20 @@ class Trainer:
         try:
             with self._stop:
                 outcome = self._loop(model)
+        except BaseException as error:
+            self._record_failure(error)
+            raise
         finally:
             if self._recorder is not None:
                 self._recorder.close()
         if self.world.is_main:
             self.folder.heartbeat(self.step, self.total_steps, state=outcome.value)
         return outcome
+
+    def _record_failure(self, error: BaseException) -> None:
+        if self.world.is_main:
+            reason = f"{type(error).__name__}: {error}"
+            self.folder.heartbeat(self.step, self.total_steps, state="failed", error=reason)
 
     def _loop(self, model: nn.Module) -> Outcome:
         train = self.settings.train
@@ -369,6 +378,8 @@ def _seed_everything(settings: RunSettings) -> None:
     if settings.train.threads is not None:
         torch.set_num_threads(settings.train.threads)
     if settings.train.deterministic:
+        # Without it cuBLAS refuses to run deterministically.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
         torch.backends.cudnn.benchmark = False
     else:

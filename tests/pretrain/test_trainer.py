@@ -205,6 +205,7 @@ def test_non_finite_loss__stops_and_saves_the_batch(scenes: Path, tmp_path: Path
         status=1,
     )
     assert "not finite" in output
+    assert json.loads((run / "run.json").read_text())["state"] == "failed"
     (saved,) = (run / "nonfinite").glob("step_*_rank0.pt")
     state = torch.load(saved, weights_only=True)
     assert len(state["rows"]) == 16
