@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import shutil
 import socket
-import subprocess
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
-import torchvision
 import yaml
 
-from pretrain import __version__
 from pretrain.config import RunSettings, dump_yaml, read_yaml
+from pretrain.environment import machine, versions
 from pretrain.errors import InputError
 
 # Settings that change how a run is carried out, but not what it computes.
@@ -119,14 +116,9 @@ class RunFolder:
             "method": self.settings.method_name,
             "state": "running",
             "starts": starts,
-            "code": {"version": __version__, "commit": _commit()},
             "data_fingerprint": fingerprint,
-            "environment": {
-                "python": platform.python_version(),
-                "torch": torch.__version__,
-                "torchvision": torchvision.__version__,
-                "device": _device_name(device),
-            },
+            "versions": versions(),
+            "machine": machine(device),
         }
         self.heartbeat(0, 0)
 
@@ -154,19 +146,3 @@ def _write(path: Path, text: str) -> None:
 
 def _now() -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-
-
-def _commit() -> str | None:
-    """The checkout's commit, with ``+`` where files differ from it; None outside a checkout."""
-    root = Path(__file__).resolve().parent.parent
-    if not (root / ".git").exists() or shutil.which("git") is None:
-        return None
-    describe = ["git", "-C", str(root), "describe", "--always", "--dirty=+", "--abbrev=12"]
-    done = subprocess.run(describe, capture_output=True, text=True, check=False)
-    return done.stdout.strip() or None
-
-
-def _device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"cpu, {os.cpu_count()} cores, {platform.machine()}"

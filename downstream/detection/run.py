@@ -6,19 +6,20 @@ import hashlib
 import json
 import logging
 import math
-import platform
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from downstream.detection import compat
 from downstream.detection.coco import CocoSet, builtin_paths, read_coco, registered
 from downstream.detection.config import TRAIN, VAL, adapt, digest, load_config
 from downstream.detection.folder import finished, make_room
 from downstream.results import Result, write_result
-from pretrain import __version__
+from pretrain.environment import machine, versions
 from pretrain.errors import InputError
 from pretrain.export.header import DetectionWeights, read_detectron2
 
@@ -112,8 +113,8 @@ def detect(options: Options) -> Result:
             "weights": _origin(weights),
             "train": {"annotations": str(train.annotations), "images": len(train.records)},
             "val": {"annotations": str(val.annotations), "images": len(val.records)},
-            "versions": _versions(version),
-            "device": _device(config.MODEL.DEVICE),
+            "versions": {**versions(), "detectron2": version},
+            "machine": machine(torch.device(config.MODEL.DEVICE)),
             "seconds": {
                 "train": round(seconds - trainer.evaluation_seconds, 2),
                 "evaluation": round(trainer.evaluation_seconds, 2),
@@ -207,27 +208,6 @@ def _origin(weights: DetectionWeights | None) -> dict[str, Any]:
         return {"file": None, "initialisation": "random"}
     origin = weights.header.provenance.model_dump()
     return {"file": str(weights.path), "sha256": weights.sha256, **origin}
-
-
-def _versions(detectron2: str) -> dict[str, str]:
-    import torch
-    import torchvision
-
-    return {
-        "hcl": __version__,
-        "detectron2": detectron2,
-        "torch": torch.__version__,
-        "torchvision": torchvision.__version__,
-        "python": platform.python_version(),
-    }
-
-
-def _device(device: str) -> str:
-    import torch
-
-    if device.startswith("cuda"):
-        return torch.cuda.get_device_name(device)
-    return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
 
 
 def _rounded(value: float) -> float | None:

@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import os
-import platform
 import shlex
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
-import torchvision
 
 from downstream.results import FILE_NAME, Result, read_result, write_result
 from downstream.retrieval.embed import embed
 from downstream.retrieval.evaluate import Evaluation, evaluate
 from downstream.retrieval.objects import Objects, choose_objects
 from downstream.retrieval.sheets import NEIGHBOURS, choose_queries, write_sheet
-from pretrain import __version__
 from pretrain.data.readers.coco import read
 from pretrain.data.records import ReadReport
+from pretrain.environment import machine, versions
 from pretrain.errors import InputError
 from pretrain.pretrained import Pretrained, load_pretrained
 
@@ -86,7 +83,8 @@ def retrieve(arguments: argparse.Namespace, command: list[str]) -> tuple[Result,
         "categories": len(found.per_category),
         "singleton_categories": found.singletons,
         "left_out": objects.dropped,
-        **_environment(device),
+        "versions": versions(),
+        "machine": machine(device),
         "seconds": {
             "embedding": round(embedded - start, 2),
             "search": round(searched - embedded, 2),
@@ -193,19 +191,6 @@ def _device(name: str) -> torch.device:
         reason = str(error).splitlines()[0]
         raise InputError(f"--device {name}: {reason}; use --device auto or cpu") from None
     return device
-
-
-def _environment(device: torch.device) -> dict[str, Any]:
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    return {
-        "versions": {
-            "hcl": __version__,
-            "torch": torch.__version__,
-            "torchvision": torchvision.__version__,
-            "python": platform.python_version(),
-        },
-        "machine": f"{name}, {os.cpu_count()} cores, {platform.machine()}",
-    }
 
 
 def _sha256(path: Path) -> str:

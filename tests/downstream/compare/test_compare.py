@@ -108,7 +108,7 @@ def pretraining(folder: Path, name: str | None = None, hcl_branch: bool = True) 
         "method": "moco+hcl" if hcl_branch else "moco",
         "state": "finished",
         "starts": [{"time": "2026-01-02T03:04:05Z", "command": ["hcl", "pretrain", "quickstart"]}],
-        "code": {"version": "0.1.0", "commit": "abc123"},
+        "versions": {"hcl": "0.1.0", "commit": "abc123"},
         "step": 40,
         "total_steps": 40,
     }
