@@ -210,3 +210,18 @@ def test_non_finite_loss__stops_and_saves_the_batch(scenes: Path, tmp_path: Path
     state = torch.load(saved, weights_only=True)
     assert len(state["rows"]) == 16
     assert set(state["views"]) == {"view_1", "view_2", "object", "scene"}
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision__trains_and_resumes(scenes: Path, tmp_path: Path, precision: str) -> None:
+    run = tmp_path / "run"
+    arguments = overrides(
+        scenes, run, train__precision=precision, train__steps=4, train__checkpoint_every=2
+    )
+    train(arguments)
+    whole = losses(run)
+    assert all(loss > 0 for line in whole for loss in line)
+    for file in (run / "checkpoints").glob("step_00000004.*"):
+        file.unlink()  # as if killed after step 2
+    assert "resumed from" in train(arguments)
+    assert losses(run) == whole
