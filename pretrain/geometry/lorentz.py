@@ -88,6 +88,25 @@ def distance(x: Tensor, y: Tensor, c: Curvature) -> Tensor:
     return (2 / s * torch.asinh(half)).to(torch.promote_types(x.dtype, y.dtype))
 
 
+def pairwise_distance(x: Tensor, y: Tensor, c: Curvature) -> Tensor:
+    """Distances of x (..., N, D + 1) to y (..., M, D + 1), (..., N, M), from spatial coordinates.
+
+    In float64, as ball points by differences: their gap 2/(1 + √c x₀) has no cancellation.
+    """
+    x, y = as_float(x), as_float(y)
+    wide_x, wide_y = x[..., 1:].double(), y[..., 1:].double()
+    c = curvature_like(c, wide_x)
+    s = root(c)
+    shift_x, shift_y = (1 + s * _time(wide, c) for wide in (wide_x, wide_y))
+    chord = torch.cdist(
+        wide_x / shift_x[..., None],
+        wide_y / shift_y[..., None],
+        compute_mode="donot_use_mm_for_euclid_dist",
+    )
+    d = poincare.arc(chord, 2 / shift_x[..., :, None], 2 / shift_y[..., None, :], c)
+    return d.to(torch.promote_types(x.dtype, y.dtype))
+
+
 def _time(spatial: Tensor, c: Curvature) -> Tensor:
     """√(1/c + |spatial|²), (...)."""
     s = root(curvature_like(c, spatial))

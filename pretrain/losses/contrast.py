@@ -52,6 +52,11 @@ def check_temperature(temperature: Temperature, like: Tensor) -> Temperature:
     return float(temperature)
 
 
+def wants_gradient(*values: float | Tensor) -> bool:
+    """Whether any of them is a tensor that requires a gradient."""
+    return any(isinstance(value, Tensor) and value.requires_grad for value in values)
+
+
 def over(scores: Tensor, temperature: Temperature) -> Tensor:
     """Scores (N, ...) divided by the temperature of their row."""
     if isinstance(temperature, Tensor):

@@ -8,7 +8,8 @@ from torch.nn import functional as F
 
 from pretrain.geometry.precision import as_float, ieee_matmul
 from pretrain.losses.contrast import Temperature
-from pretrain.losses.infonce import Path, info_nce
+from pretrain.losses.infonce import info_nce
+from pretrain.losses.paths import Path
 
 
 @torch.no_grad()
