@@ -18,7 +18,7 @@ from pretrain.data.plan import Crop, ViewPlan
 from pretrain.errors import InputError
 from pretrain.geometry import poincare
 from pretrain.losses import hyperbolic_info_nce
-from pretrain.losses.hyperbolic import Path as LossPath
+from pretrain.losses.paths import Path as LossPath
 from pretrain.methods.base import Context, KeyedMethod, Losses, Method, Metrics, local_rows
 from pretrain.models import Encoder, Queue
 from pretrain.settings import Settings

@@ -18,7 +18,7 @@ from pretrain.data.plan import Crop, Region, ViewPlan
 from pretrain.errors import InputError
 from pretrain.geometry.precision import as_float
 from pretrain.losses import info_nce
-from pretrain.losses.infonce import Path as LossPath
+from pretrain.losses.paths import Path as LossPath
 from pretrain.methods.base import (
     Context,
     KeyedMethod,
