@@ -60,7 +60,9 @@ def detection_figures(found: Collection) -> list[Figure]:
     figures = []
     for caption, kind in (("Box AP", "bbox"), ("Mask AP", "segm")):
         quantities = [(name, f"{kind}/{name}") for name in ("AP", "AP50", "AP75")]
-        figures += _bars(found, caption, "detection", quantities, x_label="average precision, %")
+        figures += _bars(
+            found, caption, "detection", quantities, x_label="average precision, %", digits=2
+        )
     return figures
 
 

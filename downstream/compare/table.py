@@ -92,12 +92,14 @@ def rows(found: Collection, columns: Sequence[Column] = COLUMNS) -> list[list[Ce
 def _column(found: Collection, column: Column) -> list[Cell]:
     values = [value_of(found, name, column.task, column.metric) for name in found.names]
     scaled = [None if v is None else _scaled(v, column.scale) for v in values]
+    # One digit is what papers print; a column of small numbers would be all noughts.
+    digits = 2 if all(v.mean < 1 for v in scaled if v is not None) else 1
     # What looks equal is equally good: the best is judged as displayed.
-    shown = [round(v.mean, 1) for v in scaled if v is not None]
+    shown = [round(v.mean, digits) for v in scaled if v is not None]
     return [
         Cell(MISSING)
         if v is None
-        else Cell(v.text(), best=column.ranked and round(v.mean, 1) == max(shown))
+        else Cell(v.text(digits), best=column.ranked and round(v.mean, digits) == max(shown))
         for v in scaled
     ]
 
