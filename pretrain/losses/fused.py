@@ -3,8 +3,10 @@
 A program takes a block of queries and a share of the queue, goes through it tile by tile with a
 running maximum (as in FlashAttention, Dao et al. 2022), and keeps its sums and its part of the
 gradient in registers; the shares are joined afterwards. Memory is (shares, N, D), independent of
-K. Products are in IEEE float32. Rows that meet a near pair, for which a dot product is too coarse,
-are only marked by the kernel and done again by :mod:`pretrain.losses.streaming`.
+K. Products take three TF32 passes, which keeps 22 bits: one pass would lose every distance below
+about 5 near the rim, and IEEE products run outside the tensor cores. Rows that meet a near pair,
+for which a dot product is too coarse, are only marked by the kernel and done again by
+:mod:`pretrain.losses.streaming`.
 
 The arithmetic is that of :mod:`pretrain.losses.chunk_math`.
 """
@@ -26,8 +28,9 @@ from pretrain.losses.streaming import Total
 if TYPE_CHECKING:
     from pretrain.losses.negatives import Differentiable
 
-QUERIES, NEGATIVES = 64, 64
-"""Rows and columns of a tile."""
+QUERIES, NEGATIVES = 32, 32
+"""Rows and columns of a tile: what four warps hold in registers at D = 128 without spilling much,
+in 48 KiB of shared memory."""
 
 COSINE, BALL, HYPERBOLOID = 0, 1, 2
 KINDS = {chunk_math.cosine: COSINE, chunk_math.ball: BALL, chunk_math.hyperboloid: HYPERBOLOID}
@@ -88,12 +91,9 @@ def _share(  # type: ignore[no-untyped-def]  # noqa: PLR0915, PLR0917
             mask=(column < k)[:, None] & in_width[None, :],
             other=0.0,
         )
-        dots = tl.dot(x_tile, tl.trans(y_tile), input_precision="ieee")
+        dots = tl.dot(x_tile, tl.trans(y_tile), input_precision="tf32x3")
         if kind == 0:
             logit = dots * row_0
-            pull = tl.full((queries, negatives), 1.0, tl.float32)
-            slope = pull
-            alarm = pull
         else:
             column_0 = tl.load(columns + column, mask=column < k, other=1.0)[None, :]
             if kind == 1:
@@ -106,27 +106,25 @@ def _share(  # type: ignore[no-untyped-def]  # noqa: PLR0915, PLR0917
                 terms = row_0 * column_0
                 u = (terms - row_1 * dots) - 1.0
                 alarm = u - near * terms
+            clear = tl.minimum(clear, tl.min(tl.where(in_columns, alarm, float("inf")), 1))
             u = tl.maximum(u, 1.1754944e-38)
-            r = tl.sqrt(u * (u + 2.0))
-            logit = -row_2 * tl.log(1.0 + u + r)
-            if kind == 1:
-                pull = column_1 / r
-                slope = u / r
-            else:
-                pull = 1.0 / r
-                slope = column_0 / r
+            logit = -row_2 * tl.log(1.0 + u + tl.sqrt(u * (u + 2.0)))
         logit = tl.where(in_columns, logit, float("-inf"))
-        alarm = tl.where(in_columns, alarm, float("inf"))
-        clear = tl.minimum(clear, tl.min(alarm, 1))
         m_new = tl.maximum(m, tl.max(logit, 1))
         fade = tl.exp(m - m_new)
-        e = tl.exp(logit - m_new[:, None])
-        w = e * pull
-        e_sum = e_sum * fade + tl.sum(e, 1)
-        weight_sum = weight_sum * fade + tl.sum(w, 1)
-        slope_sum = slope_sum * fade + tl.sum(e * slope, 1)
-        weighted = weighted * fade[:, None] + tl.dot(w, y_tile, input_precision="ieee")
+        w = tl.exp(logit - m_new[:, None])
         m = m_new
+        e_sum = e_sum * fade + tl.sum(w, 1)
+        if kind != 0:
+            # The root again, rather than a tile of them kept in registers.
+            w = w * tl.rsqrt(u * (u + 2.0))
+            if kind == 1:
+                slope_sum = slope_sum * fade + tl.sum(w * u, 1)
+                w = w * column_1
+                weight_sum = weight_sum * fade + tl.sum(w, 1)
+            else:
+                slope_sum = slope_sum * fade + tl.sum(w * column_0, 1)
+        weighted = weighted * fade[:, None] + tl.dot(w, y_tile, input_precision="tf32x3")
     at = part * n + row
     stride = tl.num_programs(1) * n
     tl.store(m_out + at, m, mask=in_rows)
@@ -192,7 +190,8 @@ def accumulate(geometry: Differentiable, x: Tensor, queue: Tensor) -> Total:
         queries=QUERIES,
         negatives=NEGATIVES,
         width=width,
-        num_warps=8,
+        num_warps=4,
+        num_stages=2,
     )
     total = _join(x, m, sums, weighted)
     near = (sums[3].amin(0) <= 0).nonzero()[:, 0]

@@ -138,7 +138,7 @@ def compiled(eager: Body, logits: int) -> Body:
             return eager(*arguments)
         try:
             return _compiled[eager](*arguments)
-        except (torch._dynamo.exc.TorchDynamoException, OSError, RuntimeError) as error:
+        except torch._dynamo.exc.TorchDynamoException as error:
             _broken.add(eager)
             _log.warning("torch.compile does not work here, going on without: %s", error)
             return eager(*arguments)

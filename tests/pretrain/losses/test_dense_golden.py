@@ -35,7 +35,7 @@ def test_first_of_equal_cells_is_taken():
     assert torch.equal(match(same, same), torch.zeros(1, 4, dtype=torch.long))
 
 
-@pytest.mark.parametrize("path", ["plain", "matrix"])
+@pytest.mark.parametrize("path", ["plain", "matrix", "streaming"])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_losses_and_gradients(dtype, path):
     bound = {torch.float64: 1e-12, torch.float32: 1e-6}[dtype]

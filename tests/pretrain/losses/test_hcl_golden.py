@@ -14,7 +14,7 @@ from pretrain.losses import hyperbolic_info_nce, info_nce
 
 GOLDEN = np.load(Path(__file__).parents[2] / "golden/hcl_losses.npz")
 C, T, WEIGHT = (float(GOLDEN[name]) for name in ("c", "T", "theta_hyperbolic"))
-PATHS = ("plain", "matrix")
+PATHS = ("plain", "matrix", "streaming")
 SETS = ("typ", "edge")
 
 
