@@ -95,13 +95,21 @@ class RunFolder:
             )
 
     def open(self, command: list[str], fingerprint: str, device: torch.device, world: int) -> None:
-        """Write ``config.yaml`` and begin ``run.json``; earlier starts stay in its list."""
+        """Write ``config.yaml`` and begin ``run.json``; earlier starts stay in its list.
+
+        Raises:
+            InputError: the data set is not the one this run began with.
+        """
         self.path.mkdir(parents=True, exist_ok=True)
-        _write(self.path / "config.yaml", dump_yaml(self.settings))
         file = self.path / "run.json"
-        starts: list[dict[str, Any]] = []
-        if file.is_file():
-            starts = json.loads(file.read_text(encoding="utf-8")).get("starts", [])
+        before = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        if before.get("data_fingerprint", fingerprint) != fingerprint:
+            raise InputError(
+                f"{self.path}: the data set has changed since this run began (its fingerprint in "
+                f"{file.name} differs); restore it, or --fresh to start over"
+            )
+        _write(self.path / "config.yaml", dump_yaml(self.settings))
+        starts: list[dict[str, Any]] = before.get("starts", [])
         starts.append(
             {
                 "time": _now(),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -188,6 +189,19 @@ def test_finished_run__is_left_alone(scenes: Path, tmp_path: Path) -> None:
     before = losses(run)
     assert "finished" in train(arguments)
     assert losses(run) == before
+
+
+def test_changed_data__is_refused(scenes: Path, tmp_path: Path) -> None:
+    data = tmp_path / "set"
+    shutil.copytree(scenes, data)
+    arguments = overrides(data, tmp_path / "run", train__steps=0)
+    train(arguments)
+    file = data / "annotations/instances_train.json"
+    content = json.loads(file.read_text())
+    content["annotations"].pop()
+    file.write_text(json.dumps(content))
+    shutil.rmtree(tmp_path / "index")
+    assert "the data set has changed since this run began" in train(arguments, status=2)
 
 
 def test_no_steps__saves_the_initialisation(scenes: Path, tmp_path: Path) -> None:
