@@ -226,7 +226,11 @@ def test_non_finite_loss__stops_and_saves_the_batch(scenes: Path, tmp_path: Path
     assert set(state["views"]) == {"view_1", "view_2", "object", "scene"}
 
 
-@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+@pytest.mark.parametrize(
+    "precision",
+    # Convolutions in fp16 take minutes on a CPU.
+    ["bf16", pytest.param("fp16", marks=pytest.mark.gpu)],
+)
 def test_half_precision__trains_and_resumes(scenes: Path, tmp_path: Path, precision: str) -> None:
     run = tmp_path / "run"
     arguments = overrides(
