@@ -131,14 +131,29 @@ def hyperboloid(
     return Tile(h, Sums(e.sum(1), zero, slope, logits, zero), alarm.amin(1))
 
 
-def squares(x: Tensor) -> Tensor:
-    """|x|² of rows (k, D), in float64."""
-    return x.double().square().sum(1)
+def squares(y: Tensor, c: Tensor) -> Tensor:
+    """|y|² of rows (k, D) of the ball, float64, to 2e-10 at least."""
+    if torch.compiler.is_compiling() and y.dtype == torch.float32:
+        return split_squares(y, c)
+    return y.double().square().sum(1)
+
+
+def split_squares(y: Tensor, c: Tensor) -> Tensor:
+    """The same from float32 arithmetic, in half the time once compiled.
+
+    y = high + low, where high has 11 bits below the radius: its squares are multiples of 2⁻²² of
+    the radius', so float32 adds them without rounding. What remains is 2⁻¹¹ as large.
+    """
+    radius = torch.exp2(torch.ceil(-torch.log2(c) / 2)).to(y.dtype)
+    shift = radius * (1.5 * 2.0 ** (23 - 11))
+    high = (y + shift) - shift
+    low = y - high
+    return (high * high).sum(1).double() + ((high + y) * low).sum(1)
 
 
 def ball_columns(y: Tensor, c: Tensor) -> BallColumns:
     """Column factors of ball points y (k, D); c float64."""
-    return ball_factors(squares(y), c, y.dtype)
+    return ball_factors(squares(y, c), c, y.dtype)
 
 
 def ball_factors(square: Tensor, c: Tensor, dtype: torch.dtype) -> BallColumns:
@@ -149,7 +164,7 @@ def ball_factors(square: Tensor, c: Tensor, dtype: torch.dtype) -> BallColumns:
 
 def hyperboloid_columns(y: Tensor, c: Tensor) -> HyperboloidColumns:
     """Column factor of hyperboloid points with spatial coordinates y (k, D); c float64."""
-    return hyperboloid_factors(squares(y), c, y.dtype)
+    return hyperboloid_factors(y.double().square().sum(1), c, y.dtype)
 
 
 def hyperboloid_factors(square: Tensor, c: Tensor, dtype: torch.dtype) -> HyperboloidColumns:

@@ -87,8 +87,8 @@ class Ball:
     def __init__(self, x: Tensor, factors: tuple[Tensor, ...], wide: bool) -> None:
         self.x, self.factors, self.wide = x, factors, wide
         self.a, self.p, self.c = factors
-        self.curvature = self.c[0].double()
-        self.rows = BallRows(chunk_math.squares(x)[:, None].to(x.dtype), self.a, self.p)
+        self.curvature = self.c[0]
+        self.rows = BallRows(_square(x)[:, None].to(x.dtype), self.a, self.p)
 
     def peak(self, dots: Tensor, columns: BallColumns) -> Tensor:
         """Largest logit of each row, (N, 1)."""
@@ -140,8 +140,8 @@ class Hyperboloid:
     def __init__(self, x: Tensor, factors: tuple[Tensor, ...], wide: bool) -> None:
         self.x, self.factors, self.wide = x, factors, wide
         self.time, self.c, self.p = factors
-        self.curvature = self.c[0].double()
-        self.rows = HyperboloidRows(self.time, self.c, self.p)
+        self.curvature = self.c[0]
+        self.rows = HyperboloidRows(self.time, self.c.to(x.dtype), self.p)
 
     def peak(self, dots: Tensor, columns: HyperboloidColumns) -> Tensor:
         """Largest logit of each row, (N, 1)."""
@@ -170,7 +170,7 @@ class Hyperboloid:
         sums = Sums(*(part[:, None] for part in total.sums))
         factor = -self.p / sums.e
         return (
-            factor * (total.near - self.c * total.weighted),
+            factor * (total.near - self.rows.c * total.weighted),
             factor * sums.slope,
             torch.zeros_like(self.c),
             sums.logit / (self.p * sums.e),
@@ -224,19 +224,22 @@ def ball(
     query: Tensor, queue: Tensor, c: Curvature, temperature: Temperature, *, fused: bool
 ) -> Tensor:
     """Log Σ_j exp(-d(x, y_j)/T), (N,), of ball points; gradients reach c and T too."""
+    # The gap of a negative near the rim is wrong by eps/gap if c is rounded to float32.
+    wide_c = _column(c, query.double())
     c = curvature_like(c, query)
     a = 2 * c / poincare.gap(query, c)
     p = _column(1 / (root(c) * temperature), query)
-    return _apply(Ball, fused, queue, query, a[:, None], p, _column(c, query))
+    return _apply(Ball, fused, queue, query, a[:, None], p, wide_c)
 
 
 def hyperboloid(
     query: Tensor, queue: Tensor, c: float, temperature: Temperature, *, fused: bool
 ) -> Tensor:
     """Log Σ_j exp(-d(x, y_j)/T), (N,), of spatial coordinates (N, D) and (K, D)."""
-    time = (1 / c + chunk_math.squares(query)).sqrt().to(query.dtype)
+    wide_c = _column(c, query.double())
+    time = (1 / c + _square(query)).sqrt().to(query.dtype)
     p = _column(1 / (root(c) * temperature), query)
-    return _apply(Hyperboloid, fused, queue, query, c * time[:, None], _column(c, query), p)
+    return _apply(Hyperboloid, fused, queue, query, c * time[:, None], wide_c, p)
 
 
 def spatial_u(x: Tensor, y: Tensor, c: Curvature) -> Tensor:
@@ -246,7 +249,7 @@ def spatial_u(x: Tensor, y: Tensor, c: Curvature) -> Tensor:
     """
     s = root(c)
     x, y = x.double(), y.double()
-    shift_x, shift_y = (1 + s * (1 / c + chunk_math.squares(spatial)).sqrt() for spatial in (x, y))
+    shift_x, shift_y = (1 + s * (1 / c + _square(spatial)).sqrt() for spatial in (x, y))
     chord = torch.cdist(
         x / shift_x[:, None], y / shift_y[:, None], compute_mode="donot_use_mm_for_euclid_dist"
     )
@@ -267,6 +270,11 @@ def _column(value: float | Tensor, like: Tensor) -> Tensor:
 def _peak(u: Tensor, p: Tensor) -> Tensor:
     """Largest logit of each row of u, (N, 1)."""
     return -p * torch.acosh(1 + u.amin(1, keepdim=True).clamp_min(0))
+
+
+def _square(x: Tensor) -> Tensor:
+    """|x|² of rows, in float64."""
+    return x.double().square().sum(1)
 
 
 def _span(near: Tensor) -> tuple[Tensor, Tensor]:

@@ -3,7 +3,7 @@
 Each tile of the queue costs two matrix products, one for the dot products and one for the
 gradient, and one elementwise pass (:mod:`pretrain.losses.chunk_math`). The gradient is taken on
 the way and kept, (N, D). Sums are relative to a reference m near the largest logit of the row,
-set by the first tile and raised when a later one exceeds it by far.
+set by the first few negatives and raised when a later one exceeds it by far.
 
 Tiles in which a dot product is too coarse for some pair (near points) are done again with the
 distances of such pairs by differences, in value and gradient.
@@ -24,6 +24,9 @@ from pretrain.losses.chunk_math import Sums, Tile
 
 TILE = {"cpu": 2**18, "cuda": 2**22}
 """Logits of a tile: on a CPU, those that stay in the second-level cache (1 MiB of float32)."""
+
+PEEK = 256
+"""Negatives that set the first reference."""
 
 COMPILE_FROM = 2**22
 """From so many logits a call (tens of milliseconds) a compiled elementwise pass is worth the
@@ -97,7 +100,7 @@ class Total:
 
 def accumulate(geometry: Geometry, x: Tensor, queue: Tensor) -> Total:
     """Go through the queue (K, D), K > 0, once for the queries x (N, D)."""
-    total: Total | None = None
+    total = Total(x, first_peak(geometry, x, queue[:PEEK]))
     width = tile_width(len(x), len(queue), x.device.type)
     body = compiled(geometry.body, len(x) * len(queue))
     prepare = geometry.prepare and compiled(geometry.prepare, len(x) * len(queue))
@@ -106,15 +109,18 @@ def accumulate(geometry: Geometry, x: Tensor, queue: Tensor) -> Total:
         columns = prepare(y, geometry.curvature) if prepare else None
         dots = buffer if len(y) == width else x.new_empty(len(x), len(y))
         torch.mm(x, y.mT, out=dots)
-        if total is None:
-            total = Total(x, geometry.peak(dots, columns))
         tile = body(dots, (geometry.rows, columns), total.m, geometry.wide)
         if bool((tile.clear.amin() <= 0) | (tile.sums.e.amax() > chunk_math.CEILING)):
             tile = geometry.careful(y, dots, columns, total)
         total.sums = Sums(*map(torch.add, total.sums, tile.sums))
         total.weighted.addmm_(tile.weights, y)
-    assert total is not None, "the caller answers for an empty queue"
     return total
+
+
+def first_peak(geometry: Geometry, x: Tensor, y: Tensor) -> Tensor:
+    """Largest logit of each row against these few negatives, (N, 1): the first reference."""
+    columns = geometry.prepare(y, geometry.curvature) if geometry.prepare else None
+    return geometry.peak(x @ y.mT, columns)
 
 
 def tile_width(rows: int, columns: int, device: str) -> int:
