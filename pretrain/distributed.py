@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import hashlib
 import os
 import subprocess
@@ -75,6 +76,9 @@ def process_group(device: str = "auto", timeout_minutes: float = 30) -> Iterator
     try:
         yield world
     finally:
+        # What still holds the group, such as DDP in a reference cycle, must go before it does:
+        # else its destructor runs at exit, holding the interpreter that gloo's threads wait for.
+        gc.collect()
         dist.destroy_process_group()
 
 
