@@ -16,7 +16,8 @@ def configs_root() -> Path:
         InputError: the installation holds no presets.
     """
     checkout = Path(__file__).resolve().parent.parent / "configs"
-    if checkout.is_dir():
+    # Beside an installed package, `configs` could be anybody's.
+    if (checkout.parent / "setup.py").is_file() and checkout.is_dir():
         return checkout
     spec = importlib.util.find_spec("hcl_configs")
     if spec is not None and spec.submodule_search_locations:

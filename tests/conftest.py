@@ -27,3 +27,14 @@ def coco_tiny() -> Path:
     if not (folder / "annotations/instances_val2017.json").is_file():
         pytest.skip(f"needs real COCO images in {folder} (or HCL_COCO_TINY)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small set of embedded scenes: annotations/, train/ (48 images), val/ (8 images)."""
+    import hcl
+
+    folder = tmp_path_factory.mktemp("scenes")
+    arguments = ["--images", "48", "--val", "8", "--size", "96", "--seed", "5", "--workers", "1"]
+    assert hcl.main(["data", "scenes", str(folder / "set"), *arguments]) == 0
+    return folder / "set"

@@ -44,9 +44,9 @@ class ViewPlan:
         names = [crop.name for crop in self.crops]
         assert len(set(names)) == len(names), f"crop names repeat: {names}"
 
-    def __add__(self, other: tuple[Crop, ...]) -> ViewPlan:
+    def extended(self, *crops: Crop) -> ViewPlan:
         """The plan with further crops of the same size."""
-        return ViewPlan(self.size, self.crops + other)
+        return ViewPlan(self.size, self.crops + crops)
 
 
 @dataclass

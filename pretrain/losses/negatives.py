@@ -63,11 +63,11 @@ class Cosine:
         self.curvature = x.new_zeros(())
         self.rows, self.wide = CosineRows(self.scale), wide
 
-    def peak(self, dots: Tensor, columns: None) -> Tensor:  # noqa: ARG002
+    def peak(self, dots: Tensor, columns: None) -> Tensor:
         """Largest logit of each row, (N, 1)."""
         return dots.amax(1, keepdim=True) * self.scale
 
-    def careful(self, y: Tensor, dots: Tensor, columns: None, total: Total) -> Tile:  # noqa: ARG002
+    def careful(self, y: Tensor, dots: Tensor, columns: None, total: Total) -> Tile:
         """No pair is ever near: only the reference rises."""
         total.raise_to(self.peak(dots, columns))
         return chunk_math.cosine(dots, (self.rows, None), total.m, self.wide)

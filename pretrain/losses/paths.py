@@ -12,7 +12,8 @@ from torch import Tensor
 Path = Literal["auto", "plain", "matrix", "streaming", "triton"]
 """plain: reads like the equation, N x K logits, distances by differences. matrix: the logits from
 one matrix product. streaming: tiles of the queue, nothing of size N x K. triton: the same in one
-fused CUDA kernel. auto: the best of the last three for the shapes and the device.
+fused CUDA kernel. auto: matrix or streaming, by the number of logits; the kernel's arithmetic is
+tested in Triton's interpreter, but it has not run on a GPU yet, so it waits to be asked for.
 """
 
 SMALL = 2**20
@@ -37,15 +38,11 @@ def choose(path: Path, loss: str, query: Tensor, queue: Tensor, *, learnable: bo
     """
     if path not in ("auto", "plain", "matrix", "streaming", "triton"):
         raise ValueError(f"path must be auto, plain, matrix, streaming or triton, got {path!r}")
-    obstacle = _obstacle(query, learnable)
-    if path == "triton" and obstacle:
+    if path == "triton" and (obstacle := _obstacle(query, learnable)):
         raise ValueError(f"path 'triton' {obstacle}; use 'auto' or 'streaming'")
     if path != "auto":
         return path
-    if len(query) * len(queue) <= SMALL:
-        chosen: Path = "matrix"
-    else:
-        chosen = "streaming" if obstacle else "triton"
+    chosen: Path = "matrix" if len(query) * len(queue) <= SMALL else "streaming"
     said = (loss, chosen, query.device.type)
     if said not in _said:
         _said.add(said)

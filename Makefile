@@ -1,0 +1,45 @@
+# Two commands: `make quickstart` and `make test`. They need Python (3.11 or newer), pip and make.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+JOBS ?= 2
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+
+.PHONY: help install quickstart test lint format clean
+
+help:
+	@echo "make quickstart  install, then the whole road on embedded data: table and report"
+	@echo "make test        the whole test suite"
+	@echo "make lint        ruff, mypy, import directions"
+	@echo "make format      ruff format"
+	@echo "make install     the environment alone ($(VENV))"
+
+install: $(VENV)/.installed
+
+$(VENV)/.installed: setup.py constraints.txt tools/install_detectron2.py
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "HCL needs Python 3.11 or newer; set PYTHON=")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) install --quiet --constraint constraints.txt setuptools wheel
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[detection,retrieval,dev]'
+	$(BIN)/python tools/install_detectron2.py
+	touch $@
+
+quickstart: install
+	PATH="$(CURDIR)/$(BIN):$$PATH" bash tools/quickstart.sh
+
+test: install
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: install
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info

@@ -1,0 +1,147 @@
+"""Finding what there is to compare: result files and pretraining runs."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from downstream.results import FILE_NAME, Result, read_result
+from pretrain.errors import InputError
+
+RUN_FILE = "run.json"
+CONFIG_FILE = "config.yaml"
+METRICS_FILE = "metrics.jsonl"
+VIEWS_FILE = "views.png"
+
+Curve = tuple[list[int], list[float]]
+"""Steps and values."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One result file, and the folder that its artifacts are relative to."""
+
+    folder: Path
+    result: Result
+
+
+@dataclass(frozen=True)
+class Pretraining:
+    """One run folder.
+
+    Attributes:
+        folder: of the run.
+        name: the row it belongs to.
+        record: content of ``run.json``.
+        config: text of ``config.yaml``.
+        curves: logged values by name, non-finite ones left out.
+        damaged_lines: lines of ``metrics.jsonl`` that are not JSON, as a kill may leave.
+    """
+
+    folder: Path
+    name: str
+    record: dict[str, Any]
+    config: str
+    curves: dict[str, Curve]
+    damaged_lines: int
+
+    @property
+    def views(self) -> Path | None:
+        """The grid of training views, if the run has one."""
+        path = self.folder / VIEWS_FILE
+        return path if path.is_file() else None
+
+
+@dataclass
+class Collection:
+    """Everything found, in the order it was found."""
+
+    results: list[Measured] = field(default_factory=list)
+    runs: list[Pretraining] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)
+
+    def of(self, name: str, task: str) -> list[Measured]:
+        """The results of one row and task: several where there are several seeds."""
+        return [m for m in self.results if m.result.run == name and m.result.task == task]
+
+
+def collect(items: Sequence[Path]) -> Collection:
+    """Search ``items`` recursively; what is reached twice counts once.
+
+    Args:
+        items: folders with results or runs in them, at any depth, or result files.
+
+    Raises:
+        InputError: an item is missing, holds neither, or holds an unreadable file.
+    """
+    found = Collection()
+    seen: set[Path] = set()
+    for item in items:
+        if not item.exists():
+            raise InputError(f"{item}: no such file or folder")
+        paths = [item] if item.is_file() else sorted([*_files(item)])
+        if not paths:
+            raise InputError(
+                f"{item}: no {FILE_NAME} and no run of `hcl pretrain` in it; run `hcl detect` or "
+                "`hcl retrieve` first, or leave it out"
+            )
+        for path in paths:
+            if path.resolve() not in seen:
+                seen.add(path.resolve())
+                _add(found, path)
+    return found
+
+
+def _files(folder: Path) -> list[Path]:
+    runs = [path for path in folder.rglob(RUN_FILE) if (path.parent / CONFIG_FILE).is_file()]
+    return [*runs, *folder.rglob(FILE_NAME)]
+
+
+def _add(found: Collection, path: Path) -> None:
+    if path.name == RUN_FILE:
+        run = _read_run(path)
+        found.runs.append(run)
+        name = run.name
+    else:
+        result = read_result(path)
+        found.results.append(Measured(path.parent, result))
+        name = result.run
+    if name not in found.names:
+        found.names.append(name)
+
+
+def _read_run(path: Path) -> Pretraining:
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        config = (path.parent / CONFIG_FILE).read_text(encoding="utf-8")
+    except ValueError as error:
+        raise InputError(f"{path}: not a run's record: {error}; run pretraining again") from None
+    if not isinstance(record, dict):
+        raise InputError(f"{path}: not a run's record: not an object; run pretraining again")
+    curves, damaged = _read_curves(path.parent / METRICS_FILE)
+    name = str(record.get("name") or path.parent.resolve().name)
+    return Pretraining(path.parent, name, record, config, curves, damaged)
+
+
+def _read_curves(path: Path) -> tuple[dict[str, Curve], int]:
+    curves: dict[str, Curve] = {}
+    damaged = 0
+    if not path.is_file():
+        return curves, damaged
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            values = json.loads(line)
+            step = int(values.pop("step"))
+        except (ValueError, KeyError, TypeError, AttributeError):
+            damaged += 1
+            continue
+        for name, value in values.items():
+            if isinstance(value, int | float) and math.isfinite(value):
+                steps, points = curves.setdefault(name, ([], []))
+                steps.append(step)
+                points.append(float(value))
+    return curves, damaged

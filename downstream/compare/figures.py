@@ -1,0 +1,228 @@
+"""Which plots and pictures the report shows of what was found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from downstream.compare.collect import Collection
+from downstream.compare.plots import (
+    Bar,
+    Group,
+    Line,
+    bar_plot,
+    colour_of,
+    line_plot,
+    style_of,
+)
+from downstream.compare.table import value_of
+
+SPACES = (
+    ("backbone cos", "recall/backbone/euclidean"),
+    ("head cos", "recall/head/euclidean"),
+    ("head hyp", "recall/head/hyperbolic"),
+)
+
+
+@dataclass(frozen=True)
+class Figure:
+    """An SVG element and its caption."""
+
+    caption: str
+    svg: str
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A picture file of a run and what it shows."""
+
+    run: str
+    caption: str
+    path: Path
+
+
+def loss_figures(found: Collection) -> list[Figure]:
+    """The total loss and every term, all runs in one plot each."""
+    logged = {name for run in found.runs for name in run.curves}
+    first = ["loss", "loss/euclidean", "loss/hyperbolic"]
+    terms = sorted(name for name in logged if name.startswith("loss/") and name not in first)
+    figures = []
+    for metric in [*(name for name in first if name in logged), *terms]:
+        caption = "Total loss" if metric == "loss" else f"{metric.removeprefix('loss/')} term"
+        figures += _curves(found, caption.capitalize(), "loss", [(metric, "")])
+    return figures
+
+
+def detection_figures(found: Collection) -> list[Figure]:
+    """Box and mask AP, grouped by run."""
+    figures = []
+    for caption, kind in (("Box AP", "bbox"), ("Mask AP", "segm")):
+        quantities = [(name, f"{kind}/{name}") for name in ("AP", "AP50", "AP75")]
+        figures += _bars(
+            found, caption, "detection", quantities, x_label="average precision, %", digits=2
+        )
+    return figures
+
+
+def retrieval_figures(found: Collection) -> list[Figure]:
+    """Recall@K for every K that was measured, grouped by run."""
+    metrics = {name for m in found.results for name in m.result.metrics}
+    ks = sorted(
+        {int(n.rpartition("@")[2]) for n in metrics if n.startswith("recall/head/euclidean@")}
+    )
+    # Chance is known for K = 1 alone, and depends on the set of objects.
+    chances = {
+        m.result.metrics["recall/chance@1"]
+        for m in found.results
+        if "recall/chance@1" in m.result.metrics
+    }
+    figures = []
+    for k in ks:
+        reference = ("chance", 100 * min(chances)) if k == 1 and len(chances) == 1 else None
+        figures += _bars(
+            found,
+            f"Recall@{k} of object crops",
+            "retrieval",
+            [(label, f"{space}@{k}") for label, space in SPACES],
+            x_label=f"recall@{k}, %",
+            scale=100,
+            reference=reference,
+        )
+    return figures
+
+
+def norm_figures(found: Collection) -> list[Figure]:
+    """Distances from the centre of the ball, in training and after it."""
+    training = _curves(
+        found,
+        "During pretraining, batch means",
+        "distance from the centre",
+        [("norm/object", "objects"), ("norm/scene", "scenes")],
+    )
+    after = _bars(
+        found,
+        "After pretraining, on the retrieval set; whiskers: 10th to 90th percentile",
+        "retrieval",
+        [("objects", "norm/object"), ("scenes", "norm/scene")],
+        x_label="mean distance from the centre",
+        whiskers=_quantiles,
+        digits=2,
+    )
+    return [*training, *after]
+
+
+def views(found: Collection) -> list[Shown]:
+    """The training views of every run that has a picture of them."""
+    return [
+        Shown(run.name, "Training views, one image a row", run.views)
+        for run in found.runs
+        if run.views is not None
+    ]
+
+
+def artifacts(found: Collection, task: str, key: str, most: int) -> list[Shown]:
+    """The first pictures under ``key`` of every run's first result that has any.
+
+    Files outside the result's folder are not shown, whatever the result says.
+    """
+    shown = []
+    for name in found.names:
+        for measured in found.of(name, task):
+            listed: Any = measured.result.artifacts.get(key)
+            names = [entry for entry in listed if isinstance(entry, str)] if listed else []
+            folder = measured.folder.resolve()
+            paths = [(folder / entry).resolve() for entry in names]
+            paths = [path for path in paths if path.is_relative_to(folder) and path.is_file()]
+            if paths:
+                shown += [Shown(name, _words(path), path) for path in paths[:most]]
+                break
+    return shown
+
+
+def _words(path: Path) -> str:
+    return path.stem.replace("_", " ").capitalize()
+
+
+def _curves(
+    found: Collection, caption: str, y_label: str, metrics: Sequence[tuple[str, str]]
+) -> list[Figure]:
+    """One plot; the first metric of a run in its own line style, a second one dotted."""
+    lines, told = [], []
+    for run in found.runs:
+        number = found.names.index(run.name)
+        for place, (metric, label) in enumerate(metrics):
+            curve = run.curves.get(metric)
+            if curve is None:
+                continue
+            style = ":" if place else style_of(number)
+            lines.append(Line(colour_of(number), curve, style))
+            who = f"{run.name} {label}".rstrip()
+            told.append(f"{who} from {curve[1][0]:.3g} to {curve[1][-1]:.3g}")
+    if not lines:
+        return []
+    if len(metrics) > 1:
+        caption += f" ({metrics[0][1]} solid, {metrics[1][1]} dotted)"
+    identity = "".join(c if c.isalnum() else "-" for c in f"curve-{metrics[0][0]}")
+    return [Figure(caption, line_plot(identity, f"{caption}: {'; '.join(told)}", lines, y_label))]
+
+
+def _bars(
+    found: Collection,
+    caption: str,
+    task: str,
+    quantities: Sequence[tuple[str, str]],
+    *,
+    x_label: str,
+    scale: float = 1.0,
+    reference: tuple[str, float] | None = None,
+    whiskers: Callable[[Collection, str, str], tuple[float, float]] | None = None,
+    digits: int = 1,
+) -> list[Figure]:
+    """One plot of the quantities that some run has; none where no run has any."""
+    names = list(found.names)
+    known = [
+        (label, metric)
+        for label, metric in quantities
+        if any(value_of(found, name, task, metric) is not None for name in names)
+    ]
+    groups, told = [], []
+    for number, name in enumerate(names):
+        bars: list[Bar | None] = []
+        for label, metric in known:
+            value = value_of(found, name, task, metric)
+            if value is None:
+                bars.append(None)
+                continue
+            spread = value.deviation or 0.0
+            low, high = (spread, spread)
+            if whiskers is not None:
+                low, high = whiskers(found, name, metric)
+            bars.append(Bar(value.mean * scale, low * scale, high * scale))
+            told.append(f"{name} {label} {value.mean * scale:.{digits}f}")
+        if any(bar is not None for bar in bars):
+            groups.append(Group(name, colour_of(number), bars))
+    if not groups:
+        return []
+    identity = "".join(c if c.isalnum() else "-" for c in f"bars-{known[0][1]}")
+    svg = bar_plot(
+        identity,
+        f"{caption}: {'; '.join(told)}",
+        groups,
+        [label for label, _ in known],
+        x_label=x_label,
+        reference=reference,
+        digits=digits,
+    )
+    return [Figure(caption, svg)]
+
+
+def _quantiles(found: Collection, name: str, metric: str) -> tuple[float, float]:
+    """How far the 10th and the 90th percentile lie from the mean."""
+    mean = value_of(found, name, "retrieval", metric)
+    low = value_of(found, name, "retrieval", f"{metric}/q10")
+    high = value_of(found, name, "retrieval", f"{metric}/q90")
+    if mean is None or low is None or high is None:
+        return 0.0, 0.0
+    return max(mean.mean - low.mean, 0.0), max(high.mean - mean.mean, 0.0)

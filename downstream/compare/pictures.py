@@ -1,0 +1,65 @@
+"""Pictures inside the page: shrunk until all of them together fit the budget."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+BUDGET = 6 * 2**20
+"""Bytes of all encoded pictures together, before base64 adds a third."""
+
+# Longest side in px and JPEG quality, best first.
+_LADDER = ((1000, 85), (800, 82), (640, 80), (480, 75), (360, 70), (240, 60))
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An encoded picture: a data URI and its size in px."""
+
+    uri: str
+    width: int
+    height: int
+
+
+def inline(paths: Sequence[Path], budget: int = BUDGET) -> dict[Path, Picture]:
+    """Encode all pictures at the largest size that keeps them within ``budget`` together.
+
+    A file that is not a readable picture is left out, and so are the last ones where even the
+    smallest size is too much.
+    """
+    encoded: dict[Path, Picture] = {}
+    for side, quality in _LADDER:
+        encoded = _encode_all(paths, side, quality)
+        if sum(len(picture.uri) for picture in encoded.values()) <= budget * 4 / 3:
+            return encoded
+    kept: dict[Path, Picture] = {}
+    room = budget * 4 // 3
+    for path, picture in encoded.items():
+        room -= len(picture.uri)
+        if room < 0:
+            break
+        kept[path] = picture
+    return kept
+
+
+def _encode_all(paths: Sequence[Path], side: int, quality: int) -> dict[Path, Picture]:
+    pictures = {path: _encode(path, side, quality) for path in dict.fromkeys(paths)}
+    return {path: picture for path, picture in pictures.items() if picture is not None}
+
+
+def _encode(path: Path, side: int, quality: int) -> Picture | None:
+    try:
+        with Image.open(path) as image:
+            image.thumbnail((side, side), Image.Resampling.LANCZOS)
+            rgb = image.convert("RGB")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return None
+    buffer = io.BytesIO()
+    rgb.save(buffer, "JPEG", quality=quality, optimize=True)
+    data = base64.b64encode(buffer.getvalue()).decode("ascii")
+    return Picture(f"data:image/jpeg;base64,{data}", rgb.width, rgb.height)

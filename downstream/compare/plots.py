@@ -1,0 +1,224 @@
+"""Plots as inline SVG: text as outlines, so they look the same everywhere; no file, no script.
+
+The ink follows the page (``currentColor``), so light and dark both work; the colour of a run is
+the same in all plots and in the table.
+"""
+
+from __future__ import annotations
+
+import html
+import io
+import re
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from downstream.compare.collect import Curve
+
+# At least 3:1 on white and on the dark page (#14171c).
+PALETTE = ("#2f7ed8", "#d9641e", "#249168", "#b455c9", "#a9811b", "#d1477a", "#5c8296", "#6f8f1f")
+LINES = ("-", "--", ":", "-.")
+
+# Stands for the text colour of the page until the SVG is written; no palette colour is like it.
+_INK = "#010203"
+_MAX_POINTS = 300
+_LABEL = 24
+_STYLE = {
+    "svg.fonttype": "path",
+    "svg.hashsalt": "hcl",
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "text.color": _INK,
+    "axes.labelcolor": _INK,
+    "axes.edgecolor": _INK,
+    "axes.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "xtick.color": _INK,
+    "ytick.color": _INK,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "legend.frameon": False,
+    "text.parse_math": False,
+}
+
+
+@dataclass(frozen=True)
+class Line:
+    """One curve."""
+
+    colour: str
+    curve: Curve
+    style: str = "-"
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One bar: its length, and how far it may reach to either side."""
+
+    value: float
+    low: float = 0.0
+    high: float = 0.0
+
+
+@dataclass(frozen=True)
+class Group:
+    """The bars of one run; None where a quantity was not measured."""
+
+    name: str
+    colour: str
+    bars: Sequence[Bar | None]
+
+
+def colour_of(number: int) -> str:
+    """Of the run with this number in the table."""
+    return PALETTE[number % len(PALETTE)]
+
+
+def style_of(number: int) -> str:
+    """Line style that tells apart runs of one colour."""
+    return LINES[number // len(PALETTE) % len(LINES)]
+
+
+def line_plot(identity: str, alt: str, lines: Sequence[Line], y_label: str) -> str:
+    """Curves over the training step, as an ``<svg>`` element.
+
+    Args:
+        identity: prefix of the element's ids, unique in the page.
+        alt: what the plot shows, for those who do not see it.
+        lines: the curves; long ones are averaged in bins.
+        y_label: of the axis.
+    """
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(4.4, 2.9), layout="constrained")
+        axes = figure.add_subplot()
+        for line in lines:
+            steps, values = thin(line.curve)
+            # A single point makes no line.
+            marker = "o" if len(steps) == 1 else None
+            axes.plot(steps, values, line.style, color=line.colour, lw=1.6, marker=marker, ms=4)
+        lowest = min((min(line.curve[1]) for line in lines), default=0)
+        highest = max((max(line.curve[1]) for line in lines), default=0)
+        if lowest > 0 and highest > 50 * lowest:
+            axes.set_yscale("log")
+        axes.set(xlabel="step", ylabel=y_label)
+        axes.grid(True, color=_INK, alpha=0.15, lw=0.5)
+        return _svg(figure, identity, alt)
+
+
+def bar_plot(
+    identity: str,
+    alt: str,
+    groups: Sequence[Group],
+    quantities: Sequence[str],
+    *,
+    x_label: str,
+    reference: tuple[str, float] | None = None,
+    digits: int = 1,
+) -> str:
+    """Horizontal bars grouped by run, as an ``<svg>`` element.
+
+    Args:
+        identity: prefix of the element's ids, unique in the page.
+        alt: what the plot shows, for those who do not see it.
+        groups: one per run, from the top.
+        quantities: what the bars of a group are, from the top.
+        x_label: of the axis.
+        reference: label and position of a dashed line, such as chance.
+        digits: of the numbers at the bars.
+    """
+    with mpl.rc_context(_STYLE):
+        count = len(quantities)
+        figure = Figure(
+            figsize=(4.4, 0.95 + (0.19 * count + 0.16) * len(groups)), layout="constrained"
+        )
+        axes: Any = figure.add_subplot()
+        height = 0.84 / count
+        shades = np.linspace(1.0, 0.4, count) if count > 1 else [1.0]
+        for place, group in enumerate(groups):
+            for number, bar in enumerate(group.bars):
+                if bar is None:
+                    continue
+                y = place + (number - (count - 1) / 2) * height
+                axes.barh(y, bar.value, height * 0.92, color=group.colour, alpha=shades[number])
+                if bar.low or bar.high:
+                    spread = [[bar.low], [bar.high]]
+                    axes.errorbar(bar.value, y, xerr=spread, ecolor=_INK, elinewidth=0.8, capsize=2)
+                axes.annotate(
+                    f"{bar.value:.{digits}f}",
+                    (bar.value + bar.high, y),
+                    xytext=(3, 0),
+                    textcoords="offset points",
+                    va="center",
+                    fontsize=7.5,
+                )
+        if reference is not None:
+            axes.axvline(reference[1], color=_INK, ls="--", lw=0.8)
+        axes.set_yticks(range(len(groups)), [short(group.name) for group in groups])
+        axes.set_ylim(len(groups) - 0.45, -0.55)
+        axes.margins(x=0.14)
+        axes.set_xlim(left=0)
+        axes.tick_params(axis="y", length=0)
+        axes.set_xlabel(x_label)
+        axes.grid(True, axis="x", color=_INK, alpha=0.15, lw=0.5)
+        axes.set_axisbelow(True)
+        keys: list[Any] = [
+            Patch(facecolor=_INK, alpha=0.75 * shade, label=quantity)
+            for quantity, shade in zip(quantities, shades, strict=True)
+        ]
+        if reference is not None:
+            keys.append(mpl.lines.Line2D([], [], color=_INK, ls="--", lw=0.8, label=reference[0]))
+        figure.legend(
+            handles=keys, loc="outside upper left", ncols=len(keys), fontsize=8, handlelength=1.2
+        )
+        return _svg(figure, identity, alt)
+
+
+def thin(curve: Curve) -> tuple[list[float], list[float]]:
+    """At most 300 points: means over bins of equally many."""
+    steps, values = (np.asarray(part, dtype=float) for part in curve)
+    if len(steps) <= _MAX_POINTS:
+        return steps.tolist(), values.tolist()
+    bins = np.array_split(np.arange(len(steps)), _MAX_POINTS)
+    return (
+        [float(steps[rows].mean()) for rows in bins],
+        [float(values[rows].mean()) for rows in bins],
+    )
+
+
+def short(name: str) -> str:
+    """A name that fits beside a bar."""
+    flat = " ".join(name.split())
+    return flat if len(flat) <= _LABEL else flat[: _LABEL - 1] + "…"
+
+
+def _svg(figure: Figure, identity: str, alt: str) -> str:
+    """The figure as an element: no prolog, comments or metadata, unique ids, the page's ink."""
+    buffer = io.StringIO()
+    with warnings.catch_warnings():
+        # A name in a script that the font lacks is drawn as boxes; the table has it in full.
+        warnings.filterwarnings("ignore", message="Glyph .* missing")
+        FigureCanvasSVG(figure).print_svg(buffer)
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL)
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{identity}-", text)
+    text = text.replace(_INK, "currentColor")
+    head, body = text.split(">", 1)
+    box = re.search(r'viewBox="[^"]*"', head)
+    assert box is not None
+    label = html.escape(alt)
+    return (
+        f'<svg {box[0]} role="img" aria-label="{label}" xmlns="http://www.w3.org/2000/svg" '
+        f'xmlns:xlink="http://www.w3.org/1999/xlink">{body.rstrip()}'
+    )

@@ -1,0 +1,144 @@
+"""One self-contained page: no script, no file beside it, nothing fetched."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from importlib import resources
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from downstream.compare import figures
+from downstream.compare.collect import Collection, Measured, Pretraining
+from downstream.compare.figures import Figure, Shown
+from downstream.compare.pictures import inline
+from downstream.compare.plots import colour_of
+from downstream.compare.table import COLUMNS, MISSING, flatten, rows, value_of, warnings
+from pretrain import __version__
+
+DETECTIONS = 4
+SHEETS = 2
+
+
+def render(found: Collection, title: str) -> str:
+    """The report as HTML. Every text in it is escaped by the template engine."""
+    views = figures.views(found)
+    detections = figures.artifacts(found, "detection", "detections", DETECTIONS)
+    neighbours = figures.artifacts(found, "retrieval", "neighbours", SHEETS)
+    pictures = inline([shown.path for shown in (*views, *detections, *neighbours)])
+
+    def by_run(listed: list[Shown]) -> list[tuple[str, list[tuple[Shown, Any]]]]:
+        groups: dict[str, list[tuple[Shown, Any]]] = {}
+        for shown in listed:
+            if shown.path in pictures:
+                groups.setdefault(shown.run, []).append((shown, pictures[shown.path]))
+        return list(groups.items())
+
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    source = resources.files("downstream.compare").joinpath("report.html.j2")
+    template = environment.from_string(source.read_text(encoding="utf-8"))
+    return template.render(
+        title=title,
+        made=time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
+        version=__version__,
+        colours={name: colour_of(number) for number, name in enumerate(found.names)},
+        columns=[column.title for column in COLUMNS],
+        rows=list(zip(found.names, rows(found), strict=True)),
+        seeds=_seeds(found),
+        warnings=warnings(found),
+        training=[_training(run) for run in found.runs],
+        losses=_safe(figures.loss_figures(found)),
+        detection=_safe(figures.detection_figures(found)),
+        retrieval=_safe(figures.retrieval_figures(found)),
+        norms=_safe(figures.norm_figures(found)),
+        views=by_run(views),
+        detections=by_run(detections),
+        neighbours=by_run(neighbours),
+        metrics=_all_metrics(found),
+        names=found.names,
+        results=[_provenance(measured) for measured in found.results],
+        runs=[_run_provenance(run) for run in found.runs],
+    )
+
+
+def _safe(plots: list[Figure]) -> list[tuple[str, Markup]]:
+    # The SVG is our own and its labels are escaped where it is made.
+    return [(plot.caption, Markup(plot.svg)) for plot in plots]
+
+
+def _seeds(found: Collection) -> list[str]:
+    return [
+        f"{name}, {task}: {len(results)}"
+        for name in found.names
+        for task in ("detection", "retrieval")
+        if len(results := found.of(name, task)) > 1
+    ]
+
+
+def _training(run: Pretraining) -> dict[str, str]:
+    """A line of the table of pretraining runs."""
+
+    def last(metric: str) -> str:
+        values = run.curves.get(metric, ([], []))[1]
+        # The mean of the last tenth: a single step is noise.
+        return f"{statistics.fmean(values[-(len(values) // 10 + 1) :]):.4g}" if values else MISSING
+
+    def median(metric: str, factor: float, unit: str) -> str:
+        values = run.curves.get(metric, ([], []))[1]
+        return f"{statistics.median(values) * factor:.3g}{unit}" if values else MISSING
+
+    record = run.record
+    return {
+        "name": run.name,
+        "method": str(record.get("method", MISSING)),
+        "steps": f"{record.get('step', MISSING)} of {record.get('total_steps', MISSING)}",
+        "state": str(record.get("state", MISSING)),
+        "loss": last("loss"),
+        "speed": median("images_per_s", 1, ""),
+        "wait": median("data_wait", 100, " %"),
+    }
+
+
+def _all_metrics(found: Collection) -> list[tuple[str, str, list[str]]]:
+    """Every metric of every run, in the units of the result files."""
+    keys: dict[tuple[str, str], None] = {}
+    for measured in found.results:
+        keys |= dict.fromkeys((measured.result.task, m) for m in measured.result.metrics)
+    lines = []
+    for task, metric in keys:
+        values = [value_of(found, name, task, metric) for name in found.names]
+        lines.append((task, metric, [MISSING if v is None else v.text(4) for v in values]))
+    return lines
+
+
+def _provenance(measured: Measured) -> dict[str, Any]:
+    result = measured.result
+    return {
+        "name": result.run,
+        "task": result.task,
+        "folder": str(measured.folder),
+        "facts": list(flatten(result.provenance).items()),
+        "protocol": list(flatten(result.protocol).items()),
+    }
+
+
+def _run_provenance(run: Pretraining) -> dict[str, Any]:
+    record = dict(run.record)
+    facts: dict[str, str] = {}
+    for number, start in enumerate(record.pop("starts", None) or [], 1):
+        if isinstance(start, dict):
+            told = flatten(start)
+            facts[f"start {number}"] = f"{told.get('time')}: {told.get('command')}"
+    facts |= flatten(record)
+    if run.damaged_lines:
+        facts["unreadable lines of metrics.jsonl"] = str(run.damaged_lines)
+    return {
+        "name": run.name,
+        "folder": str(run.folder),
+        "facts": list(facts.items()),
+        "config": run.config,
+    }

@@ -1,0 +1,202 @@
+"""The table: rows are runs, columns are metrics, the best of each column in bold."""
+
+from __future__ import annotations
+
+import math
+import re
+import shlex
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from downstream.compare.collect import Collection
+
+MISSING = "\N{EN DASH}"
+
+
+@dataclass(frozen=True)
+class Column:
+    """A metric in the table.
+
+    Attributes:
+        title: heading.
+        task: of the results it comes from.
+        metric: name in ``Result.metrics``.
+        scale: factor to percent.
+        ranked: whether the best value is marked.
+    """
+
+    title: str
+    task: str
+    metric: str
+    scale: float = 1.0
+    ranked: bool = True
+
+
+COLUMNS = (
+    Column("box AP", "detection", "bbox/AP"),
+    Column("box AP50", "detection", "bbox/AP50"),
+    Column("mask AP", "detection", "segm/AP"),
+    Column("mask AP50", "detection", "segm/AP50"),
+    Column("R@1 backbone cos", "retrieval", "recall/backbone/euclidean@1", 100),
+    Column("R@1 head cos", "retrieval", "recall/head/euclidean@1", 100),
+    Column("R@1 head hyp", "retrieval", "recall/head/hyperbolic@1", 100),
+    Column("R@1 chance", "retrieval", "recall/chance@1", 100, ranked=False),
+)
+
+
+@dataclass(frozen=True)
+class Value:
+    """A metric over the results of one row: mean, and standard deviation where there are more."""
+
+    mean: float
+    deviation: float | None
+    count: int
+
+    def text(self, digits: int = 1) -> str:
+        """As it stands in tables."""
+        spread = "" if self.deviation is None else f" ± {self.deviation:.{digits}f}"
+        return f"{self.mean:.{digits}f}{spread}"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A value as shown; ``best`` of its column."""
+
+    text: str
+    best: bool = False
+
+
+def value_of(found: Collection, name: str, task: str, metric: str) -> Value | None:
+    """The metric of one row, over all its results that have it; None where there is none.
+
+    The deviation is that of the sample (n - 1).
+    """
+    numbers = [
+        measured.result.metrics[metric]
+        for measured in found.of(name, task)
+        if math.isfinite(measured.result.metrics.get(metric, math.nan))
+    ]
+    if not numbers:
+        return None
+    deviation = statistics.stdev(numbers) if len(numbers) > 1 else None
+    return Value(statistics.fmean(numbers), deviation, len(numbers))
+
+
+def rows(found: Collection, columns: Sequence[Column] = COLUMNS) -> list[list[Cell]]:
+    """The cells of every run, in the order the runs were found."""
+    return [list(row) for row in zip(*(_column(found, c) for c in columns), strict=True)]
+
+
+def _column(found: Collection, column: Column) -> list[Cell]:
+    values = [value_of(found, name, column.task, column.metric) for name in found.names]
+    scaled = [None if v is None else _scaled(v, column.scale) for v in values]
+    # One digit is what papers print; a column of small numbers would be all noughts.
+    digits = 2 if all(v.mean < 1 for v in scaled if v is not None) else 1
+    # What looks equal is equally good: the best is judged as displayed.
+    shown = [round(v.mean, digits) for v in scaled if v is not None]
+    return [
+        Cell(MISSING)
+        if v is None
+        else Cell(v.text(digits), best=column.ranked and round(v.mean, digits) == max(shown))
+        for v in scaled
+    ]
+
+
+def _scaled(value: Value, scale: float) -> Value:
+    deviation = None if value.deviation is None else value.deviation * scale
+    return Value(value.mean * scale, deviation, value.count)
+
+
+def markdown(found: Collection, columns: Sequence[Column] = COLUMNS) -> str:
+    """The table in Markdown, aligned for the terminal, with its notes."""
+    header = ["run", *[column.title for column in columns]]
+    body = [
+        [_escape(name), *[f"**{cell.text}**" if cell.best else cell.text for cell in cells]]
+        for name, cells in zip(found.names, rows(found, columns), strict=True)
+    ]
+    widths = [max(len(row[n]) for row in [header, *body]) for n in range(len(header))]
+    rule = ["-" * widths[0], *["-" * (width - 1) + ":" for width in widths[1:]]]
+
+    def line(row: Sequence[str]) -> str:
+        first = row[0].ljust(widths[0])
+        rest = [text.rjust(width) for text, width in zip(row[1:], widths[1:], strict=True)]
+        return f"| {' | '.join([first, *rest])} |"
+
+    table = "\n".join(line(row) for row in [header, rule, *body])
+    return "\n\n".join([table, *notes(found)]) + "\n"
+
+
+def notes(found: Collection) -> list[str]:
+    """What one must know to read the numbers rightly."""
+    lines = [
+        f"All numbers in percent; the best of each column in bold; {MISSING} is not measured. R@1: "
+        "recall at 1 of object crops by category, by cosine (cos) or hyperbolic distance (hyp)."
+    ]
+    seeds = [
+        f"{_escape(name)} {task} {len(results)}"
+        for name in found.names
+        for task in ("detection", "retrieval")
+        if len(results := found.of(name, task)) > 1
+    ]
+    if seeds:
+        lines.append(f"Mean ± standard deviation over several results: {', '.join(seeds)}.")
+    return [*lines, *(f"Warning: {_escape(warning)}" for warning in warnings(found))]
+
+
+def warnings(found: Collection) -> list[str]:
+    """Reasons why numbers of this table are not comparable or not independent."""
+    return [*_protocol_differences(found), *_repeated_weights(found)]
+
+
+def _protocol_differences(found: Collection) -> list[str]:
+    lines = []
+    for task in ("detection", "retrieval"):
+        compared = [m for m in found.results if m.result.task == task]
+        flat = [(m.result.run, flatten(m.result.protocol)) for m in compared]
+        for key in dict.fromkeys(key for _, protocol in flat for key in protocol):
+            holders: dict[str, list[str]] = {}
+            for run, protocol in flat:
+                names = holders.setdefault(protocol.get(key, "absent"), [])
+                if run not in names:
+                    names.append(run)
+            if len(holders) > 1:
+                values = "; ".join(f"{value} ({', '.join(n)})" for value, n in holders.items())
+                lines.append(f"{task} protocols differ in {key}: {values}")
+    return lines
+
+
+def _repeated_weights(found: Collection) -> list[str]:
+    lines = []
+    for name in found.names:
+        for task in ("detection", "retrieval"):
+            results = found.of(name, task)
+            flat = [flatten(m.result.provenance) for m in results]
+            # Retrieval reads a checkpoint, detection the weights exported from one.
+            weights = [f.get("weights_sha256") or f.get("weights.sha256") for f in flat]
+            known = [sha for sha in weights if sha is not None]
+            if len(set(known)) < len(known):
+                lines.append(
+                    f"{name}: {len(results)} {task} results, but some are of the same weights: "
+                    "their deviation is not that between pretraining seeds"
+                )
+    return lines
+
+
+def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, str]:
+    """Nested values as dotted names and short texts."""
+    flat: dict[str, str] = {}
+    for key, value in values.items():
+        if isinstance(value, dict) and value:
+            flat.update(flatten(value, f"{prefix}{key}."))
+        elif isinstance(value, list) and all(isinstance(part, str) for part in value):
+            flat[f"{prefix}{key}"] = shlex.join(value)
+        else:
+            flat[f"{prefix}{key}"] = "none" if value is None else str(value)
+    return flat
+
+
+def _escape(text: str) -> str:
+    """Keep a name from being read as Markdown or HTML."""
+    return re.sub(r"([\\|<*`\[])", r"\\\1", " ".join(text.split()))

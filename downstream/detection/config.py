@@ -1,0 +1,144 @@
+"""Native detectron2 configs: loading, overriding, and what is set from the data and machine."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from downstream.detection.coco import CocoSet
+from downstream.detection.compat import check_amp
+from pretrain.errors import InputError
+
+TRAIN, VAL = "hcl_train", "hcl_val"
+# Keys that say where and when, not what is computed.
+CIRCUMSTANCES = ("OUTPUT_DIR", "MODEL.WEIGHTS", "MODEL.DEVICE", "DATALOADER.NUM_WORKERS")
+
+
+def load_config(path: Path, overrides: Sequence[str]) -> Any:
+    """Merge a YAML file and ``KEY VALUE`` pairs into detectron2's defaults.
+
+    ``MODEL.DEVICE`` is ``auto`` unless something sets it. YAML is loaded safely.
+
+    Raises:
+        InputError: unreadable file, unknown key, wrong type, or a key without a value.
+    """
+    from detectron2.config import get_cfg
+
+    config = get_cfg()
+    config.MODEL.DEVICE = "auto"
+    if len(overrides) % 2:
+        raise InputError(f"overrides are pairs KEY VALUE; '{overrides[-1]}' stands alone")
+    _merge(config, str(path), lambda: config.merge_from_file(str(path), allow_unsafe=False))
+    for place in range(0, len(overrides), 2):
+        pair = list(overrides[place : place + 2])
+        _merge(config, f"override '{' '.join(pair)}'", partial(config.merge_from_list, pair))
+    return config
+
+
+def adapt(config: Any, train: CocoSet, val: CocoSet, output: Path) -> list[str]:
+    """Set what follows from the data and the machine, and freeze the config.
+
+    Returns:
+        A sentence for each thing set otherwise than the config said.
+
+    Raises:
+        InputError: config, data and machine do not go together.
+    """
+    said = []
+    if (train.category_ids, train.category_names) != (val.category_ids, val.category_names):
+        raise InputError(
+            f"{val.annotations}: its categories are not those of {train.annotations}; "
+            "both must list the same ids and names"
+        )
+    classes = len(train.category_ids)
+    for head in (config.MODEL.ROI_HEADS, config.MODEL.RETINANET):
+        head.NUM_CLASSES = classes
+    said.append(f"{classes} categories, from {train.annotations.name}")
+    if config.MODEL.KEYPOINT_ON or config.MODEL.LOAD_PROPOSALS:
+        raise InputError("keypoints and precomputed proposals are not part of this transfer")
+    if not any(True for _ in train.objects()):
+        raise InputError(f"{train.annotations}: no object to train on (crowds do not count)")
+    if config.MODEL.MASK_ON:
+        train.require_masks()
+        val.require_masks()
+        if config.INPUT.MASK_FORMAT == "polygon" and train.uses_rle():
+            config.INPUT.MASK_FORMAT = "bitmask"
+            said.append("masks are run-length coded: INPUT.MASK_FORMAT is bitmask")
+    steps = tuple(step for step in config.SOLVER.STEPS if step < config.SOLVER.MAX_ITER)
+    stepwise = config.SOLVER.LR_SCHEDULER_NAME == "WarmupMultiStepLR"
+    if stepwise and steps != tuple(config.SOLVER.STEPS):
+        config.SOLVER.STEPS = steps
+        said.append(f"SOLVER.STEPS is {steps}: the others lie beyond MAX_ITER")
+    if config.SEED < 0:
+        config.SEED = 0
+        said.append("no SEED in the config: SEED is 0")
+    said += _set_device(config)
+    check_amp(config.MODEL.DEVICE, config.SOLVER.AMP.ENABLED)
+    config.DATASETS.TRAIN, config.DATASETS.TEST = (TRAIN,), (VAL,)
+    config.OUTPUT_DIR = str(output)
+    config.freeze()
+    return said
+
+
+def digest(config: Any, without: Sequence[str] = ()) -> str:
+    """A hexadecimal digest of what the config computes, leaving out keys ``without``."""
+    plain = yaml.safe_load(config.dump())
+    for key in (*CIRCUMSTANCES, *without):
+        *parents, last = key.split(".")
+        node = plain
+        for parent in parents:
+            node = node[parent]
+        node.pop(last)
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+
+
+def _merge(config: Any, source: str, merge: Callable[[], None]) -> None:
+    try:
+        merge()
+    except (
+        yaml.YAMLError,
+        AssertionError,
+        AttributeError,
+        KeyError,
+        OSError,
+        ValueError,
+    ) as error:
+        # yacs reports an unknown key by a KeyError or an AssertionError, with one text.
+        reason = " ".join(str(error).strip("'").split())
+        if reason.startswith("Non-existent"):
+            reason = _unknown(reason, config)
+        raise InputError(f"{source}: {reason or 'not a detectron2 config'}") from None
+
+
+def _set_device(config: Any) -> list[str]:
+    import torch
+
+    wanted = str(config.MODEL.DEVICE)
+    available = torch.cuda.is_available()
+    if wanted == "auto":
+        config.MODEL.DEVICE = "cuda" if available else "cpu"
+        return [] if available else ["no CUDA device: training on the CPU"]
+    if wanted.startswith("cuda") and not available:
+        raise InputError("MODEL.DEVICE is cuda and there is none here; set it to auto or cpu")
+    return []
+
+
+def _unknown(message: str, config: Any) -> str:
+    key = message.rpartition(" ")[2]
+    near = difflib.get_close_matches(key, list(_keys(config)), n=1, cutoff=0.5)
+    hint = f"did you mean '{near[0]}'?" if near else "see detectron2/config/defaults.py"
+    return f"unknown key '{key}': {hint}"
+
+
+def _keys(node: Any, prefix: str = "") -> list[str]:
+    keys: list[str] = []
+    for name, value in node.items():
+        keys += _keys(value, f"{prefix}{name}.") if isinstance(value, dict) else [f"{prefix}{name}"]
+    return keys

@@ -1,0 +1,128 @@
+"""``hcl retrieve``: Recall@K of object crops."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from downstream.results import Result
+
+
+def main(argv: list[str]) -> int:
+    """Evaluate one run and write ``result.json`` and the neighbour sheets."""
+    arguments = _parser().parse_args(argv)
+    from downstream.retrieval.task import retrieve
+
+    result, reused = retrieve(arguments, ["hcl", "retrieve", *argv])
+    print(_summary(result))
+    verb = "already there, same weights and options" if reused else "written"
+    print(f"{arguments.output / 'result.json'}: {verb}")
+    if reused:
+        print("measure again with --overwrite")
+    return 0
+
+
+def _summary(result: Result) -> str:
+    """What the user sees."""
+    from downstream.retrieval.evaluate import SPACES
+
+    facts, metrics, ks = result.provenance, result.metrics, result.protocol["ks"]
+    lines = [
+        f"{result.run}: {facts['objects']} objects, {facts['categories']} categories"
+        f" ({facts['singleton_categories']} with a single object: always a miss)"
+    ]
+    left_out = ", ".join(
+        f"{count} {reason}" for reason, count in facts["left_out"].items() if count
+    )
+    if left_out:
+        lines.append(f"left out: {left_out}")
+    lines.append(f"{'recall in %':<28}" + "".join(f"{f'R@{k}':>8}" for k in ks))
+    for name in SPACES:
+        label = f"{name} (c={facts['curvature']:g})" if name == "head/hyperbolic" else name
+        values = "".join(f"{100 * metrics[f'recall/{name}@{k}']:8.1f}" for k in ks)
+        lines.append(f"{label:<28}{values}")
+    lines.append(f"{'chance':<28}{100 * metrics['recall/chance@1']:8.1f} (R@1)")
+    scene = f", scenes {metrics['norm/scene']:.3f}" if "norm/scene" in metrics else ""
+    lines.append(
+        f"mean distance from the centre: objects {metrics['norm/object']:.3f} "
+        f"({100 * metrics['norm/object/rim']:.0f} % held at the rim){scene}"
+    )
+    return "\n".join(lines)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="hcl retrieve",
+        description="Recall@K by category of the object crops of a COCO-format set, each object "
+        "searched among all others: by cosine of backbone features and of head embeddings, and "
+        "by hyperbolic distance of head embeddings in the ball.",
+    )
+    add = parser.add_argument
+    add("run", type=Path, metavar="RUN", help="run folder of `hcl pretrain`, or a checkpoint")
+    add("--annotations", type=Path, required=True, metavar="JSON", help="COCO-format instances")
+    add("--images", type=Path, required=True, metavar="DIR", help="folder of their images")
+    add("--output", type=Path, required=True, metavar="DIR", help="where result.json goes")
+    add("--name", metavar="ROW", help="row in tables (default: name of the run folder)")
+    add("--ks", type=_positive, nargs="+", default=[1, 5, 10], metavar="K", help="default: 1 5 10")
+    add(
+        "--context",
+        type=_not_negative,
+        default=0.1,
+        help="share of its extent by which a box grows on every side (default: 0.1)",
+    )
+    add("--size", type=_positive, metavar="PX", help="side of a crop (default: that of training)")
+    add(
+        "--min-side",
+        type=_not_negative,
+        default=16.0,
+        metavar="PX",
+        help="leave out boxes whose shorter side is less (default: 16)",
+    )
+    add(
+        "--max-per-category",
+        type=_positive,
+        metavar="N",
+        help="take N objects of a larger category, spread evenly over the file",
+    )
+    add(
+        "--on-bad-box",
+        choices=["error", "drop"],
+        default="error",
+        help="boxes without area or outside their image: refuse the set, or leave them out",
+    )
+    add(
+        "--curvature",
+        type=float,
+        metavar="C",
+        help="c of the ball for runs trained without one (default: 0.05)",
+    )
+    add(
+        "--batch", type=_positive, default=128, metavar="N", help="crops per forward (default: 128)"
+    )
+    add("--device", default="auto", help="auto, cpu, cuda, cuda:1 ... (default: auto)")
+    add(
+        "--search",
+        choices=["auto", "faiss", "torch"],
+        default="auto",
+        help="first stage of the exact search; the answer is the same (default: auto)",
+    )
+    add("--overwrite", action="store_true", help="measure again even if the result is there")
+    return parser
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 1, got '{text}'")
+    return int(text)
+
+
+def _not_negative(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be a number from 0, got '{text}'")
+    return value

@@ -1,0 +1,112 @@
+"""The two geometries in which objects are ranked, as one: weighted squared differences.
+
+Both have an inner-product form for fast searching and a difference form for exact ranking::
+
+    sphere:  |x - y|^2                                  inner =  <x, y>              = 1 - gap / 2
+    ball:    |x - y|^2 / ((1 - c|x|^2) (1 - c|y|^2))    inner = <x_v, y_v> - x_0 y_0 = -1 - 2 c gap
+
+The inner product of the ball is that of its Lorentz lift; ``-inner`` is cosh(sqrt(c) d) and
+``d = 2 / sqrt(c) * asinh(sqrt(c gap))``. Near points agree in all leading digits of the inner
+product; the differences lose none.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+
+from pretrain.errors import InputError
+
+Floats = NDArray[np.float64]
+Rows = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Space:
+    """N points, ready for searching.
+
+    Attributes:
+        points: float64 (N, D), unit vectors or points of the ball.
+        weights: float64 (N,): ``gap(x, y) = |x - y|^2 w_x w_y``.
+        lifted: float64 (N, L), the keys of the inner-product form.
+        signature: float64 (L,): ``lifted * signature`` are the queries.
+        offset: ``inner = offset - slope * gap``.
+        slope: likewise.
+    """
+
+    points: Floats
+    weights: Floats
+    lifted: Floats
+    signature: Floats
+    offset: float
+    slope: float
+
+    def __len__(self) -> int:
+        return len(self.points)
+
+    def gaps(self, queries: Rows, candidates: Rows) -> Floats:
+        """Ranking value of ``candidates`` (Q, M) for ``queries`` (Q,): 0 at the point itself."""
+        differences = self.points[queries][:, None] - self.points[candidates]
+        np.square(differences, out=differences)
+        weights = self.weights[queries][:, None] * self.weights[candidates]
+        return np.asarray(differences.sum(axis=-1) * weights)
+
+    def inner(self, gap: Floats) -> Floats:
+        """The inner product that belongs to ``gap``."""
+        return np.asarray(self.offset - self.slope * gap)
+
+
+def sphere(embeddings: ArrayLike | torch.Tensor) -> Space:
+    """Directions of ``embeddings`` (N, D), ranked by cosine similarity.
+
+    Raises:
+        InputError: a row is not finite or is the zero vector, which has no direction.
+    """
+    vectors = _matrix(embeddings)
+    lengths = np.linalg.norm(vectors, axis=1)
+    if not lengths.all():
+        row = int(np.flatnonzero(lengths == 0)[0])
+        raise InputError(f"embedding {row} is the zero vector: it has no direction to rank by")
+    points = vectors / lengths[:, None]
+    ones = np.ones(len(points))
+    return Space(points, ones, points, np.ones(points.shape[1]), offset=1.0, slope=0.5)
+
+
+def ball(embeddings: ArrayLike | torch.Tensor, c: float) -> Space:
+    """Points (N, D) of the ball of curvature -c, ranked by hyperbolic distance.
+
+    Raises:
+        InputError: ``c`` is not positive, a row is not finite, or lies outside the ball.
+    """
+    if not c > 0:
+        raise InputError(f"curvature c must be positive, got {c}")
+    points = _matrix(embeddings)
+    margin = 1.0 - c * np.square(points).sum(axis=1)
+    if margin.min() <= 0:
+        row = int(np.argmin(margin))
+        raise InputError(
+            f"embedding {row} has norm {np.linalg.norm(points[row]):.6g}: outside the ball of "
+            f"radius {c**-0.5:.6g} (c = {c}); map embeddings into the ball first"
+        )
+    time = (2.0 - margin) / margin
+    lifted = np.column_stack([points * (2.0 * c**0.5 / margin)[:, None], time])
+    signature = np.ones(lifted.shape[1])
+    signature[-1] = -1.0
+    return Space(points, 1.0 / margin, lifted, signature, offset=-1.0, slope=2.0 * c)
+
+
+def _matrix(embeddings: ArrayLike | torch.Tensor) -> Floats:
+    if isinstance(embeddings, torch.Tensor):
+        embeddings = embeddings.detach().cpu().double().numpy()
+    matrix = np.ascontiguousarray(embeddings, dtype=np.float64)
+    if matrix.ndim != 2:
+        raise InputError(f"embeddings must be (N, D), got shape {matrix.shape}")
+    if len(matrix) < 2:
+        raise InputError(f"retrieval needs at least 2 embeddings, got {len(matrix)}")
+    finite = np.isfinite(matrix).all(axis=1)
+    if not finite.all():
+        raise InputError(f"embedding {int(np.flatnonzero(~finite)[0])} is not finite")
+    return matrix

@@ -1,0 +1,198 @@
+"""The evaluation of one run, from its checkpoint to ``result.json``."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import shlex
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from downstream.results import FILE_NAME, Result, read_result, write_result
+from downstream.retrieval.embed import embed
+from downstream.retrieval.evaluate import Evaluation, evaluate
+from downstream.retrieval.objects import Objects, choose_objects
+from downstream.retrieval.sheets import NEIGHBOURS, choose_queries, write_sheet
+from pretrain.data.readers.coco import read
+from pretrain.data.records import ReadReport
+from pretrain.environment import machine, versions
+from pretrain.errors import InputError
+from pretrain.pretrained import Pretrained, load_pretrained
+
+DEFAULT_CURVATURE = 0.05
+
+
+def retrieve(arguments: argparse.Namespace, command: list[str]) -> tuple[Result, bool]:
+    """Do what ``arguments`` ask; returns the result and whether it was there before.
+
+    Raises:
+        InputError: weights, annotations, images or options that cannot be used.
+    """
+    start = time.monotonic()
+    if arguments.output.exists() and not arguments.output.is_dir():
+        raise InputError(f"--output {arguments.output}: is a file; name a folder")
+    device = _device(arguments.device)
+    pretrained = load_pretrained(arguments.run)
+    report = read(arguments.annotations, arguments.images, on_bad_box=arguments.on_bad_box)
+    objects = choose_objects(
+        report, min_side=arguments.min_side, max_per_category=arguments.max_per_category
+    )
+    ks = sorted(set(arguments.ks))
+    c = _curvature(pretrained, arguments.curvature)
+    name = arguments.name or _row_name(pretrained)
+    protocol = _protocol(arguments, pretrained, report, ks)
+    weights = _sha256(pretrained.checkpoint)
+    clip_radius = pretrained.description.clip_radius
+    identity = {"weights_sha256": weights, "curvature": c, "clip_radius": clip_radius}
+    if not arguments.overwrite:
+        known = _finished(arguments.output, name, protocol, identity)
+        if known is not None:
+            return known, True
+
+    embeddings = embed(
+        pretrained,
+        objects,
+        size=protocol["size"],
+        context=arguments.context,
+        batch=arguments.batch,
+        device=device,
+    )
+    embedded = time.monotonic()
+    found = evaluate(
+        embeddings,
+        objects,
+        ks,
+        c=c,
+        clip_radius=clip_radius,
+        source=str(pretrained.checkpoint),
+        engine=arguments.search,
+        least=NEIGHBOURS,
+    )
+    searched = time.monotonic()
+    provenance = {
+        "command": shlex.join(command),
+        "checkpoint": str(pretrained.checkpoint),
+        **identity,
+        "method": pretrained.description.method,
+        "step": pretrained.step,
+        "objects": len(objects),
+        "scenes": len(embeddings.scenes),
+        "categories": len(found.per_category),
+        "singleton_categories": found.singletons,
+        "left_out": objects.dropped,
+        "versions": versions(),
+        "machine": machine(device),
+        "seconds": {
+            "embedding": round(embedded - start, 2),
+            "search": round(searched - embedded, 2),
+        },
+    }
+    artifacts = {
+        "neighbours": _write_sheets(arguments.output, objects, found, arguments.context),
+        "per_category": found.per_category,
+    }
+    result = Result(
+        task="retrieval",
+        run=name,
+        metrics=found.metrics,
+        protocol=protocol,
+        provenance=provenance,
+        artifacts=artifacts,
+    )
+    write_result(result, arguments.output)
+    return result, False
+
+
+def _protocol(
+    arguments: argparse.Namespace, pretrained: Pretrained, report: ReadReport, ks: list[int]
+) -> dict[str, Any]:
+    """Everything that must agree for two recalls to be comparable."""
+    return {
+        "annotations_sha256": report.source_sha256,
+        "size": arguments.size or pretrained.description.size,
+        "context": arguments.context,
+        "min_side": arguments.min_side,
+        "max_per_category": arguments.max_per_category,
+        "on_bad_box": arguments.on_bad_box,
+        "ks": ks,
+    }
+
+
+def _finished(
+    folder: Path, name: str, protocol: dict[str, Any], identity: dict[str, Any]
+) -> Result | None:
+    """The result in ``folder`` if there is one.
+
+    Raises:
+        InputError: it is another one than asked for.
+    """
+    if not (folder / FILE_NAME).is_file():
+        return None
+    result = read_result(folder)
+    wanted: dict[str, Any] = {"task": "retrieval", "run": name, **protocol, **identity}
+    there = {"task": result.task, "run": result.run, **result.protocol, **result.provenance}
+    other = [key for key, value in wanted.items() if there.get(key) != value]
+    if other:
+        raise InputError(
+            f"{folder / FILE_NAME}: holds another result ({', '.join(other)}); choose another "
+            "--output, or replace it with --overwrite"
+        )
+    return result
+
+
+def _write_sheets(folder: Path, objects: Objects, found: Evaluation, context: float) -> list[str]:
+    """Write the contact sheets; returns their names, none where no category has two objects."""
+    queries = choose_queries(objects.labels)
+    if not len(queries):
+        return []
+    sheets = {
+        "neighbours_cosine.jpg": "head/euclidean",
+        "neighbours_hyperbolic.jpg": "head/hyperbolic",
+    }
+    for file, space in sheets.items():
+        write_sheet(folder / file, objects, queries, found.neighbours[space], context)
+    return list(sheets)
+
+
+def _curvature(pretrained: Pretrained, asked: float | None) -> float:
+    """The run's own curvature; a run without a ball takes the one asked for."""
+    own = pretrained.description.curvature
+    if asked is not None and not 0 < asked < float("inf"):
+        raise InputError(f"--curvature {asked}: c must be positive; the default is 0.05")
+    if own is None:
+        return DEFAULT_CURVATURE if asked is None else asked
+    if asked is not None and asked != own:
+        raise InputError(
+            f"{pretrained.checkpoint}: trained with curvature {own}, --curvature {asked} "
+            "contradicts it; leave --curvature out"
+        )
+    return own
+
+
+def _row_name(pretrained: Pretrained) -> str:
+    """The run's own name, else that of the folder it stands in, else the file's."""
+    named = pretrained.description.config.get("name")
+    if isinstance(named, str) and named:
+        return named
+    path = pretrained.checkpoint.resolve()
+    return path.parents[1].name if path.parent.name == "checkpoints" else path.stem
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"--device {name}: {reason}; use --device auto or cpu") from None
+    return device
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,114 @@
+"""Checkpoints: written atomically, verified when read, the newest few kept."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pretrain.errors import InputError
+
+log = logging.getLogger(__name__)
+
+State = dict[str, Any]
+
+
+def save(folder: Path, state: State, step: int, *, keep: int, keep_every: int | None) -> Path:
+    """Write ``folder/step_XXXXXXXX.pt`` and its checksum, durable before visible.
+
+    Args:
+        folder: the run's ``checkpoints``.
+        state: tensors and plain values only; readable with ``weights_only=True``.
+        step: number of steps done.
+        keep: how many of the newest stay.
+        keep_every: steps whose multiples stay for good.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"step_{step:08d}.pt"
+    temporary = path.with_suffix(".tmp")
+    with temporary.open("wb") as file:
+        torch.save(state, file)
+        file.flush()
+        os.fsync(file.fileno())
+    # The checksum first: a checkpoint without its checksum never becomes visible.
+    checksum = _checksum_file(path)
+    checksum.write_text(_sha256(temporary) + "\n", encoding="ascii")
+    _sync(checksum)
+    temporary.replace(path)
+    _sync(folder)
+    _retain(folder, keep, keep_every)
+    return path
+
+
+def load(path: Path) -> State:
+    """Read one checkpoint.
+
+    Raises:
+        InputError: it is missing, its checksum is missing or differs, or it cannot be read.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such checkpoint")
+    checksum = _checksum_file(path)
+    if not checksum.is_file():
+        raise InputError(f"{path}: its checksum file {checksum.name} is missing")
+    if checksum.read_text(encoding="ascii").strip() != _sha256(path):
+        raise InputError(f"{path}: damaged: its sha256 is not the one in {checksum.name}")
+    try:
+        state: State = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{path}: not a readable checkpoint: {reason}") from None
+    return state
+
+
+def load_latest(folder: Path) -> tuple[Path, State] | None:
+    """The newest sound checkpoint of ``folder``; a damaged one is reported and passed over.
+
+    Returns None where there is no checkpoint at all.
+
+    Raises:
+        InputError: there are checkpoints and every one is damaged.
+    """
+    paths = _checkpoints(folder)
+    for path in reversed(paths):
+        try:
+            return path, load(path)
+        except InputError as error:
+            log.warning("%s; falling back to the one before", error)
+    if paths:
+        raise InputError(f"{folder}: all {len(paths)} checkpoints are damaged; remove the folder")
+    return None
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    return sorted(folder.glob("step_*.pt"))
+
+
+def _checksum_file(path: Path) -> Path:
+    return path.with_suffix(".sha256")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _retain(folder: Path, keep: int, keep_every: int | None) -> None:
+    for path in _checkpoints(folder)[:-keep]:
+        if keep_every and int(path.stem.removeprefix("step_")) % keep_every == 0:
+            continue
+        path.unlink(missing_ok=True)
+        _checksum_file(path).unlink(missing_ok=True)

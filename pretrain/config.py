@@ -1,0 +1,217 @@
+"""The settings of a pretraining run: read, overridden, checked, all faults at once."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import SerializeAsAny, field_validator, model_validator
+
+from pretrain.data.augment import AugmentSettings
+from pretrain.data.loader import DataSettings
+from pretrain.data.views import ViewSettings
+from pretrain.errors import InputError
+from pretrain.methods.base import MethodSettings, parse_method
+from pretrain.methods.hcl import HCLSettings
+from pretrain.models import EncoderSettings
+from pretrain.presets import find_config
+from pretrain.settings import Settings, parse
+
+
+class OptimSettings(Settings):
+    """Stochastic gradient descent.
+
+    Attributes:
+        batch_size: global, over all processes.
+        lr: peak rate, for this batch size; nothing rescales it.
+        momentum: of SGD.
+        weight_decay: on all parameters, biases and batch norm included, as MoCo does.
+        schedule: ``cosine`` to zero or ``constant``.
+        schedule_per: change the rate every ``step``, or every ``epoch`` as the official codes do.
+        warmup_steps: linear warm-up from zero.
+        clip_norm: limit on the gradient's global norm; None: no limit.
+    """
+
+    batch_size: int = 256
+    lr: float = 0.03
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    schedule: Literal["cosine", "constant"] = "cosine"
+    schedule_per: Literal["step", "epoch"] = "epoch"
+    warmup_steps: int = 0
+    clip_norm: float | None = None
+
+    @field_validator("batch_size", "lr")
+    @classmethod
+    def _positive(cls, value: float) -> float:
+        if value <= 0:
+            raise ValueError("must be positive")
+        return value
+
+
+class TrainSettings(Settings):
+    """The loop.
+
+    Attributes:
+        epochs: passes over the data; or give ``steps``.
+        steps: number of steps; 0 writes the random initialisation, a baseline.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        precision: of the encoders' forwards; the losses are float32 whatever this is.
+        channels_last: memory format of networks and views.
+        compile: torch.compile the encoders.
+        deterministic: forbid algorithms whose result depends on the run; slower on CUDA.
+        threads: of torch on the CPU, per process; None: torch's own choice.
+        log_every: steps between logged lines.
+        checkpoint_every: steps between checkpoints; a node failure loses at most that much.
+        keep: how many of the newest checkpoints stay.
+        keep_every: steps whose multiples stay for good.
+        tensorboard: write TensorBoard event files.
+    """
+
+    epochs: int | None = None
+    steps: int | None = None
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    channels_last: bool = True
+    compile: bool = False
+    deterministic: bool = False
+    threads: int | None = None
+    log_every: int = 10
+    checkpoint_every: int = 500
+    keep: int = 2
+    keep_every: int | None = None
+    tensorboard: bool = True
+
+    @model_validator(mode="after")
+    def _one_length(self) -> TrainSettings:
+        if (self.epochs is None) == (self.steps is None):
+            raise ValueError("give exactly one of 'epochs' and 'steps'")
+        return self
+
+    @field_validator("log_every", "checkpoint_every", "keep")
+    @classmethod
+    def _at_least_one(cls, value: int) -> int:
+        if value < 1:
+            raise ValueError("must be at least 1")
+        return value
+
+
+class RunSettings(Settings):
+    """Everything about one run, as its ``config.yaml`` records it.
+
+    Attributes:
+        output: the run folder.
+        name: the row of tables; None: the folder's name.
+        seed: of initialisation, data order, views, augmentation and shuffling.
+    """
+
+    output: str
+    name: str | None = None
+    seed: int = 0
+    data: DataSettings
+    views: ViewSettings = ViewSettings()
+    augment: AugmentSettings = AugmentSettings()
+    model: EncoderSettings = EncoderSettings()
+    method: SerializeAsAny[MethodSettings]
+    hcl: HCLSettings | None = None
+    optim: OptimSettings = OptimSettings()
+    train: TrainSettings
+
+    @property
+    def method_name(self) -> str:
+        """As tables call it: the method, with ``+hcl`` where the branch is on."""
+        with_branch = self.hcl is not None and self.hcl.weight > 0
+        return f"{self.method.name}+hcl" if with_branch else self.method.name
+
+
+def load_settings(name: str, overrides: Sequence[str] = ()) -> RunSettings:
+    """Read a configuration by path or preset name and apply ``key=value`` overrides.
+
+    Raises:
+        InputError: naming every fault of the file and of the overrides.
+    """
+    path = find_config(name, "pretrain")
+    values = read_yaml(path)
+    for override in overrides:
+        _override(values, override)
+    return from_values(values, source=str(path))
+
+
+def from_values(values: dict[str, Any], *, source: str) -> RunSettings:
+    """Settings from nested plain values.
+
+    Raises:
+        InputError: naming every fault.
+    """
+    method = values.get("method")
+    if not isinstance(method, dict):
+        raise InputError(f"{source}: missing section 'method' with a 'name'")
+    faults: list[str] = []
+    parsed: MethodSettings | None = None
+    try:
+        parsed = parse_method(method, source=source)
+    except InputError as error:
+        faults.append(str(error))
+    try:
+        checked = {**values, "method": parsed or MethodSettings(name="?")}
+        settings = parse(RunSettings, checked, source=source)
+    except InputError as error:
+        faults.append(str(error))
+    if faults:
+        raise InputError("\n".join(faults))
+    return settings
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 reads ``1e-4`` as text; here it is a number."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"),
+    list("-+0123456789"),
+)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping of a YAML file.
+
+    Raises:
+        InputError: it is not YAML, or not a mapping.
+    """
+    try:
+        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise InputError(f"{path}: expected a mapping of settings")
+    return values
+
+
+def _override(values: dict[str, Any], text: str) -> None:
+    key, equals, raw = text.partition("=")
+    if not equals or not key:
+        raise InputError(f"'{text}': overrides are written key=value, as in optim.lr=0.1")
+    try:
+        value = yaml.load(raw, Loader=_Loader)
+    except yaml.YAMLError:
+        value = raw
+    *parents, last = key.split(".")
+    section = values
+    for part in parents:
+        inner = section.get(part)
+        if inner is None:
+            inner = section[part] = {}
+        if not isinstance(inner, dict):
+            raise InputError(f"'{text}': '{part}' is a value, not a section")
+        section = inner
+    section[last] = value
+
+
+def dump_yaml(settings: RunSettings) -> str:
+    """The resolved settings as YAML that ``load_settings`` reads back."""
+    values = settings.model_dump(mode="json")
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)

@@ -1,0 +1,247 @@
+"""Colour, blur and flip of whole batches, each sample with its own parameters and order.
+
+The random numbers are drawn where the image is cut, on the CPU; the pixels are changed where the
+model is. Operations and their order are those of MoCo v2 (Chen et al. 2020), factors those of
+torchvision; the arithmetic is float32 without rounding in between.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Annotated, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+from torch import Tensor
+from torch.nn import functional as F
+
+from pretrain.settings import Settings
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
+ORDER = slice(0, 4)
+"""Columns of the operation in each of the four places of the colour jitter."""
+FACTORS = slice(4, 8)
+"""Columns of the factor of brightness, contrast, saturation and of the shift of hue (turns)."""
+GRAY, SIGMA, SOLARIZE, FLIP = range(8, 12)
+"""Columns of the further operations: 0 or 1, but the standard deviation of the blur in px."""
+PARAMETERS = 12
+
+LUMA = (0.2989, 0.587, 0.114)
+SOLARIZE_FROM = 128 / 255
+BLUR_EXTENT = 3.0
+"""The kernel of the blur reaches this many standard deviations of the strongest blur."""
+
+
+class AugmentSettings(Settings):
+    """Strengths and probabilities; the defaults are MoCo v2's.
+
+    Attributes:
+        jitter: strengths of brightness, contrast, saturation and hue.
+        jitter_p: probability of the jitter.
+        gray_p: probability of losing all colour.
+        blur_p: probability of the blur.
+        blur_sigma: range of its standard deviation, px in a view of side ``blur_reference``.
+        blur_reference: the blur grows with the side of the view; at this side it is as given.
+        solarize_p: probability of inverting the bright half of the values.
+        flip_p: probability of mirroring left and right.
+        mean: of the channels, subtracted at the end.
+        std: of the channels, divided by at the end.
+    """
+
+    jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.4, 0.1)
+    jitter_p: Share = 0.8
+    gray_p: Share = 0.2
+    blur_p: Share = 0.5
+    blur_sigma: tuple[float, float] = (0.1, 2.0)
+    blur_reference: Annotated[int, Field(ge=1)] = 224
+    solarize_p: Share = 0.0
+    flip_p: Share = 0.5
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+
+    @model_validator(mode="after")
+    def _ranges(self) -> Self:
+        if not all(0 <= strength < math.inf for strength in self.jitter):
+            raise ValueError("jitter must be four strengths of at least 0")
+        if self.jitter[HUE] > 0.5:
+            raise ValueError("jitter: the strength of hue must be at most 0.5")
+        if not 0 < self.blur_sigma[0] <= self.blur_sigma[1] < math.inf:
+            raise ValueError("blur_sigma must be two growing positive numbers")
+        if not all(value > 0 for value in self.std):
+            raise ValueError("std must be positive")
+        return self
+
+
+def draw(rng: np.random.Generator, settings: AugmentSettings, size: int) -> NDArray[np.float32]:
+    """Draw the parameters of one view: float32 (P,).
+
+    Always uses the same number of random numbers, so one probability does not shift the others.
+
+    Args:
+        rng: the view's stream.
+        settings: strengths and probabilities.
+        size: side of the view, px.
+    """
+    order = rng.permutation(4)
+    uniform = rng.uniform(size=9)
+    chance, strengths, spread = uniform[:5], uniform[5:9], settings.jitter
+    sigma = rng.uniform(*settings.blur_sigma)
+    parameters = identity()
+    parameters[ORDER] = order
+    if chance[0] < settings.jitter_p:
+        for number in (BRIGHTNESS, CONTRAST, SATURATION):
+            low, high = max(0.0, 1 - spread[number]), 1 + spread[number]
+            parameters[FACTORS][number] = low + strengths[number] * (high - low)
+        parameters[FACTORS][HUE] = (2 * strengths[HUE] - 1) * spread[HUE]
+    parameters[GRAY] = chance[1] < settings.gray_p
+    if chance[2] < settings.blur_p:
+        parameters[SIGMA] = sigma * size / settings.blur_reference
+    parameters[SOLARIZE] = chance[3] < settings.solarize_p
+    parameters[FLIP] = chance[4] < settings.flip_p
+    return parameters
+
+
+def identity() -> NDArray[np.float32]:
+    """Parameters that change nothing: float32 (P,)."""
+    parameters = np.zeros(PARAMETERS, np.float32)
+    parameters[ORDER] = range(4)
+    parameters[FACTORS] = (1, 1, 1, 0)
+    return parameters
+
+
+def blur_radius(settings: AugmentSettings, size: int) -> int:
+    """Reach of the blur's kernel in px: 3 standard deviations of the strongest blur."""
+    sigma = settings.blur_sigma[1] * size / settings.blur_reference
+    return max(0, min(math.ceil(BLUR_EXTENT * sigma), size - 1))
+
+
+@torch.no_grad()
+def apply(images: Tensor, parameters: Tensor, settings: AugmentSettings) -> Tensor:
+    """Augment and normalise a batch on its device.
+
+    Args:
+        images: uint8 (B, 3, S, S), RGB.
+        parameters: float32 (B, P) from ``draw``, on the same device.
+        settings: with which the parameters were drawn.
+
+    Returns:
+        float32 (B, 3, S, S).
+    """
+    # The caller may be inside autocast; colours are not to be rounded to 8 bits of mantissa.
+    with torch.autocast(images.device.type, enabled=False):
+        radius = blur_radius(settings, images.shape[-1])
+        x = images.to(torch.float32).div_(255)
+        _jitter(x, parameters)
+        _change(x, parameters[:, GRAY] > 0, parameters, lambda x, _: _luma(x).expand_as(x))
+        _change(x, parameters[:, SIGMA] > 0, parameters, lambda x, p: _blur(x, p[:, SIGMA], radius))
+        _change(x, parameters[:, SOLARIZE] > 0, parameters, lambda x, _: _solarize(x))
+        _change(x, parameters[:, FLIP] > 0, parameters, lambda x, _: x.flip(-1))
+        x -= torch.tensor(settings.mean, device=x.device, dtype=x.dtype).view(1, 3, 1, 1)
+        x /= torch.tensor(settings.std, device=x.device, dtype=x.dtype).view(1, 3, 1, 1)
+    return x
+
+
+def _change(
+    x: Tensor, mask: Tensor, parameters: Tensor, operation: Callable[[Tensor, Tensor], Tensor]
+) -> None:
+    """Replace the masked samples of ``x`` by what the operation makes of them.
+
+    An accelerator computes all samples: to ask it which are wanted would cost a synchronisation.
+    """
+    if _selects(x.device):
+        chosen = mask.nonzero().flatten()
+        if len(chosen):
+            x[chosen] = operation(x[chosen], parameters[chosen])
+    else:
+        x.copy_(torch.where(mask.view(-1, 1, 1, 1), operation(x, parameters), x))
+
+
+def _selects(device: torch.device) -> bool:
+    return device.type == "cpu"
+
+
+def _jitter(x: Tensor, parameters: Tensor) -> None:
+    """The four colour operations, in the order of each sample.
+
+    Brightness, contrast and saturation are one formula. As hue comes once in every order, the
+    batch passes through up to three of them, through hue, and through the rest of them.
+    """
+    hue_place = (parameters[:, ORDER] == HUE).to(torch.int64).argmax(1)
+    for place in range(3):
+        _blend_place(x, parameters, place, hue_place > place)
+    _change(
+        x,
+        parameters[:, FACTORS][:, HUE] != 0,
+        parameters,
+        lambda x, p: _shift_hue(x, p[:, FACTORS][:, HUE]),
+    )
+    for place in range(1, 4):
+        _blend_place(x, parameters, place, hue_place < place)
+
+
+def _blend_place(x: Tensor, parameters: Tensor, place: int, active: Tensor) -> None:
+    def operation(x: Tensor, p: Tensor) -> Tensor:
+        kind = p[:, ORDER][:, place].to(torch.int64)
+        return _blend(x, kind, p[:, FACTORS].gather(1, kind[:, None])[:, 0])
+
+    kinds = parameters[:, ORDER][:, place].to(torch.int64)
+    factors = parameters[:, FACTORS].gather(1, kinds[:, None])[:, 0]
+    _change(x, active & (factors != 1), parameters, operation)
+
+
+def _blend(x: Tensor, kind: Tensor, factor: Tensor) -> Tensor:
+    """Mix with black (brightness), the mean grey (contrast) or the own grey (saturation)."""
+    grey = _luma(x)
+    kind, factor = kind.view(-1, 1, 1, 1), factor.view(-1, 1, 1, 1)
+    other = torch.where(kind == CONTRAST, grey.mean((1, 2, 3), keepdim=True), grey)
+    other = torch.where(kind == BRIGHTNESS, 0.0, other)
+    return torch.lerp(other, x, factor).clamp_(0, 1)
+
+
+def _shift_hue(x: Tensor, turns: Tensor) -> Tensor:
+    """Turn the hue of HSV, keeping saturation and value."""
+    red, green, blue = x.unbind(1)
+    high, low = x.amax(1), x.amin(1)
+    chroma = high - low
+    is_red, is_green = high == red, high == green
+    difference = torch.where(is_red, green - blue, torch.where(is_green, blue - red, red - green))
+    # Sixths of a turn from red; grey has no hue, any will do.
+    hue = difference / torch.where(chroma > 0, chroma, 1.0)
+    hue += torch.where(is_red, 0.0, torch.where(is_green, 2.0, 4.0))
+    hue += 6 * turns.view(-1, 1, 1)
+    turned = torch.empty_like(x)
+    for channel, opposite in enumerate((3, 5, 1)):
+        # A channel is low within one sixth of the hue opposite to it, high beyond two.
+        away = hue - opposite
+        away.sub_((away / 6).round_(), alpha=6).abs_()
+        share = away.neg_().add_(2).clamp_(0, 1)
+        turned[:, channel] = torch.addcmul(high, chroma, share, value=-1)
+    return turned
+
+
+def _luma(x: Tensor) -> Tensor:
+    """Grey values (B, 1, S, S), weighted as torchvision does."""
+    red, green, blue = x.unbind(1)
+    return (LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue).unsqueeze(1)
+
+
+def _solarize(x: Tensor) -> Tensor:
+    return torch.where(x >= SOLARIZE_FROM, 1 - x, x)
+
+
+def _blur(x: Tensor, sigma: Tensor, radius: int) -> Tensor:
+    """Gaussian blur, one kernel a sample; borders mirrored without repeating the edge."""
+    count, channels, height, width = x.shape
+    distance = torch.arange(-radius, radius + 1, device=x.device, dtype=x.dtype)
+    kernel = torch.exp(-0.5 * (distance / sigma.clamp_min(1e-3)[:, None]) ** 2)
+    kernel = (kernel / kernel.sum(1, keepdim=True)).repeat_interleave(channels, 0)
+    # All samples' channels as channels of one image: a convolution by groups has a kernel each.
+    padded = F.pad(x, (radius,) * 4, mode="reflect").flatten(0, 1)[None]
+    rows = F.conv2d(padded, kernel[:, None, None, :], groups=count * channels)
+    both = F.conv2d(rows, kernel[:, None, :, None], groups=count * channels)
+    return both.view(count, channels, height, width)

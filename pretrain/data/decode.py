@@ -1,0 +1,119 @@
+"""From an image file to pixels, with every fault an ``ImageError``."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+from torchvision.io import ImageReadMode, decode_jpeg
+
+JPEG = b"\xff\xd8\xff"
+
+
+# Pillow's plugins let through what their parsing runs into.
+PILLOW_ERRORS = (
+    OSError,
+    ValueError,
+    SyntaxError,
+    EOFError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
+
+
+class ImageError(Exception):
+    """An image cannot be used; the message says why."""
+
+
+def read_image(path: Path, size: tuple[int, int]) -> Tensor:
+    """Decode an image file to uint8 (3, H, W), RGB.
+
+    JPEG files go through torchvision, all others, and those it refuses, through Pillow.
+
+    Args:
+        path: of the file.
+        size: width and height by the annotations. If they are those of the image turned by its
+            EXIF orientation, it is turned.
+
+    Raises:
+        ImageError: the file cannot be read, is truncated, or has another size.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ImageError(f"cannot be read: {error.strerror}") from None
+    image = decode(content)
+    if _size(image) != size and _size(image) == size[::-1]:
+        image = decode(content, upright=True)
+    if _size(image) != size:
+        width, height = _size(image)
+        raise ImageError(f"it has {width}x{height} px, but the annotations say {size[0]}x{size[1]}")
+    return image
+
+
+def decode(content: bytes, *, upright: bool = False) -> Tensor:
+    """Decode to uint8 (3, H, W), RGB; ``upright`` heeds the EXIF orientation.
+
+    Raises:
+        ImageError: not an image, or a truncated one.
+    """
+    if not content:
+        raise ImageError("the file is empty")
+    if content.startswith(JPEG):
+        # What torchvision refuses, Pillow may know; if not, it says what is wrong.
+        with contextlib.suppress(RuntimeError):
+            return decode_torchvision(content, upright=upright)
+    return decode_pillow(content, upright=upright)
+
+
+def decode_torchvision(content: bytes, *, upright: bool = False) -> Tensor:
+    """Decode a JPEG.
+
+    Raises:
+        RuntimeError: damaged, truncated or of an unknown kind.
+    """
+    data = torch.frombuffer(bytearray(content), dtype=torch.uint8)
+    pixels: Tensor = decode_jpeg(data, mode=ImageReadMode.RGB, apply_exif_orientation=upright)
+    return pixels
+
+
+def decode_pillow(content: bytes, *, upright: bool = False) -> Tensor:
+    """Decode any kind of image that Pillow knows.
+
+    Raises:
+        ImageError: damaged, truncated or of an unknown kind.
+    """
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            rgb = _to_rgb(ImageOps.exif_transpose(image) if upright else image)
+    except UnidentifiedImageError:
+        raise ImageError("not an image of a known kind") from None
+    except PILLOW_ERRORS as error:
+        raise ImageError(f"cannot be decoded: {error}") from None
+    return torch.from_numpy(rgb).permute(2, 0, 1)
+
+
+def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:
+    """uint8 (H, W, 3), writable; alpha is dropped, 16 bits become 8."""
+    if image.mode.startswith("I;16"):
+        # Pillow's own conversion cuts off at 255 instead of scaling.
+        grey = (np.asarray(image, np.uint16) >> 8).astype(np.uint8)
+        return np.repeat(grey[:, :, None], 3, axis=2)
+    if image.mode in ("I", "F"):
+        raise ValueError("32 bits per channel: the range of its values is unknown")
+    if image.mode in ("P", "PA", "LA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+    return np.array(image.convert("RGB"))
+
+
+def _size(image: Tensor) -> tuple[int, int]:
+    return image.shape[2], image.shape[1]

@@ -1,0 +1,1 @@
+"""Embedded data: procedural scenes of many objects, in COCO format."""

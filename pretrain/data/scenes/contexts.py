@@ -1,0 +1,82 @@
+"""Which categories exist, and in which contexts they are at home."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Pose = Literal["upright", "leaning", "free"]
+"""How far an object turns: a few degrees, some tens of degrees, any angle."""
+
+
+@dataclass(frozen=True)
+class Category:
+    """One kind of object.
+
+    Attributes:
+        name: as in the annotations.
+        contexts: the home context first, then others where it is at home as well.
+        pose: how far it turns.
+        grounded: it stands on the ground where the background has one.
+    """
+
+    name: str
+    contexts: tuple[str, ...]
+    pose: Pose = "upright"
+    grounded: bool = True
+
+
+CATEGORIES: tuple[Category, ...] = (
+    Category("mug", ("kitchen", "office")),
+    Category("bottle", ("kitchen",), "leaning"),
+    Category("teapot", ("kitchen",)),
+    Category("pan", ("kitchen",), "free", grounded=False),
+    Category("fork", ("kitchen",), "free", grounded=False),
+    Category("table", ("kitchen", "office")),
+    Category("chair", ("office", "kitchen")),
+    Category("lamp", ("office",)),
+    Category("book", ("office",), "leaning"),
+    Category("clock", ("office", "kitchen"), "leaning", grounded=False),
+    Category("laptop", ("office",)),
+    Category("plant", ("office",)),
+    Category("cat", ("office", "street")),
+    Category("dog", ("street", "forest")),
+    Category("car", ("street",)),
+    Category("bus", ("street",)),
+    Category("bicycle", ("street",)),
+    Category("traffic_light", ("street",)),
+    Category("house", ("street",)),
+    Category("tree", ("forest", "street")),
+    Category("fir", ("forest",)),
+    Category("mushroom", ("forest",)),
+    Category("flower", ("forest",), "leaning"),
+    Category("butterfly", ("forest",), "free", grounded=False),
+    Category("snail", ("forest",), "leaning"),
+    Category("bird", ("sky", "forest"), "leaning", grounded=False),
+    Category("fish", ("sea",), "leaning", grounded=False),
+    Category("starfish", ("sea",), "free", grounded=False),
+    Category("jellyfish", ("sea",), "leaning", grounded=False),
+    Category("octopus", ("sea",), "leaning", grounded=False),
+    Category("crab", ("sea",), "leaning"),
+    Category("boat", ("sea",), "leaning", grounded=False),
+    Category("anchor", ("sea",), "leaning", grounded=False),
+    Category("airplane", ("sky",), "free", grounded=False),
+    Category("balloon", ("sky",), "upright", grounded=False),
+    Category("kite", ("sky",), "leaning", grounded=False),
+    Category("rocket", ("space", "sky"), "free", grounded=False),
+    Category("planet", ("space",), "leaning", grounded=False),
+    Category("satellite", ("space",), "free", grounded=False),
+    Category("ufo", ("space", "sky"), "leaning", grounded=False),
+)
+
+CONTEXTS: dict[str, tuple[Category, ...]] = {
+    context: tuple(category for category in CATEGORIES if context in category.contexts)
+    for context in ("kitchen", "office", "street", "forest", "sea", "sky", "space")
+}
+"""The categories at home in each context."""
+
+FOREIGN: dict[str, tuple[Category, ...]] = {
+    context: tuple(category for category in CATEGORIES if context not in category.contexts)
+    for context in CONTEXTS
+}
+"""The categories out of place in each context."""

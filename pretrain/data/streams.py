@@ -1,0 +1,16 @@
+"""Random streams of the data side: every choice is a pure function of where it is made."""
+
+from __future__ import annotations
+
+import numpy as np
+
+REGIONS = 0
+"""Stream of a row's regions; crop ``i`` of the plan has stream ``1 + i``."""
+
+SHUFFLE = 2**32 - 1
+"""Stream of an epoch's order; far from those of any plan."""
+
+
+def generator(seed: int, epoch: int, row: int, stream: int) -> np.random.Generator:
+    """A generator that depends on these four numbers and on nothing else."""
+    return np.random.default_rng([seed, epoch, row, stream])

@@ -1,0 +1,271 @@
+"""Which part of an image each view shows, and the cutting of it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Annotated, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+from torch import Tensor
+from torch.nn import functional as F
+
+from pretrain.data import streams
+from pretrain.data.plan import ViewPlan
+from pretrain.settings import Settings
+
+Window = tuple[int, int, int, int]
+"""Whole pixels x1 y1 x2 y2, the last two exclusive."""
+
+ATTEMPTS = 10
+"""Tries of a random resized crop before it settles for the centre, as in torchvision."""
+
+RANDOM_OBJECT_AREA = (0.1, 0.4)
+"""Share of the image that stands in for an object where the image has no valid box."""
+
+
+class ViewSettings(Settings):
+    """How regions are chosen and cropped.
+
+    Attributes:
+        size: side of a view, px.
+        scale: share of the region's area that a random crop takes.
+        ratio: width to height of a random crop.
+        min_box_area: smaller boxes are no objects, px² of the image file.
+        context: side in px up to which the box of a small object is extended at random; a box of
+            at least context² px² stays as it is.
+        min_boxes: images with fewer valid boxes use the fallback.
+        scene_boxes: least and greatest number of boxes in the scene, the object's included.
+        official_window_bug: extend a small box downwards by what its *width* lacks, as the
+            published HCL code does.
+    """
+
+    size: Annotated[int, Field(ge=1)] = 224
+    scale: tuple[float, float] = (0.2, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    min_box_area: Annotated[float, Field(ge=0)] = 3136.0
+    context: Annotated[int, Field(ge=1)] = 256
+    min_boxes: Annotated[int, Field(ge=1)] = 2
+    scene_boxes: tuple[int, int] = (2, 6)
+    official_window_bug: bool = False
+
+    @model_validator(mode="after")
+    def _ranges(self) -> Self:
+        if not 0 < self.scale[0] <= self.scale[1] <= 1:
+            raise ValueError("scale must be two growing shares in (0, 1]")
+        if not 0 < self.ratio[0] <= self.ratio[1] < math.inf:
+            raise ValueError("ratio must be two growing positive numbers")
+        if not 1 <= self.scene_boxes[0] <= self.scene_boxes[1]:
+            raise ValueError("scene_boxes must be two growing numbers of at least 1")
+        if self.min_boxes < self.scene_boxes[0]:
+            raise ValueError("min_boxes must be at least the first of scene_boxes")
+        return self
+
+
+@dataclass(frozen=True)
+class Regions:
+    """What the views of one row are cut from; ``fallback`` where the boxes did not suffice."""
+
+    object: Window
+    object_context: Window
+    scene: Window
+    fallback: bool
+
+
+@dataclass(frozen=True)
+class Views:
+    """The views of one row.
+
+    Attributes:
+        images: per crop name, uint8 (3, S, S).
+        windows: per crop name, the pixels of the image it shows.
+        generators: per crop name, its random stream after the crop has been drawn, for the
+            parameters of the augmentation.
+        fallback: the image had too few valid boxes.
+    """
+
+    images: dict[str, Tensor]
+    windows: dict[str, Window]
+    generators: dict[str, np.random.Generator]
+    fallback: bool
+
+
+def choose_regions(
+    boxes: NDArray[np.float32],
+    size: tuple[int, int],
+    settings: ViewSettings,
+    rng: np.random.Generator,
+) -> Regions:
+    """Choose the object, its context and the scene of an image (HCL, section on data).
+
+    The object is uniform over the valid boxes. The scene is the union of its box and of k-1
+    other valid boxes, k uniform in ``scene_boxes`` (at most all valid boxes). With fewer than
+    ``min_boxes`` valid boxes the scene is the whole image; with none the object is a random
+    rectangle of 10-40 % of the image.
+
+    Args:
+        boxes: float32 (n, 4), x1 y1 x2 y2 in px.
+        size: width and height of the image, px.
+        settings: of the views.
+        rng: the row's stream for regions.
+    """
+    width, height = size
+    areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    valid = whole_pixels(boxes[areas >= settings.min_box_area], size)
+    count = len(valid)
+    if count == 0:
+        chosen = _random_rectangle(size, rng)
+    else:
+        first = int(rng.integers(count))
+        chosen = _window(valid[first])
+    fallback = count < settings.min_boxes
+    if fallback:
+        scene = (0, 0, width, height)
+    else:
+        low, high = settings.scene_boxes
+        taken = int(rng.integers(low, min(count, high), endpoint=True))
+        others = rng.permutation(np.delete(np.arange(count), first))[: taken - 1]
+        together = valid[[first, *others]]
+        scene = _window(np.concatenate([together[:, :2].min(0), together[:, 2:].max(0)]))
+    return Regions(chosen, _extend(chosen, size, settings, rng), scene, fallback)
+
+
+def whole_pixels(boxes: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.int64]:
+    """The smallest windows of whole pixels that hold the boxes: int64 (n, 4).
+
+    Left and top are rounded down, right and bottom up, all inside the image and at least 1 px.
+    """
+    limit = np.array([size[0], size[1]], np.int64)
+    start = np.clip(np.floor(boxes[:, :2]).astype(np.int64), 0, limit - 1)
+    stop = np.clip(np.ceil(boxes[:, 2:]).astype(np.int64), start + 1, limit)
+    return np.concatenate([start, stop], axis=1)
+
+
+def random_resized(region: Window, settings: ViewSettings, rng: np.random.Generator) -> Window:
+    """A random part of the region, distributed as torchvision's RandomResizedCrop."""
+    x1, y1, x2, y2 = region
+    width, height = x2 - x1, y2 - y1
+    low, high = settings.ratio
+    for _ in range(ATTEMPTS):
+        area = width * height * rng.uniform(*settings.scale)
+        ratio = math.exp(rng.uniform(math.log(low), math.log(high)))
+        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < w <= width and 0 < h <= height:
+            left = x1 + int(rng.integers(width - w, endpoint=True))
+            top = y1 + int(rng.integers(height - h, endpoint=True))
+            return left, top, left + w, top + h
+    w, h = width, height
+    if width < low * height:
+        h = max(1, round(width / low))
+    elif width > high * height:
+        w = max(1, round(height * high))
+    left, top = x1 + (width - w) // 2, y1 + (height - h) // 2
+    return left, top, left + w, top + h
+
+
+def choose_windows(
+    boxes: NDArray[np.float32],
+    size: tuple[int, int],
+    plan: ViewPlan,
+    settings: ViewSettings,
+    *,
+    seed: int,
+    epoch: int,
+    row: int,
+) -> tuple[dict[str, Window], dict[str, np.random.Generator], bool]:
+    """The window and the further random stream of every crop, and whether it is a fallback."""
+    rng = streams.generator(seed, epoch, row, streams.REGIONS)
+    regions = choose_regions(boxes, size, settings, rng)
+    windows: dict[str, Window] = {}
+    generators: dict[str, np.random.Generator] = {}
+    for number, crop in enumerate(plan.crops):
+        rng = streams.generator(seed, epoch, row, 1 + number)
+        region = {
+            "image": (0, 0, *size),
+            "object": regions.object,
+            "object_context": regions.object_context,
+            "scene": regions.scene,
+        }[crop.region]
+        windows[crop.name] = (
+            random_resized(region, settings, rng) if crop.random_resized else region
+        )
+        generators[crop.name] = rng
+    return windows, generators, regions.fallback
+
+
+def cut(
+    image: Tensor,
+    boxes: NDArray[np.float32],
+    plan: ViewPlan,
+    settings: ViewSettings,
+    *,
+    seed: int,
+    epoch: int,
+    row: int,
+) -> Views:
+    """Cut every view of the plan: a pure function of the image and of (seed, epoch, row).
+
+    Args:
+        image: uint8 (3, H, W), RGB.
+        boxes: float32 (n, 4), x1 y1 x2 y2 in px.
+        plan: the views wanted.
+        settings: of the views.
+        seed: of the run.
+        epoch: number of the pass over the data.
+        row: of the index.
+    """
+    size = (image.shape[2], image.shape[1])
+    windows, generators, fallback = choose_windows(
+        boxes, size, plan, settings, seed=seed, epoch=epoch, row=row
+    )
+    images = {name: resize(image, window, plan.size) for name, window in windows.items()}
+    return Views(images, windows, generators, fallback)
+
+
+def resize(image: Tensor, window: Window, size: int) -> Tensor:
+    """The window of the image as uint8 (3, size, size): cropped first, then resized.
+
+    Antialiased bilinear, within 1 of 255 of Pillow's; no pixel outside the window takes part.
+    """
+    x1, y1, x2, y2 = window
+    part = image[None, :, y1:y2, x1:x2]
+    if part.shape[2:] == (size, size):
+        return part[0].contiguous()
+    return F.interpolate(part, (size, size), mode="bilinear", antialias=True)[0].to(torch.uint8)
+
+
+def _random_rectangle(size: tuple[int, int], rng: np.random.Generator) -> Window:
+    """A rectangle of RANDOM_OBJECT_AREA; its aspect varies around that of the image."""
+    share = rng.uniform(*RANDOM_OBJECT_AREA)
+    aspect = math.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3)))
+    w = max(1, round(size[0] * math.sqrt(share * aspect)))
+    h = max(1, round(size[1] * math.sqrt(share / aspect)))
+    left = int(rng.integers(size[0] - w, endpoint=True))
+    top = int(rng.integers(size[1] - h, endpoint=True))
+    return left, top, left + w, top + h
+
+
+def _extend(
+    box: Window, size: tuple[int, int], settings: ViewSettings, rng: np.random.Generator
+) -> Window:
+    """The box of a small object, each side moved outwards at random; a large one as it is."""
+    x1, y1, x2, y2 = box
+    if (x2 - x1) * (y2 - y1) >= settings.context**2:
+        return box
+    lacks_width = max(0, settings.context - (x2 - x1))
+    lacks_height = max(0, settings.context - (y2 - y1))
+    lacks_below = lacks_width if settings.official_window_bug else lacks_height
+    return (
+        int(rng.integers(max(0, x1 - lacks_width), x1, endpoint=True)),
+        int(rng.integers(max(0, y1 - lacks_height), y1, endpoint=True)),
+        int(rng.integers(x2, min(size[0], x2 + lacks_width), endpoint=True)),
+        int(rng.integers(y2, min(size[1], y2 + lacks_below), endpoint=True)),
+    )
+
+
+def _window(values: NDArray[np.int64]) -> Window:
+    x1, y1, x2, y2 = (int(value) for value in values)
+    return x1, y1, x2, y2

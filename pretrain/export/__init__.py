@@ -1,0 +1,122 @@
+"""Exporting a backbone, checked by loading the written file and comparing features."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from pretrain.errors import InputError
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What was written and what the check found.
+
+    Attributes:
+        path: of the file.
+        target: the format.
+        sha256: of the file.
+        matched: tensors that the reading library matched.
+        expected: tensors that a backbone of this kind has.
+        absent: tensors of the library's network that the file leaves out on purpose.
+        difference: largest difference of features, relative to their scale.
+    """
+
+    path: Path
+    target: str
+    sha256: str
+    matched: int
+    expected: int
+    absent: tuple[str, ...]
+    difference: float
+
+
+def export(source: Path, target: str, output: Path) -> ExportReport:
+    """Write the backbone of a run for another library, if that library gives the same features.
+
+    Args:
+        source: run folder or checkpoint.
+        target: ``torchvision``, ``detectron2`` or ``safetensors``.
+        output: file to write; appears only when the check has passed.
+
+    Raises:
+        InputError: the source cannot be read, or the check fails; ``output`` is untouched.
+    """
+    from pretrain.export.features import compare_features, probe, torchvision_features
+    from pretrain.export.header import Provenance, sha256
+    from pretrain.export.targets import TARGETS, build_target
+    from pretrain.pretrained import load_pretrained
+
+    if target not in TARGETS:
+        raise InputError(f"--to {target}: no such format; one of {', '.join(TARGETS)}")
+    pretrained = load_pretrained(source)
+    writer = build_target(target, pretrained)
+    if output.suffix != writer.suffix:
+        raise InputError(f"{output}: a file for {target} must end in {writer.suffix}")
+    if output.is_dir():
+        raise InputError(f"{output}: is a folder; give a file")
+    folder = pretrained.checkpoint.resolve().parent
+    origin = Provenance(
+        run=folder.parent.name if folder.name == "checkpoints" else folder.name,
+        method=pretrained.description.method,
+        step=pretrained.step,
+        checkpoint=pretrained.checkpoint.name,
+        checkpoint_sha256=sha256(pretrained.checkpoint),
+    )
+    output.parent.mkdir(parents=True, exist_ok=True)
+    partial = output.with_name(f".{output.name}.{os.getpid()}.partial")
+    description = pretrained.description
+    images = probe()
+    try:
+        writer.write(pretrained, origin, partial)
+        matched, network = writer.read(pretrained, partial)
+        found = writer.features(network, images, partial)
+        expected = torchvision_features(
+            pretrained.backbone, images, description.mean, description.std
+        )
+        difference = compare_features({name: expected[name] for name in found}, found)
+        digest = sha256(partial)
+        _sync(partial)
+        partial.replace(output)
+        _sync(output.parent)
+    finally:
+        partial.unlink(missing_ok=True)
+    count = len(pretrained.backbone.state_dict())
+    return ExportReport(output, target, digest, matched, count, writer.absent, difference)
+
+
+def main(argv: list[str]) -> int:
+    """``hcl export``."""
+    parser = argparse.ArgumentParser(
+        prog="hcl export",
+        description="Write a run's backbone for another library. The file is kept only if that "
+        "library, loading it, computes the same features.",
+    )
+    parser.add_argument("run", type=Path, metavar="RUN", help="run folder or checkpoint file")
+    parser.add_argument(
+        "--to",
+        required=True,
+        choices=("torchvision", "detectron2", "safetensors"),
+        help="the format; detectron2's is what `hcl detect --weights` reads",
+    )
+    parser.add_argument(
+        "-o", "--output", required=True, type=Path, metavar="FILE", help=".pth or .safetensors"
+    )
+    arguments = parser.parse_args(argv)
+    report = export(arguments.run, arguments.to, arguments.output)
+    print(f"{report.path}  sha256 {report.sha256}")
+    print(f"tensors matched: {report.matched}/{report.expected}")
+    if report.absent:
+        print(f"left out on purpose: {', '.join(report.absent)} (the classifier)")
+    print(f"largest difference of features: {report.difference:.2g} of their scale")
+    return 0
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,82 @@
+"""Features on random input: the evidence that an export computes the same function."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pretrain.errors import InputError
+
+TOLERANCE = 1e-5
+LAYERS = ("layer1", "layer2", "layer3", "layer4")
+
+
+def probe(size: tuple[int, int] = (96, 160)) -> Tensor:
+    """Two random RGB images, float32 (2, 3, H, W) in 0..255; channels differ in brightness."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(2, 3, *size, generator=generator) * 255
+    return (images * torch.tensor([1.0, 0.7, 0.4]).view(3, 1, 1)).round()
+
+
+def torchvision_features(
+    network: nn.Module, images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]
+) -> dict[str, Tensor]:
+    """Outputs of ``layer1`` to ``layer4`` and ``avgpool`` in evaluation mode.
+
+    Args:
+        network: a torchvision ResNet, with or without its classifier.
+        images: (N, 3, H, W) RGB in 0..255.
+        mean: for images in [0, 1].
+        std: likewise.
+    """
+    outputs: dict[str, Tensor] = {}
+
+    def keep(name: str) -> Any:
+        def hook(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
+            outputs[name] = output.detach().clone()
+
+        return hook
+
+    handles = [
+        network.get_submodule(name).register_forward_hook(keep(name))
+        for name in (*LAYERS, "avgpool")
+    ]
+    scaled = (images / 255 - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
+    try:
+        with torch.no_grad():
+            network.eval()(scaled)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return outputs
+
+
+def compare_features(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> float:
+    """Largest difference over all layers, relative to the layer's largest feature.
+
+    Raises:
+        InputError: it exceeds ``TOLERANCE``, or a shape differs.
+    """
+    worst = 0.0
+    for name, features in expected.items():
+        other = found[name]
+        if features.shape != other.shape:
+            raise InputError(
+                f"the exported weights give features of another shape at {name}: "
+                f"{tuple(other.shape)} instead of {tuple(features.shape)}; nothing was written"
+            )
+        if not features.isfinite().all():
+            raise InputError(f"the run's own features at {name} are not finite: bad weights")
+        scale = features.abs().max().item()
+        difference = (features - other).abs().max().item() / scale if scale > 0 else float("nan")
+        # Written so that a NaN fails.
+        if not difference <= TOLERANCE:
+            raise InputError(
+                f"the exported weights compute another function: features of {name} differ by "
+                f"{difference:.2g} of their scale (limit {TOLERANCE:g}); nothing was written"
+            )
+        worst = max(worst, difference)
+    return worst

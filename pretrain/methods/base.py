@@ -1,0 +1,149 @@
+"""What the trainer asks of a method, and how methods are found by name."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import pkgutil
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+import pretrain.methods
+from pretrain.data.plan import ViewPlan
+from pretrain.errors import InputError
+from pretrain.models import Encoder, EncoderSettings
+from pretrain.settings import Settings, parse
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a method may know of the run it is built for.
+
+    Attributes:
+        encoder: the network to pretrain.
+        size: side of a view, pixels.
+        batch_size: rows in a global batch.
+        local_batch: rows of one process.
+        seed: of the run.
+    """
+
+    encoder: EncoderSettings
+    size: int
+    batch_size: int
+    local_batch: int
+    seed: int
+
+
+class MethodSettings(Settings):
+    """Base of a method's settings; ``name`` chooses the method."""
+
+    name: str
+
+
+Losses = dict[str, Tensor]
+"""Scalar terms by name, already weighted: their sum is minimised."""
+
+Metrics = dict[str, Tensor]
+"""Scalars to log, detached."""
+
+
+class Method(nn.Module, ABC):
+    """A pretraining method.
+
+    One step is ``begin_step``, ``forward`` with backward and optimiser, ``end_step``. Everything
+    that must survive a kill is a parameter or a buffer.
+    """
+
+    settings_class: ClassVar[type[MethodSettings]]
+
+    @property
+    @abstractmethod
+    def view_plan(self) -> ViewPlan:
+        """The crops ``forward`` wants."""
+
+    @property
+    @abstractmethod
+    def encoder(self) -> Encoder:
+        """The query encoder: what is exported."""
+
+    @property
+    @abstractmethod
+    def encoder_prefix(self) -> str:
+        """Where the query encoder stands in ``state_dict``, with the final dot."""
+
+    @abstractmethod
+    def forward(self, views: Mapping[str, Tensor]) -> tuple[Losses, Metrics]:
+        """Loss terms of the normalised views, each (B, 3, S, S)."""
+
+    def begin_step(self, step: int, total_steps: int) -> None:
+        """Before ``forward``: what depends on the step, and the momentum update."""
+
+    def end_step(self) -> None:
+        """After the optimiser: what must not change while gradients are computed."""
+
+
+class KeyedMethod(Method):
+    """A method with a momentum encoder: what a branch such as HCL needs to join it."""
+
+    @abstractmethod
+    def encode_query(self, images: Tensor) -> Tensor:
+        """(B, 3, S, S) -> (B, D) float32, raw, with gradient."""
+
+    @abstractmethod
+    def encode_key(self, images: Tensor, view: int) -> Tensor:
+        """(B, 3, S, S) -> (world * B, D) float32, raw: the keys of the global batch, in order.
+
+        Args:
+            images: this rank's views.
+            view: which of the step's key views this is; each is shuffled by its own permutation.
+        """
+
+
+MethodClass = type[Method]
+_methods: dict[str, MethodClass] = {}
+
+
+def register(name: str) -> Callable[[MethodClass], MethodClass]:
+    """Class decorator: make a method available as ``method.name``."""
+
+    def add(kind: MethodClass) -> MethodClass:
+        _methods[name] = kind
+        return kind
+
+    return add
+
+
+def method_class(name: str) -> MethodClass:
+    """The method registered as ``name``; every module of this package is looked at.
+
+    Raises:
+        InputError: no such method.
+    """
+    for module in pkgutil.iter_modules(pretrain.methods.__path__):
+        importlib.import_module(f"pretrain.methods.{module.name}")
+    if name not in _methods:
+        near = difflib.get_close_matches(name, _methods, n=1, cutoff=0.4)
+        hint = f"did you mean '{near[0]}'?" if near else f"one of {', '.join(sorted(_methods))}"
+        raise InputError(f"method.name: unknown method '{name}'; {hint}")
+    return _methods[name]
+
+
+def parse_method(values: Mapping[str, Any], *, source: str) -> MethodSettings:
+    """The settings of the method that ``values["name"]`` names.
+
+    Raises:
+        InputError: no name, an unknown one, or faults in the method's own settings.
+    """
+    if not isinstance(values.get("name"), str):
+        raise InputError(f"{source}: missing key 'method.name'")
+    kind = method_class(values["name"]).settings_class
+    return parse(kind, values, source=source, at="method")
+
+
+def local_rows(gathered: Tensor, local_batch: int, rank: int) -> Tensor:
+    """This rank's rows of a gathered tensor."""
+    return gathered[rank * local_batch : (rank + 1) * local_batch]

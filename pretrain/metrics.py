@@ -1,0 +1,124 @@
+"""What a run says while it runs: one live line, plain lines in a log, JSONL, TensorBoard."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class Recorder:
+    """Takes the values of logged steps to all the places they belong.
+
+    Args:
+        metrics: the JSONL file; lines after ``start_step`` are dropped, since those steps are
+            about to be done again.
+        tensorboard: folder of event files, or None.
+        start_step: steps already done.
+        total_steps: of the run.
+    """
+
+    def __init__(
+        self, metrics: Path, tensorboard: Path | None, start_step: int, total_steps: int
+    ) -> None:
+        _truncate(metrics, start_step)
+        self._file = metrics.open("a", encoding="utf-8")
+        self._writer: Any = None
+        if tensorboard is not None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._writer = SummaryWriter(str(tensorboard), purge_step=start_step)
+        self._total = total_steps
+        self._live = sys.stderr.isatty()
+        self._start_step, self._start = start_step, time.monotonic()
+
+    def log(self, step: int, values: dict[str, float]) -> None:
+        """Record the values of ``step`` (steps done so far)."""
+        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        self._file.flush()
+        if self._writer is not None:
+            for name, value in values.items():
+                self._writer.add_scalar(name, value, step)
+        self._show(step, values)
+
+    def image(self, name: str, image: Tensor) -> None:
+        """Record an image, uint8 (3, H, W)."""
+        if self._writer is not None:
+            self._writer.add_image(name, image, 0)
+
+    def close(self) -> None:
+        """Flush everything and end the live line."""
+        if self._live:
+            print(file=sys.stderr)
+        self._file.close()
+        if self._writer is not None:
+            self._writer.close()
+
+    def _show(self, step: int, values: dict[str, float]) -> None:
+        seconds_a_step = (time.monotonic() - self._start) / max(step - self._start_step, 1)
+        terms = " ".join(
+            f"{name.removeprefix('loss/')} {value:.4f}"
+            for name, value in values.items()
+            if name.startswith("loss/")
+        )
+        line = (
+            f"step {step}/{self._total}  loss {values['loss']:.4f} ({terms})  "
+            f"lr {values['lr']:.4g}  {values['images_per_s']:.1f} images/s  "
+            f"data wait {100 * values['data_wait']:.0f} %  "
+            f"ETA {duration(seconds_a_step * (self._total - step))}"
+        )
+        end = "" if self._live else "\n"
+        # Erase to the end of the line: the one before may have been longer.
+        print(f"\r{line}\x1b[K" if self._live else line, end=end, file=sys.stderr, flush=True)
+
+
+def duration(seconds: float) -> str:
+    """Hours, minutes and seconds, as in ``1:02:03`` or ``2:03``."""
+    if not math.isfinite(seconds):
+        return "?"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def view_grid(
+    views: dict[str, Tensor], mean: tuple[float, ...], std: tuple[float, ...], rows: int = 8
+) -> Tensor:
+    """The views as the networks see them, a row per image: uint8 (3, H, W).
+
+    Args:
+        views: normalised, each (B, 3, S, S).
+        mean: of the normalisation.
+        std: of the normalisation.
+        rows: how many images to show.
+    """
+    scale = torch.tensor(std).view(3, 1, 1)
+    shift = torch.tensor(mean).view(3, 1, 1)
+    columns = []
+    for view in views.values():
+        images = view[:rows].detach().float().cpu() * scale + shift
+        images = torch.nn.functional.pad(images.clamp(0, 1), (2, 2, 2, 2), value=1.0)
+        columns.append(torch.cat(list(images), dim=1))
+    return (torch.cat(columns, dim=2) * 255).round().to(torch.uint8)
+
+
+def read_metrics(path: Path) -> list[dict[str, float]]:
+    """All whole lines of a metrics file; a line cut off by a kill is left out."""
+    if not path.is_file():
+        return []
+    lines = path.read_text(encoding="utf-8").split("\n")
+    # Text after the last newline is a line that a kill cut off.
+    return [json.loads(line) for line in lines[:-1] if line]
+
+
+def _truncate(path: Path, step: int) -> None:
+    kept = [line for line in read_metrics(path) if line["step"] <= step]
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+    temporary.replace(path)

@@ -1,0 +1,85 @@
+"""Reading the encoder back out of a run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from pretrain import checkpoint
+from pretrain.errors import InputError
+from pretrain.models import Encoder, EncoderSettings
+from pretrain.settings import Settings, parse
+
+
+class Description(Settings):
+    """What a checkpoint says about its encoder, enough to rebuild and to use it rightly.
+
+    Attributes:
+        encoder: the network.
+        method: as the table should call it, such as ``moco`` or ``moco+hcl``.
+        prefix: where the query encoder's tensors stand in the checkpoint's model state.
+        size: side of the training views, pixels.
+        mean: per channel in RGB order, for images in [0, 1].
+        std: likewise.
+        curvature: c of the ball the head was trained for; None without the HCL branch.
+        clip_radius: limit on the norm before the exponential map, or None.
+        config: the resolved configuration of the run.
+    """
+
+    encoder: EncoderSettings
+    method: str
+    prefix: str
+    size: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    curvature: float | None
+    clip_radius: float | None
+    config: dict[str, Any]
+
+
+@dataclass
+class Pretrained:
+    """An encoder in evaluation mode, and where it came from."""
+
+    encoder: Encoder
+    description: Description
+    checkpoint: Path
+    step: int
+
+    @property
+    def backbone(self) -> nn.Module:
+        """The part that is exported: torchvision names, (N, 3, H, W) -> (N, num_features)."""
+        return self.encoder.backbone
+
+
+def load_pretrained(source: Path) -> Pretrained:
+    """Read a run folder (its newest sound checkpoint) or one checkpoint file.
+
+    Raises:
+        InputError: nothing there, damaged, or not a checkpoint of this project.
+    """
+    if source.is_dir():
+        found = checkpoint.load_latest(source / "checkpoints")
+        if found is None:
+            raise InputError(
+                f"{source}: no checkpoint in {source / 'checkpoints'}; run pretraining"
+            )
+        path, state = found
+    else:
+        path, state = source, checkpoint.load(source)
+    if "description" not in state or "model" not in state:
+        raise InputError(f"{path}: not a checkpoint of `hcl pretrain`")
+    description = parse(Description, state["description"], source=str(path), at="description")
+    encoder = Encoder(description.encoder)
+    prefix = description.prefix
+    weights: dict[str, torch.Tensor] = {
+        name.removeprefix(prefix): value
+        for name, value in state["model"].items()
+        if name.startswith(prefix)
+    }
+    encoder.load_state_dict(weights)
+    return Pretrained(encoder.eval(), description, path, int(state["step"]))

@@ -1,0 +1,386 @@
+"""The loop, and nothing else."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import random
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from enum import Enum
+from typing import Any
+
+import numpy as np
+import torch
+import torchvision
+from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
+from torch.nn.parallel import DistributedDataParallel
+
+from pretrain import __version__, checkpoint, distributed
+from pretrain.config import RunSettings
+from pretrain.data import augment
+from pretrain.data.index import Index
+from pretrain.data.loader import BadImages, build_loader, choose_workers, open_index
+from pretrain.data.plan import Batch
+from pretrain.distributed import World
+from pretrain.errors import InputError
+from pretrain.methods.base import Context
+from pretrain.methods.build import build_method
+from pretrain.metrics import Recorder, view_grid
+from pretrain.models import Encoder
+from pretrain.pretrained import Description
+from pretrain.run import RunFolder
+from pretrain.schedule import learning_rate
+from pretrain.signals import StopFlag
+
+log = logging.getLogger(__name__)
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Outcome(Enum):
+    """How a run ended."""
+
+    FINISHED = "finished"
+    STOPPED = "stopped"
+
+
+class NonFiniteLossError(RuntimeError):
+    """A loss became NaN or infinite; the batch has been saved for replay."""
+
+
+class Trainer:
+    """One run, from settings to its last checkpoint.
+
+    Args:
+        settings: of the run.
+        world: the process group.
+        command: what the user typed, for the record.
+    """
+
+    def __init__(self, settings: RunSettings, world: World, command: list[str]) -> None:
+        self.settings, self.world, self.command = settings, world, command
+        self.device = world.device
+        self.folder = RunFolder(settings)
+        self.folder.check()
+        _seed_everything(settings)
+        self.index = self._open_index()
+        batch = settings.optim.batch_size
+        if batch % world.size:
+            raise InputError(
+                f"optim.batch_size: {batch} does not divide over {world.size} processes"
+            )
+        if batch > len(self.index):
+            raise InputError(f"optim.batch_size: {batch} exceeds the {len(self.index)} images")
+        self.epoch_steps = len(self.index) // batch
+        train = settings.train
+        self.total_steps = (
+            train.steps if train.steps is not None else (train.epochs or 0) * self.epoch_steps
+        )
+        context = Context(
+            settings.model, settings.views.size, batch, batch // world.size, settings.seed
+        )
+        self.method = build_method(settings.method, settings.hcl, context)
+        self.memory_format = torch.channels_last if train.channels_last else torch.contiguous_format
+        self.method.to(device=self.device, memory_format=self.memory_format)  # type: ignore[call-overload]
+        parameters = [p for p in self.method.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.SGD(
+            parameters,
+            lr=settings.optim.lr,
+            momentum=settings.optim.momentum,
+            weight_decay=settings.optim.weight_decay,
+        )
+        self.scaler = GradScaler(self.device.type, enabled=train.precision == "fp16")
+        self.step = 0
+        self._bad_images = BadImages(settings.data.max_bad_images, len(self.index))
+        self._stop = StopFlag()
+        self._recorder: Recorder | None = None
+
+    def _open_index(self) -> Index:
+        # The main process builds; the others find what it built.
+        if self.world.is_main:
+            index = open_index(self.settings.data)
+        distributed.barrier()
+        return index if self.world.is_main else open_index(self.settings.data)
+
+    def fit(self) -> Outcome:
+        """Train to the end, or until a signal asks to stop; resumes by itself.
+
+        Raises:
+            NonFiniteLossError: a loss is not finite.
+            InputError: too many images cannot be read.
+        """
+        self._resume()
+        if self.world.is_main:
+            self.folder.open(self.command, self.index.fingerprint, self.device, self.world.size)
+        train = self.settings.train
+        if train.compile:
+            for module in self.method.modules():
+                if isinstance(module, Encoder):
+                    module.compile()
+        model: nn.Module = self.method
+        if self.world.size > 1:
+            device_ids = [self.device] if self.device.type == "cuda" else None
+            # Buffers are kept equal by average_batch_norm; queues are filled alike on all ranks.
+            model = DistributedDataParallel(
+                self.method, device_ids=device_ids, broadcast_buffers=False
+            )
+        if self.world.is_main:
+            events = self.folder.path / "tensorboard" if train.tensorboard else None
+            self._recorder = Recorder(self.folder.metrics, events, self.step, self.total_steps)
+        try:
+            with self._stop:
+                outcome = self._loop(model)
+        except BaseException as error:
+            self._record_failure(error)
+            raise
+        finally:
+            if self._recorder is not None:
+                self._recorder.close()
+        if self.world.is_main:
+            self.folder.heartbeat(self.step, self.total_steps, state=outcome.value)
+        return outcome
+
+    def _record_failure(self, error: BaseException) -> None:
+        if self.world.is_main:
+            reason = f"{type(error).__name__}: {error}"
+            self.folder.heartbeat(self.step, self.total_steps, state="failed", error=reason)
+
+    def _loop(self, model: nn.Module) -> Outcome:
+        train = self.settings.train
+        self.method.train()
+        batches = self._batches()
+        clock = _Clock()
+        while self.step < self.total_steps:
+            batch = clock.wait(batches)
+            self._note_bad(batch)
+            values, stop = self._train_step(model, batch)
+            self.step += 1
+            if self.step % train.log_every == 0 or self.step == self.total_steps:
+                self._log(values, clock)
+            last = self.step == self.total_steps
+            if stop or last or self.step % train.checkpoint_every == 0:
+                self._save()
+            if stop and not last:
+                return Outcome.STOPPED
+        if self.total_steps == 0:
+            self._save()
+        return Outcome.FINISHED
+
+    def _batches(self) -> Iterator[Batch]:
+        settings = self.settings
+        if self.step >= self.total_steps:
+            return iter(())
+        return iter(
+            build_loader(
+                self.index,
+                self.method.view_plan,
+                settings.views,
+                settings.augment,
+                batch_size=settings.optim.batch_size,
+                seed=settings.seed,
+                start_step=self.step,
+                total_steps=self.total_steps,
+                rank=self.world.rank,
+                world=self.world.size,
+                workers=choose_workers(settings.data.workers, self.world.local_size),
+                pin_memory=self.device.type == "cuda",
+            )
+        )
+
+    def _train_step(self, model: nn.Module, batch: Batch) -> tuple[dict[str, Tensor], bool]:
+        """One step; returns its values and whether a rank was asked to stop."""
+        settings = self.settings
+        rate = learning_rate(settings.optim, self.step, self.total_steps, self.epoch_steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        views = self._views(batch)
+        self.method.begin_step(self.step, self.total_steps)
+        with self._autocast():
+            losses, metrics = model(views)
+        loss = torch.stack(list(losses.values())).sum()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        broken, stop = self._agree(not bool(torch.isfinite(loss)))
+        if broken:
+            self._save_for_replay(batch, views, losses)
+        values = {"loss": loss.detach(), **{f"loss/{k}": v.detach() for k, v in losses.items()}}
+        values.update(metrics)
+        values["fallback"] = batch.fallback.float().mean().to(self.device)
+        if settings.optim.clip_norm is not None:
+            self.scaler.unscale_(self.optimizer)
+            parameters = self.optimizer.param_groups[0]["params"]
+            values["gradient_norm"] = nn.utils.clip_grad_norm_(
+                parameters, settings.optim.clip_norm
+            ).detach()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        distributed.average_batch_norm(self.method)
+        self.method.end_step()
+        if self.step == 0 and self.world.is_main:
+            self._show_views(views)
+        return values, stop
+
+    def _views(self, batch: Batch) -> dict[str, Tensor]:
+        """Augmented views on the training device."""
+        settings = self.settings.augment
+        views = {}
+        for name, images in batch.images.items():
+            on_device = images.to(self.device, non_blocking=True)
+            parameters = batch.augmentation[name].to(self.device, non_blocking=True)
+            view = augment.apply(on_device, parameters, settings)
+            views[name] = view.contiguous(memory_format=self.memory_format)
+        return views
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        dtype = PRECISIONS[self.settings.train.precision]
+        if dtype == torch.float32:
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=dtype)
+
+    def _agree(self, broken: bool) -> tuple[bool, bool]:
+        """Whether any rank has a broken loss, and whether any was asked to stop."""
+        flags = torch.tensor([float(broken), float(self._stop.is_set)], device=self.device)
+        if distributed.is_active():
+            torch.distributed.all_reduce(flags, torch.distributed.ReduceOp.MAX)
+        any_broken, any_stop = flags.tolist()
+        return bool(any_broken), bool(any_stop)
+
+    def _log(self, values: dict[str, Tensor], clock: _Clock) -> None:
+        names = list(values)
+        means = distributed.mean_over_ranks(torch.stack([values[n].float() for n in names]))
+        seconds, waited, steps = clock.lap()
+        if self._recorder is None:
+            return
+        record = dict(zip(names, means.tolist(), strict=True))
+        record["lr"] = self.optimizer.param_groups[0]["lr"]
+        record["epoch"] = self.step / self.epoch_steps
+        record["images_per_s"] = steps * self.settings.optim.batch_size / seconds
+        record["data_wait"] = waited / seconds
+        self._recorder.log(self.step, record)
+        self.folder.heartbeat(
+            self.step, self.total_steps, images_per_s=round(record["images_per_s"], 1)
+        )
+
+    def _show_views(self, views: dict[str, Tensor]) -> None:
+        settings = self.settings.augment
+        grid = view_grid(views, settings.mean, settings.std)
+        torchvision.io.write_png(grid, str(self.folder.path / "views.png"))
+        if self._recorder is not None:
+            self._recorder.image("views", grid)
+
+    def _note_bad(self, batch: Batch) -> None:
+        if batch.bad:
+            with self.folder.bad_images.open("a", encoding="utf-8") as file:
+                for row, path, reason in batch.bad:
+                    file.write(json.dumps({"row": row, "path": path, "reason": reason}) + "\n")
+        self._bad_images.add(batch)
+
+    def _save(self) -> None:
+        """Write a checkpoint; all ranks hold the same state, so the main one writes."""
+        if self.world.is_main:
+            train = self.settings.train
+            checkpoint.save(
+                self.folder.checkpoints,
+                {
+                    "step": self.step,
+                    "model": self.method.state_dict(),
+                    "optimizer": self.optimizer.state_dict(),
+                    "scaler": self.scaler.state_dict(),
+                    "description": self._description().model_dump(mode="json"),
+                    "versions": {"hcl": __version__, "torch": str(torch.__version__)},
+                },
+                self.step,
+                keep=train.keep,
+                keep_every=train.keep_every,
+            )
+        distributed.barrier()
+
+    def _description(self) -> Description:
+        settings = self.settings
+        return Description(
+            encoder=settings.model,
+            method=settings.method_name,
+            prefix=self.method.encoder_prefix,
+            size=settings.views.size,
+            mean=settings.augment.mean,
+            std=settings.augment.std,
+            curvature=settings.hcl.curvature if settings.hcl else None,
+            clip_radius=settings.hcl.clip_radius if settings.hcl else None,
+            config=settings.model_dump(mode="json"),
+        )
+
+    def _resume(self) -> None:
+        found = checkpoint.load_latest(self.folder.checkpoints)
+        distributed.barrier()
+        if found is None:
+            return
+        path, state = found
+        self.method.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.step = state["step"]
+        if self.world.is_main:
+            log.info("resumed from %s", path)
+
+    def _save_for_replay(
+        self, batch: Batch, views: dict[str, Tensor], losses: dict[str, Tensor]
+    ) -> None:
+        path = self.folder.path / "nonfinite" / f"step_{self.step:08d}_rank{self.world.rank}.pt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        values = {name: float(value) for name, value in losses.items()}
+        torch.save(
+            {
+                "step": self.step,
+                "rows": batch.rows,
+                "views": {name: view.cpu() for name, view in views.items()},
+                "model": self.method.state_dict(),
+                "losses": values,
+            },
+            path,
+        )
+        raise NonFiniteLossError(
+            f"step {self.step}: loss terms {values} are not finite on some rank; "
+            f"batch and model saved in {path}"
+        )
+
+
+class _Clock:
+    """How long steps take, and how much of it is waiting for data."""
+
+    def __init__(self) -> None:
+        self._start, self._waited, self._steps = time.monotonic(), 0.0, 0
+
+    def wait(self, batches: Iterator[Batch]) -> Batch:
+        """The next batch."""
+        before = time.monotonic()
+        batch = next(batches)
+        self._waited += time.monotonic() - before
+        self._steps += 1
+        return batch
+
+    def lap(self) -> tuple[float, float, int]:
+        """Seconds, seconds waited and steps since the last lap."""
+        now = time.monotonic()
+        lap = (max(now - self._start, 1e-9), self._waited, self._steps)
+        self._start, self._waited, self._steps = now, 0.0, 0
+        return lap
+
+
+def _seed_everything(settings: RunSettings) -> None:
+    """Initialisation only: data order and augmentation draw from streams of their own."""
+    random.seed(settings.seed)
+    np.random.seed(settings.seed % 2**32)
+    torch.manual_seed(settings.seed)
+    if settings.train.threads is not None:
+        torch.set_num_threads(settings.train.threads)
+    if settings.train.deterministic:
+        # Without it cuBLAS refuses to run deterministically.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+        torch.backends.cudnn.benchmark = False
+    else:
+        torch.backends.cudnn.benchmark = True
