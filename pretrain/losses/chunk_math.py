@@ -4,9 +4,9 @@ A tile has N rows (queries) and k columns (negatives). With the logit l of a pai
 m of its row, e = exp(l - m). What a tile contributes to log-sum-exp and gradient are row sums of
 e times derivatives of l, and the weights W that multiply the negatives in a second matrix product.
 
-The ball: u = cosh(√c d) - 1 = |x-y|² a b with a = 2c/gap_x and b = 1/gap_y, and
-l = -p·acosh(1 + u) with p = 1/(√c T), so that dl/du = -p/r with r = √(u(u+2)). The hyperboloid:
-the same with u = c(x₀y₀ - <x, y>) - 1. All three functions have one signature and compile whole.
+For the ball the products are -2<x, y>. There u = cosh(√c d) - 1 = |x-y|² a b with a = 2c/gap_x and
+b = 1/gap_y, and l = -p·acosh(1 + u) with p = 1/(√c T), so that dl/du = -p/r with r = √(u(u+2)).
+The hyperboloid: the same with u = c(x₀y₀ - <x, y>) - 1. All functions compile whole.
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ class Tile(NamedTuple):
     Attributes:
         weights: W, (N, k).
         sums: its row sums.
-        clear: (N,), positive where no pair is near.
+        clear: (N,), positive where no pair of the row is near. Elsewhere the tile may hold
+            anything, NaN too, and must be done again.
     """
 
     weights: Tensor
@@ -103,8 +104,8 @@ def cosine(dots: Tensor, factors: tuple[CosineRows, None], m: Tensor, wide: bool
 def ball(dots: Tensor, factors: tuple[BallRows, BallColumns], m: Tensor, wide: bool) -> Tile:
     """One tile with logits -d/T of ball points; W = h·b."""
     rows, columns = factors
-    u, alarm = ball_u(dots, rows, columns)
-    e, h, logit = weigh(u.clamp_min(torch.finfo(u.dtype).tiny), rows.p, m)
+    u, squared = ball_u(dots, rows, columns)
+    e, h, logit = weigh(u, rows.p, m)
     w = h * columns.b
     slope = h * u
     zero = torch.zeros_like(m[:, 0])
@@ -115,7 +116,7 @@ def ball(dots: Tensor, factors: tuple[BallRows, BallColumns], m: Tensor, wide: b
         (e * logit).sum(1) if wide else zero,
         (slope * (columns.b - 1)).sum(1) if wide else zero,
     )
-    return Tile(w, sums, alarm.amin(1))
+    return Tile(w, sums, squared.amin(1) - NEAR * rows.square[:, 0])
 
 
 def hyperboloid(
@@ -124,7 +125,7 @@ def hyperboloid(
     """One tile with logits -d/T of hyperboloid points; W = h."""
     rows, columns = factors
     u, alarm = hyperboloid_u(dots, rows, columns)
-    e, h, logit = weigh(u.clamp_min(torch.finfo(u.dtype).tiny), rows.p, m)
+    e, h, logit = weigh(u, rows.p, m)
     zero = torch.zeros_like(m[:, 0])
     slope = (h * columns.time).sum(1)
     logits = (e * logit).sum(1) if wide else zero
@@ -173,10 +174,9 @@ def hyperboloid_factors(square: Tensor, c: Tensor, dtype: torch.dtype) -> Hyperb
 
 
 def ball_u(dots: Tensor, rows: BallRows, columns: BallColumns) -> tuple[Tensor, Tensor]:
-    """Return u, and a tensor that is not positive where the pair is near."""
-    scale = rows.square + columns.square
-    squared = scale - 2 * dots
-    return squared * (rows.a * columns.b), squared - NEAR * scale
+    """Return u and |x-y|²: near pairs have up to NEAR·|x|² of the latter."""
+    squared = (rows.square + columns.square) + dots
+    return squared * (rows.a * columns.b), squared
 
 
 def hyperboloid_u(

@@ -98,10 +98,9 @@ def _share(  # type: ignore[no-untyped-def]  # noqa: PLR0915, PLR0917
             column_0 = tl.load(columns + column, mask=column < k, other=1.0)[None, :]
             if kind == 1:
                 column_1 = tl.load(columns + k + column, mask=column < k, other=1.0)[None, :]
-                scale = row_0 + column_0
-                squared = scale - 2.0 * dots
+                squared = (row_0 + column_0) - 2.0 * dots
                 u = squared * (row_1 * column_1)
-                alarm = squared - near * scale
+                alarm = squared - near * row_0
             else:
                 terms = row_0 * column_0
                 u = (terms - row_1 * dots) - 1.0

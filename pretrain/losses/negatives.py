@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from pretrain.geometry import poincare
+from pretrain.geometry.gram import NEAR
 from pretrain.geometry.precision import Curvature, curvature_like, ieee_matmul, root
 from pretrain.losses import chunk_math, streaming
 from pretrain.losses.chunk_math import (
@@ -53,6 +54,7 @@ class Cosine:
     """Logits <x, y>/T. Factors: 1/T."""
 
     body = staticmethod(chunk_math.cosine)
+    stretch = 1.0
     prepare = None
     from_squares = None
     costly = (0,)
@@ -82,6 +84,7 @@ class Ball:
     """Logits -d(x, y)/T of ball points. Factors: a = 2c/gap_x, p = 1/(√c T), c."""
 
     body = staticmethod(chunk_math.ball)
+    stretch = -2.0
     prepare = staticmethod(chunk_math.ball_columns)
     from_squares = staticmethod(chunk_math.ball_factors)
     costly = (1, 2)
@@ -99,8 +102,8 @@ class Ball:
 
     def careful(self, y: Tensor, dots: Tensor, columns: BallColumns, total: Total) -> Tile:
         """Near pairs, and the block of rows and columns they span, by differences."""
-        u, alarm = chunk_math.ball_u(dots, self.rows, columns)
-        i, j = _span(alarm <= 0)
+        u, squared = chunk_math.ball_u(dots, self.rows, columns)
+        i, j = _span(squared <= NEAR * self.rows.square)
         with torch.enable_grad():
             x = self.x[i].requires_grad_()
             chord = torch.cdist(x, y[j], compute_mode="donot_use_mm_for_euclid_dist")
@@ -136,6 +139,7 @@ class Hyperboloid:
     """
 
     body = staticmethod(chunk_math.hyperboloid)
+    stretch = 1.0
     prepare = staticmethod(chunk_math.hyperboloid_columns)
     from_squares = staticmethod(chunk_math.hyperboloid_factors)
     costly = (2,)

@@ -48,6 +48,7 @@ class Geometry(Protocol):
         prepare: of chunk_math, negatives and curvature to column factors, if there are any.
         from_squares: of chunk_math, the same from known |y|².
         rows: row factors.
+        stretch: what the dot products are to be multiplied by; a power of two.
         wide: whether all sums are wanted.
         curvature: c in float64.
     """
@@ -56,6 +57,7 @@ class Geometry(Protocol):
     prepare: Body | None
     from_squares: Body | None
     rows: Any
+    stretch: float
     wide: bool
     curvature: Tensor
 
@@ -117,6 +119,7 @@ def accumulate(geometry: Geometry, x: Tensor, negatives: Negatives) -> Total:
     known = None
     if squares is not None and geometry.from_squares:
         known = geometry.from_squares(squares, geometry.curvature, x.dtype)
+    left = x if geometry.stretch == 1 else x * geometry.stretch
     buffer = x.new_empty(len(x), width)
     for start in range(0, len(points), width):
         y = points[start : start + width]
@@ -125,7 +128,7 @@ def accumulate(geometry: Geometry, x: Tensor, negatives: Negatives) -> Total:
         else:
             columns = prepare(y, geometry.curvature) if prepare else None
         dots = buffer if len(y) == width else x.new_empty(len(x), len(y))
-        torch.mm(x, y.mT, out=dots)
+        torch.mm(left, y.mT, out=dots)
         tile = body(dots, (geometry.rows, columns), total.m, geometry.wide)
         if bool((tile.clear.amin() <= 0) | (tile.sums.e.amax() > chunk_math.CEILING)):
             tile = geometry.careful(y, dots, columns, total)
@@ -137,7 +140,7 @@ def accumulate(geometry: Geometry, x: Tensor, negatives: Negatives) -> Total:
 def first_peak(geometry: Geometry, x: Tensor, y: Tensor) -> Tensor:
     """Largest logit of each row against these few negatives, (N, 1): the first reference."""
     columns = geometry.prepare(y, geometry.curvature) if geometry.prepare else None
-    return geometry.peak(x @ y.mT, columns)
+    return geometry.peak(x @ y.mT * geometry.stretch, columns)
 
 
 def tile_width(rows: int, columns: int, device: str) -> int:
