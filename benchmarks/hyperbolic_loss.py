@@ -36,7 +36,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pretrain.geometry import gram, lorentz, official, poincare
-from pretrain.losses import hyperbolic_info_nce, info_nce, row_squares
+from pretrain.losses import hyperbolic_info_nce, info_nce
 
 try:
     import geoopt
@@ -49,7 +49,7 @@ D, C, T = 128, 1.0, 0.2
 SHAPES = [(n, k) for k in (4096, 16384, 65536) for n in (32, 128, 256)]
 BROADCAST = ("official", "geoopt")  # hold N x K x D tensors
 SLOW = (*BROADCAST, "plain")
-Loss = Callable[..., Tensor]
+Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 Run = Callable[[], None]
 Distance = Callable[[Tensor, Tensor], Tensor]
 BROADCAST_BYTES = 6.14 * 4  # peak of the official formulation, per element of N x K x D
@@ -142,25 +142,10 @@ def contestants(device: str) -> dict[str, Loss]:
     paths = ("plain", "matrix", "streaming", *(("triton",) if device == "cuda" else ()))
     for path in paths:
         found[path] = functools.partial(hyperbolic_info_nce, c=C, temperature=T, path=path)
-        # As with a queue that keeps |n|² of its rows, which change only where it is written.
-        if path not in ("plain", "matrix"):
-            found[f"{path} kept"] = kept_squares(found[path])
     found["euclidean usual"] = euclidean_usual
     for path in paths[2:]:
         found[f"euclidean {path}"] = functools.partial(info_nce, temperature=T, path=path)
     return found
-
-
-def kept_squares(loss: Loss) -> Loss:
-    """The loss with the squares of the queue computed once and for all."""
-    known: dict[int, Tensor] = {}
-
-    def run(x: Tensor, y: Tensor, queue: Tensor) -> Tensor:
-        if id(queue) not in known:
-            known[id(queue)] = row_squares(queue)
-        return loss(x, y, queue, queue_squares=known[id(queue)])
-
-    return run
 
 
 def inputs(n: int, k: int, device: str) -> tuple[list[Tensor], list[Tensor]]:
@@ -199,12 +184,11 @@ def measure_time(options: argparse.Namespace) -> list[dict[str, object]]:
         row["milliseconds"] = {
             name: 1e3 * statistics.median(found) for name, found in seconds.items()
         }
-        fast = "triton" if options.device == "cuda" else "streaming"
-        for best in (fast, f"{fast} kept"):
-            row[f"time of {best} relative to"] = {
-                name: ratio(seconds[best], found) for name, found in seconds.items() if name != best
-            }
-            print_row(row, best)
+        best = "triton" if options.device == "cuda" else "streaming"
+        row[f"time of {best} relative to"] = {
+            name: ratio(seconds[best], found) for name, found in seconds.items() if name != best
+        }
+        print_row(row, best)
         rows.append(row)
     return rows
 

@@ -3,7 +3,7 @@
 from pretrain.losses.byol import cosine_regression
 from pretrain.losses.dense import dense_info_nce, match
 from pretrain.losses.fusion import hypmix
-from pretrain.losses.hyperbolic import hyperbolic_info_nce, lorentz_info_nce, row_squares
+from pretrain.losses.hyperbolic import hyperbolic_info_nce, lorentz_info_nce
 from pretrain.losses.in_batch import hyperbolic_info_nce_in_batch, info_nce_in_batch
 from pretrain.losses.infonce import info_nce
 from pretrain.losses.pairwise import (
@@ -26,6 +26,5 @@ __all__ = [
     "match",
     "pairwise_cross_entropy",
     "pairwise_losses",
-    "row_squares",
     "spherical_scores",
 ]

@@ -4,14 +4,15 @@ A tile has N rows (queries) and k columns (negatives). With the logit l of a pai
 m of its row, e = exp(l - m). What a tile contributes to log-sum-exp and gradient are row sums of
 e times derivatives of l, and the weights W that multiply the negatives in a second matrix product.
 
-For the ball the products are -2<x, y>. There u = cosh(√c d) - 1 = |x-y|² a b with a = 2c/gap_x and
+For the ball the products are 2<x, y>. There u = cosh(√c d) - 1 = |x-y|² a b with a = 2c/gap_x and
 b = 1/gap_y, and l = -p·acosh(1 + u) with p = 1/(√c T), so that dl/du = -p/r with r = √(u(u+2)).
 The hyperboloid: the same with u = c(x₀y₀ - <x, y>) - 1. All functions compile whole.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -56,6 +57,36 @@ class Tile(NamedTuple):
     weights: Tensor
     sums: Sums
     clear: Tensor
+
+
+class Span(NamedTuple):
+    """What several tiles give: the sum of their W y, (N, D), and the rest of each."""
+
+    weighted: Tensor
+    sums: tuple[Sums, ...]
+    clear: tuple[Tensor, ...]
+
+    def total(self) -> Sums:
+        """The sums of all tiles."""
+        return Sums(*(torch.stack(parts).sum(0) for parts in zip(*self.sums, strict=True)))
+
+
+Tiles = tuple[tuple[Tensor, Any], ...]
+"""Negatives (k, D) with their column factors."""
+
+
+class Given(NamedTuple):
+    """What is the same for all tiles of a span.
+
+    Attributes:
+        rows: row factors of the geometry.
+        m: (N, 1).
+        wide: whether all sums are wanted.
+    """
+
+    rows: Any
+    m: Tensor
+    wide: bool
 
 
 class CosineRows(NamedTuple):
@@ -132,6 +163,35 @@ def hyperboloid(
     return Tile(h, Sums(e.sum(1), zero, slope, logits, zero), alarm.amin(1))
 
 
+def cosine_sweep(left: Tensor, tiles: Tiles, given: Given) -> Span:
+    """Several tiles of :func:`cosine`; left: the queries (N, D)."""
+    return _sweep(cosine, left, tiles, given)
+
+
+def ball_sweep(left: Tensor, tiles: Tiles, given: Given) -> Span:
+    """Several tiles of :func:`ball`; left: the queries times 2."""
+    return _sweep(ball, left, tiles, given)
+
+
+def hyperboloid_sweep(left: Tensor, tiles: Tiles, given: Given) -> Span:
+    """Several tiles of :func:`hyperboloid`; left: the queries."""
+    return _sweep(hyperboloid, left, tiles, given)
+
+
+def _sweep(body: Callable[..., Tile], left: Tensor, tiles: Tiles, given: Given) -> Span:
+    done: list[Tile] = []
+    weighted, lhs = torch.zeros_like(left), left
+    for y, columns in tiles:
+        tile = body(lhs @ y.mT, (given.rows, columns), given.m, given.wide)
+        weighted = torch.addmm(weighted, tile.weights, y)
+        done.append(tile)
+        # Let the next tile wait for all of this one. The compiler would rather do one kind of work
+        # for many tiles, and they would leave the cache between their two products.
+        link = weighted[:, :1] + tile.clear[:, None]
+        lhs = left + (link - link)
+    return Span(weighted, tuple(tile.sums for tile in done), tuple(tile.clear for tile in done))
+
+
 def squares(y: Tensor, c: Tensor) -> Tensor:
     """|y|² of rows (k, D) of the ball, float64, to 2e-10 at least."""
     if torch.compiler.is_compiling() and y.dtype == torch.float32:
@@ -175,7 +235,7 @@ def hyperboloid_factors(square: Tensor, c: Tensor, dtype: torch.dtype) -> Hyperb
 
 def ball_u(dots: Tensor, rows: BallRows, columns: BallColumns) -> tuple[Tensor, Tensor]:
     """Return u and |x-y|²: near pairs have up to NEAR·|x|² of the latter."""
-    squared = (rows.square + columns.square) + dots
+    squared = (rows.square + columns.square) - dots
     return squared * (rows.a * columns.b), squared
 
 

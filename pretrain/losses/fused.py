@@ -13,6 +13,7 @@ The arithmetic is that of :mod:`pretrain.losses.chunk_math`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -23,7 +24,7 @@ from torch import Tensor
 from pretrain.geometry.gram import LORENTZ_NEAR, NEAR
 from pretrain.losses import chunk_math, streaming
 from pretrain.losses.chunk_math import Sums
-from pretrain.losses.streaming import Negatives, Total
+from pretrain.losses.streaming import Total
 
 if TYPE_CHECKING:
     from pretrain.losses.negatives import Differentiable
@@ -33,7 +34,11 @@ QUERIES, NEGATIVES = 32, 32
 in 48 KiB of shared memory."""
 
 COSINE, BALL, HYPERBOLOID = 0, 1, 2
-KINDS = {chunk_math.cosine: COSINE, chunk_math.ball: BALL, chunk_math.hyperboloid: HYPERBOLOID}
+KINDS: dict[Callable[..., Any], int] = {
+    chunk_math.cosine_sweep: COSINE,
+    chunk_math.ball_sweep: BALL,
+    chunk_math.hyperboloid_sweep: HYPERBOLOID,
+}
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -153,12 +158,11 @@ def _squares(  # type: ignore[no-untyped-def]  # noqa: PLR0917
     tl.store(out + row, tl.sum(tile * tile, 1), mask=row < k)
 
 
-def accumulate(geometry: Differentiable, x: Tensor, negatives: Negatives) -> Total:
+def accumulate(geometry: Differentiable, x: Tensor, queue: Tensor) -> Total:
     """As :func:`pretrain.losses.streaming.accumulate`, float32 only, without the wide sums."""
     n, d = x.shape
-    queue = negatives.points
     k = len(queue)
-    kind = KINDS[geometry.body]
+    kind = KINDS[geometry.sweep]
     x = x.contiguous()
     if queue.stride(1) != 1:
         queue = queue.contiguous()
@@ -175,7 +179,7 @@ def accumulate(geometry: Differentiable, x: Tensor, negatives: Negatives) -> Tot
         x,
         queue,
         _rows(geometry, n),
-        _columns(geometry, queue, negatives.squares),
+        _columns(geometry, queue, kind),
         m,
         sums,
         weighted,
@@ -196,7 +200,7 @@ def accumulate(geometry: Differentiable, x: Tensor, negatives: Negatives) -> Tot
     total = _join(x, m, sums, weighted)
     near = (sums[3].amin(0) <= 0).nonzero()[:, 0]
     if len(near) > 0:
-        _again(total, near, geometry, x, negatives)
+        _again(total, near, geometry, x, queue)
     return total
 
 
@@ -214,17 +218,17 @@ def _rows(geometry: Differentiable, n: int) -> Tensor:
     return torch.stack((factors + [filler] * 3)[:3]).reshape(3, n).contiguous()
 
 
-def _columns(geometry: Differentiable, queue: Tensor, squares: Tensor | None) -> Tensor:
+def _columns(geometry: Differentiable, queue: Tensor, kind: int) -> Tensor:
     """The column factors as (2, K); for the cosine a dummy that is never read."""
-    if geometry.from_squares is None:
+    if kind == COSINE:
         return queue
-    if squares is None:
-        k, d = queue.shape
-        squares = queue.new_empty(k, dtype=torch.float64)
-        grid = (triton.cdiv(k, NEGATIVES),)
-        width = triton.next_power_of_2(d)
-        _squares[grid](queue, squares, k, d, queue.stride(0), negatives=NEGATIVES, width=width)
-    columns = geometry.from_squares(squares, geometry.curvature, queue.dtype)
+    k, d = queue.shape
+    square = queue.new_empty(k, dtype=torch.float64)
+    grid = (triton.cdiv(k, NEGATIVES),)
+    width = triton.next_power_of_2(d)
+    _squares[grid](queue, square, k, d, queue.stride(0), negatives=NEGATIVES, width=width)
+    factors = chunk_math.ball_factors if kind == BALL else chunk_math.hyperboloid_factors
+    columns = factors(square, geometry.curvature, queue.dtype)
     return torch.stack((*columns, columns[0])[:2])
 
 
@@ -239,12 +243,12 @@ def _join(x: Tensor, m: Tensor, sums: Tensor, weighted: Tensor) -> Total:
     return total
 
 
-def _again(
-    total: Total, rows: Tensor, geometry: Differentiable, x: Tensor, negatives: Negatives
-) -> None:
+def _again(total: Total, rows: Tensor, geometry: Differentiable, x: Tensor, queue: Tensor) -> None:
     """Replace rows of the total by what the streaming path gives for them."""
-    factors = tuple(factor[rows] for factor in geometry.factors)
-    exact = streaming.accumulate(type(geometry)(x[rows], factors, False), x[rows], negatives)
-    total.m[rows], total.weighted[rows], total.near[rows] = exact.m, exact.weighted, exact.near
-    for old, new in zip(total.sums, exact.sums, strict=True):
-        old[rows] = new
+    some, x = streaming.subset(geometry, x, rows), x[rows]
+    width = streaming.tile_width(len(x), len(queue), x.device.type)
+    exact = Total(x, streaming.first_peak(some, x, queue[: streaming.PEEK]))
+    for y in torch.split(queue, width):
+        columns = some.prepare(y, some.curvature) if some.prepare else None
+        streaming.carefully(some, x, ((y, columns),), exact)
+    total.put(rows, exact)

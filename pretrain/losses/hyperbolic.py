@@ -20,7 +20,6 @@ from pretrain.losses.contrast import (
     wants_gradient,
 )
 from pretrain.losses.paths import Path, choose
-from pretrain.losses.streaming import Negatives
 
 
 def hyperbolic_info_nce(
@@ -32,7 +31,6 @@ def hyperbolic_info_nce(
     temperature: Temperature,
     path: Path = "auto",
     numerics: Numerics = "exact",
-    queue_squares: Tensor | None = None,
 ) -> Tensor:
     """InfoNCE with logits -d(x, y)/T of ball points, averaged over the queries.
 
@@ -45,8 +43,6 @@ def hyperbolic_info_nce(
         temperature: T; gradients reach a tensor, except on path "triton".
         path: how the negatives are summed, see :mod:`pretrain.losses.paths`. Relative error of a
             float32 distance: 1e-6 for plain, 3e-5 for the others.
-        queue_squares: (K,) float64 |n|² of the queue (:func:`row_squares`), for callers that keep
-            them with it: they change only where the queue does, and save a pass over it.
         numerics: "official" reproduces the reference code, with its plain cross-entropy; the
             path must then be "auto" or "plain".
 
@@ -60,22 +56,14 @@ def hyperbolic_info_nce(
         if path not in ("auto", "plain"):
             raise ValueError(f"official numerics have no {path!r} path; use 'plain'")
         return _official(query, key, queue, c, temperature)
-    if queue_squares is not None and queue_squares.shape != queue.shape[:1]:
-        raise ValueError(f"queue_squares must be ({len(queue)},), got {tuple(queue_squares.shape)}")
     learnable = wants_gradient(c, temperature)
     path = choose(path, "hyperbolic_info_nce", query, queue, learnable=learnable)
     positive = over(-poincare.distance(query, key, c), temperature)
     if path in ("plain", "matrix") or len(queue) == 0:
         pairwise = poincare.pairwise_distance if path == "plain" else gram.pairwise_distance
         return contrast(positive, logsumexp(over(-pairwise(query, queue, c), temperature)))
-    constant = Negatives(queue, queue_squares)
-    total = negatives.ball(query, constant, c, temperature, fused=path == "triton")
+    total = negatives.ball(query, queue, c, temperature, fused=path == "triton")
     return contrast(positive, total)
-
-
-def row_squares(points: Tensor) -> Tensor:
-    """|n|² of rows (K, D), float64 (K,), as ``queue_squares`` wants them."""
-    return points.double().square().sum(1)
 
 
 def lorentz_info_nce(
@@ -106,8 +94,8 @@ def lorentz_info_nce(
     if path == "matrix":
         distances = gram.pairwise_lorentz_distance(query, queue, c)
         return contrast(positive, logsumexp(over(-distances, temperature)))
-    constant = Negatives(queue[:, 1:])
-    total = negatives.hyperboloid(query[:, 1:], constant, c, temperature, fused=path == "triton")
+    spatial, fused = queue[:, 1:], path == "triton"
+    total = negatives.hyperboloid(query[:, 1:], spatial, c, temperature, fused=fused)
     return contrast(positive, total)
 
 

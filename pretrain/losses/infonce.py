@@ -18,7 +18,6 @@ from pretrain.losses.contrast import (
     wants_gradient,
 )
 from pretrain.losses.paths import Path, choose
-from pretrain.losses.streaming import Negatives
 
 
 def info_nce(
@@ -47,6 +46,4 @@ def info_nce(
         logits = torch.cat([positive[:, None], over(exact_matmul(query, queue), temperature)], 1)
         labels = torch.zeros(len(query), dtype=torch.long, device=query.device)
         return F.cross_entropy(logits, labels)
-    return contrast(
-        positive, negatives.cosine(query, Negatives(queue), temperature, fused=path == "triton")
-    )
+    return contrast(positive, negatives.cosine(query, queue, temperature, fused=path == "triton"))

@@ -27,7 +27,7 @@ from pretrain.losses.chunk_math import (
     Tile,
 )
 from pretrain.losses.contrast import Temperature
-from pretrain.losses.streaming import Negatives, Total
+from pretrain.losses.streaming import Total
 
 ROWS = 512
 """Queries done together; more go in several passes over the queue."""
@@ -37,14 +37,10 @@ class Differentiable(streaming.Geometry, Protocol):
     """A geometry that knows the gradient.
 
     Attributes:
-        factors: row factors (N, 1), as given.
         costly: positions of the factors whose gradients need the sums of ``wide``.
     """
 
-    factors: tuple[Tensor, ...]
     costly: tuple[int, ...]
-
-    def __init__(self, x: Tensor, factors: tuple[Tensor, ...], wide: bool) -> None: ...
 
     def gradients(self, total: Total) -> tuple[Tensor, ...]:
         """Of the log-sum-exp (N,): for the queries (N, D) and each factor (N, 1)."""
@@ -53,10 +49,9 @@ class Differentiable(streaming.Geometry, Protocol):
 class Cosine:
     """Logits <x, y>/T. Factors: 1/T."""
 
-    body = staticmethod(chunk_math.cosine)
+    sweep = staticmethod(chunk_math.cosine_sweep)
     stretch = 1.0
     prepare = None
-    from_squares = None
     costly = (0,)
 
     def __init__(self, x: Tensor, factors: tuple[Tensor, ...], wide: bool) -> None:
@@ -83,10 +78,9 @@ class Cosine:
 class Ball:
     """Logits -d(x, y)/T of ball points. Factors: a = 2c/gap_x, p = 1/(√c T), c."""
 
-    body = staticmethod(chunk_math.ball)
-    stretch = -2.0
+    sweep = staticmethod(chunk_math.ball_sweep)
+    stretch = 2.0
     prepare = staticmethod(chunk_math.ball_columns)
-    from_squares = staticmethod(chunk_math.ball_factors)
     costly = (1, 2)
 
     def __init__(self, x: Tensor, factors: tuple[Tensor, ...], wide: bool) -> None:
@@ -138,10 +132,9 @@ class Hyperboloid:
     Queries and negatives are their spatial coordinates (N, D); times follow from them.
     """
 
-    body = staticmethod(chunk_math.hyperboloid)
+    sweep = staticmethod(chunk_math.hyperboloid_sweep)
     stretch = 1.0
     prepare = staticmethod(chunk_math.hyperboloid_columns)
-    from_squares = staticmethod(chunk_math.hyperboloid_factors)
     costly = (2,)
 
     def __init__(self, x: Tensor, factors: tuple[Tensor, ...], wide: bool) -> None:
@@ -192,7 +185,7 @@ class _LogSumExp(torch.autograd.Function):
         ctx: Any,
         kind: type[Differentiable],
         fused: bool,
-        negatives: Negatives,
+        queue: Tensor,
         x: Tensor,
         *factors: Tensor,
     ) -> Tensor:
@@ -202,7 +195,7 @@ class _LogSumExp(torch.autograd.Function):
             for start in range(0, len(x), ROWS):
                 part = slice(start, start + ROWS)
                 geometry = kind(x[part], tuple(factor[part] for factor in factors), wide)
-                total = _total(geometry, x[part], negatives, fused)
+                total = _total(geometry, x[part], queue, fused)
                 results.append((total.logsumexp(), *geometry.gradients(total)))
         value, *gradients = (torch.cat(parts) for parts in zip(*results, strict=True))
         ctx.save_for_backward(*gradients)
@@ -214,21 +207,21 @@ class _LogSumExp(torch.autograd.Function):
         return None, None, None, *(part * grad[:, None] for part in ctx.saved_tensors)
 
 
-def _total(geometry: Differentiable, x: Tensor, negatives: Negatives, fused: bool) -> Total:
+def _total(geometry: Differentiable, x: Tensor, queue: Tensor, fused: bool) -> Total:
     if fused:
         from pretrain.losses.fused import accumulate
 
-        return accumulate(geometry, x, negatives)
-    return streaming.accumulate(geometry, x, negatives)
+        return accumulate(geometry, x, queue)
+    return streaming.accumulate(geometry, x, queue)
 
 
-def cosine(query: Tensor, negatives: Negatives, temperature: Temperature, *, fused: bool) -> Tensor:
+def cosine(query: Tensor, queue: Tensor, temperature: Temperature, *, fused: bool) -> Tensor:
     """Log Σ_j exp(<x, y_j>/T), (N,), of queries (N, D)."""
-    return _apply(Cosine, fused, negatives, query, _column(1 / temperature, query))
+    return _apply(Cosine, fused, queue, query, _column(1 / temperature, query))
 
 
 def ball(
-    query: Tensor, negatives: Negatives, c: Curvature, temperature: Temperature, *, fused: bool
+    query: Tensor, queue: Tensor, c: Curvature, temperature: Temperature, *, fused: bool
 ) -> Tensor:
     """Log Σ_j exp(-d(x, y_j)/T), (N,), of ball points; gradients reach c and T too."""
     # The gap of a negative near the rim is wrong by eps/gap if c is rounded to float32.
@@ -236,17 +229,17 @@ def ball(
     c = curvature_like(c, query)
     a = 2 * c / poincare.gap(query, c)
     p = _column(1 / (root(c) * temperature), query)
-    return _apply(Ball, fused, negatives, query, a[:, None], p, wide_c)
+    return _apply(Ball, fused, queue, query, a[:, None], p, wide_c)
 
 
 def hyperboloid(
-    query: Tensor, negatives: Negatives, c: float, temperature: Temperature, *, fused: bool
+    query: Tensor, queue: Tensor, c: float, temperature: Temperature, *, fused: bool
 ) -> Tensor:
     """Log Σ_j exp(-d(x, y_j)/T), (N,), of spatial coordinates (N, D) and (K, D)."""
     wide_c = _column(c, query.double())
     time = (1 / c + _square(query)).sqrt().to(query.dtype)
     p = _column(1 / (root(c) * temperature), query)
-    return _apply(Hyperboloid, fused, negatives, query, c * time[:, None], wide_c, p)
+    return _apply(Hyperboloid, fused, queue, query, c * time[:, None], wide_c, p)
 
 
 def spatial_u(x: Tensor, y: Tensor, c: Curvature) -> Tensor:
@@ -263,8 +256,8 @@ def spatial_u(x: Tensor, y: Tensor, c: Curvature) -> Tensor:
     return c / 2 * chord.square() * shift_x[:, None] * shift_y
 
 
-def _apply(kind: type, fused: bool, negatives: Negatives, *tensors: Tensor) -> Tensor:
-    value: Tensor = _LogSumExp.apply(kind, fused, negatives, *tensors)  # type: ignore[no-untyped-call]
+def _apply(kind: type, fused: bool, queue: Tensor, *tensors: Tensor) -> Tensor:
+    value: Tensor = _LogSumExp.apply(kind, fused, queue, *tensors)  # type: ignore[no-untyped-call]
     return value
 
 

@@ -5,61 +5,68 @@ gradient, and one elementwise pass (:mod:`pretrain.losses.chunk_math`). The grad
 the way and kept, (N, D). Sums are relative to a reference m near the largest logit of the row,
 set by the first few negatives and raised when a later one exceeds it by far.
 
-Tiles in which a dot product is too coarse for some pair (near points) are done again with the
-distances of such pairs by differences, in value and gradient.
+Several tiles make a span, which is compiled as a whole: between tiles Python and the compiler's
+guards would otherwise cost as much as the arithmetic. Rows for which a dot product is too coarse
+somewhere in a span (near points), or whose reference is too low, go through the span once more,
+with the distances of near pairs by differences, in value and gradient.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from pretrain.losses import chunk_math
-from pretrain.losses.chunk_math import Sums, Tile
+from pretrain.losses.chunk_math import Given, Span, Sums, Tile, Tiles
 
 TILE = {"cpu": 2**18, "cuda": 2**22}
 """Logits of a tile: on a CPU, those that stay in the second-level cache (1 MiB of float32)."""
+
+SPAN = 8
+"""Tiles of a span. More would save little and take longer to compile."""
 
 PEEK = 256
 """Negatives that set the first reference."""
 
 COMPILE_FROM = 2**22
-"""From so many logits a call (tens of milliseconds) a compiled elementwise pass is worth the
-quarter of a minute that compiling takes once per shape. HCL_COMPILE=never or always overrides."""
+"""From so many logits a call (tens of milliseconds) a compiled span is worth the half minute that
+compiling takes once per shape. HCL_COMPILE=never or always overrides."""
 
-Body = Callable[..., Any]
-"""One of the functions of chunk_math, perhaps compiled."""
+Compilable = Callable[..., Any]
+"""One of the functions of chunk_math."""
 
 _log = logging.getLogger(__name__)
-_compiled: dict[Body, Body] = {}
-_broken: set[Body] = set()
+_compiled: dict[Compilable, Compilable] = {}
+_broken: set[Compilable] = set()
 
 
 class Geometry(Protocol):
     """One kind of logit, for one block of queries.
 
     Attributes:
-        body: of chunk_math, dot products to weights and sums.
+        sweep: of chunk_math.
         prepare: of chunk_math, negatives and curvature to column factors, if there are any.
-        from_squares: of chunk_math, the same from known |y|².
-        rows: row factors.
+        factors: row factors (N, 1), as given.
+        rows: what follows from them, for chunk_math.
         stretch: what the dot products are to be multiplied by; a power of two.
         wide: whether all sums are wanted.
         curvature: c in float64.
     """
 
-    body: Body
-    prepare: Body | None
-    from_squares: Body | None
+    sweep: Callable[[Tensor, Tiles, Given], Span]
+    prepare: Callable[[Tensor, Tensor], Any] | None
+    factors: tuple[Tensor, ...]
     rows: Any
     stretch: float
     wide: bool
     curvature: Tensor
+
+    def __init__(self, x: Tensor, factors: tuple[Tensor, ...], wide: bool) -> None: ...
 
     def peak(self, dots: Tensor, columns: Any) -> Tensor:
         """Largest logit of each row, (N, 1)."""
@@ -69,13 +76,6 @@ class Geometry(Protocol):
 
         Both change the total: ``total.near`` gets the gradient of near pairs, whose weights are 0.
         """
-
-
-class Negatives(NamedTuple):
-    """What is constant: points (K, D) and, where the caller keeps them, their float64 |y|² (K,)."""
-
-    points: Tensor
-    squares: Tensor | None = None
 
 
 class Total:
@@ -104,43 +104,96 @@ class Total:
         self.near *= factor
         self.sums = Sums(*(part * factor[:, 0] for part in self.sums))
 
+    def add(self, weighted: Tensor, sums: Sums) -> None:
+        """Add tiles relative to the same reference."""
+        self.weighted += weighted
+        self.sums = Sums(*map(torch.add, self.sums, sums))
+
+    def put(self, rows: Tensor, other: Total) -> None:
+        """Replace rows (n,) by all of another total."""
+        self.m, self.weighted, self.near, *sums = (
+            old.index_copy(0, rows, new)
+            for old, new in zip(self._parts(), other._parts(), strict=True)
+        )
+        self.sums = Sums(*sums)
+
+    def of(self, rows: Tensor) -> Total:
+        """These rows (n,) alone."""
+        found = Total(self.weighted[rows], self.m[rows])
+        _, found.weighted, found.near, *sums = (part[rows] for part in self._parts())
+        found.sums = Sums(*sums)
+        return found
+
     def logsumexp(self) -> Tensor:
         """Over all negatives, (N,)."""
         return self.m[:, 0] + self.sums.e.log()
 
+    def _parts(self) -> tuple[Tensor, ...]:
+        return self.m, self.weighted, self.near, *self.sums
 
-def accumulate(geometry: Geometry, x: Tensor, negatives: Negatives) -> Total:
-    """Go through K > 0 negatives once for the queries x (N, D)."""
-    points, squares = negatives
-    total = Total(x, first_peak(geometry, x, points[:PEEK]))
-    width = tile_width(len(x), len(points), x.device.type)
-    body = compiled(geometry.body, len(x) * len(points))
-    prepare = geometry.prepare and compiled(geometry.prepare, len(x) * len(points))
-    known = None
-    if squares is not None and geometry.from_squares:
-        known = geometry.from_squares(squares, geometry.curvature, x.dtype)
-    left = x if geometry.stretch == 1 else x * geometry.stretch
-    buffer = x.new_empty(len(x), width)
-    for start in range(0, len(points), width):
-        y = points[start : start + width]
-        if known is not None:
-            columns = type(known)(*(factor[start : start + width] for factor in known))
-        else:
-            columns = prepare(y, geometry.curvature) if prepare else None
-        dots = buffer if len(y) == width else x.new_empty(len(x), len(y))
-        torch.mm(left, y.mT, out=dots)
-        tile = body(dots, (geometry.rows, columns), total.m, geometry.wide)
-        if bool((tile.clear.amin() <= 0) | (tile.sums.e.amax() > chunk_math.CEILING)):
-            tile = geometry.careful(y, dots, columns, total)
-        total.sums = Sums(*map(torch.add, total.sums, tile.sums))
-        total.weighted.addmm_(tile.weights, y)
+
+def accumulate(geometry: Geometry, x: Tensor, queue: Tensor) -> Total:
+    """Go through K > 0 negatives (K, D) once for the queries x (N, D)."""
+    total = Total(x, first_peak(geometry, x, queue[:PEEK]))
+    left = x * geometry.stretch
+    width = tile_width(len(x), len(queue), x.device.type)
+    for negatives in spans(queue, width):
+        # The tail of a queue is a shape of its own: not worth a compilation.
+        logits = len(x) * len(queue) if len(negatives) % width == 0 else 0
+        columns = None
+        if geometry.prepare:
+            columns = compiled(geometry.prepare, logits)(negatives, geometry.curvature)
+        tiles = split(negatives, columns, width)
+        given = Given(geometry.rows, total.m, geometry.wide)
+        span = compiled(geometry.sweep, logits)(left, tiles, given)
+        sums, clear = span.total(), torch.stack(span.clear).amin(0)
+        good = (clear > 0) & (sums.e <= chunk_math.CEILING)
+        if bool(good.all()):
+            total.add(span.weighted, sums)
+            continue
+        rows = (~good).nonzero()[:, 0]
+        part = total.of(rows)
+        carefully(subset(geometry, x, rows), x[rows], tiles, part)
+        total.add(span.weighted, sums)
+        total.put(rows, part)
     return total
+
+
+def carefully(geometry: Geometry, x: Tensor, tiles: Tiles, total: Total) -> None:
+    """Add tiles with the distances of near pairs by differences, raising the reference to fit."""
+    for y, columns in tiles:
+        tile = geometry.careful(y, x * geometry.stretch @ y.mT, columns, total)
+        total.add(tile.weights @ y, tile.sums)
+
+
+def subset(geometry: Geometry, x: Tensor, rows: Tensor) -> Geometry:
+    """The same geometry for some of the queries."""
+    return type(geometry)(x[rows], tuple(part[rows] for part in geometry.factors), geometry.wide)
 
 
 def first_peak(geometry: Geometry, x: Tensor, y: Tensor) -> Tensor:
     """Largest logit of each row against these few negatives, (N, 1): the first reference."""
     columns = geometry.prepare(y, geometry.curvature) if geometry.prepare else None
     return geometry.peak(x @ y.mT * geometry.stretch, columns)
+
+
+def spans(queue: Tensor, width: int) -> Iterator[Tensor]:
+    """The queue in parts of SPAN tiles, the rest in tiles.
+
+    So there are three shapes at most, however long the queue is: it may grow with every step.
+    """
+    together = len(queue) // (width * SPAN) * width * SPAN
+    yield from torch.split(queue[:together], width * SPAN) if together else ()
+    yield from torch.split(queue[together:], width) if together < len(queue) else ()
+
+
+def split(negatives: Tensor, columns: Any, width: int) -> Tiles:
+    """Tiles of so many negatives."""
+    parts = torch.split(negatives, width)
+    if columns is None:
+        return tuple((part, None) for part in parts)
+    factors = zip(*(torch.split(factor, width) for factor in columns), strict=True)
+    return tuple((y, type(columns)(*some)) for y, some in zip(parts, factors, strict=True))
 
 
 def tile_width(rows: int, columns: int, device: str) -> int:
@@ -150,17 +203,16 @@ def tile_width(rows: int, columns: int, device: str) -> int:
     return min(width, 2**12 if device == "cpu" else 2**16, columns)
 
 
-def compiled(eager: Body, logits: int) -> Body:
+def compiled(eager: Compilable, logits: int) -> Compilable:
     """The function compiled, where that pays for so many logits and works."""
     wish = os.environ.get("HCL_COMPILE", "auto")
-    if wish == "never" or (wish != "always" and logits < COMPILE_FROM):
+    if wish == "never" or logits == 0 or (wish != "always" and logits < COMPILE_FROM):
         return eager
     if eager not in _compiled:
         _compiled[eager] = torch.compile(eager, dynamic=False)
 
     def attempt(*arguments: Any) -> Any:
-        # The tail of a queue is a shape of its own: not worth a compilation.
-        if eager in _broken or arguments[0].shape[-1].bit_count() != 1:
+        if eager in _broken:
             return eager(*arguments)
         try:
             return _compiled[eager](*arguments)
