@@ -7,6 +7,7 @@ Two forms. ``symmetric: false`` is the official one: view 1 asks, view 2 answers
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -19,6 +20,7 @@ from pretrain.errors import InputError
 from pretrain.geometry.precision import as_float
 from pretrain.losses import info_nce
 from pretrain.losses.paths import Path as LossPath
+from pretrain.methods import shuffle
 from pretrain.methods.base import (
     Context,
     KeyedMethod,
@@ -28,6 +30,7 @@ from pretrain.methods.base import (
     local_rows,
     register,
 )
+from pretrain.methods.shuffle import Encode
 from pretrain.models import Encoder, Queue, group_batch_norm, momentum_copy, update_momentum
 
 
@@ -66,7 +69,7 @@ class Moco(KeyedMethod):
     def __init__(self, settings: MocoSettings, context: Context) -> None:
         super().__init__()
         self.settings, self.context = settings, context
-        self.encoder_q = Encoder(context.encoder)
+        self.encoder_q = self.build_encoder()
         if settings.norm_group is not None:
             _check_group(settings.norm_group, context)
             group_batch_norm(self.encoder_q, settings.norm_group)
@@ -78,6 +81,10 @@ class Moco(KeyedMethod):
         self.queue_1 = Queue(settings.queue, dim, **kwargs) if settings.symmetric else None
         self._step = 0
         self._fresh: list[tuple[Queue, Tensor]] = []
+
+    def build_encoder(self) -> Encoder:
+        """The network, with its random initialisation."""
+        return Encoder(self.context.encoder)
 
     @property
     def view_plan(self) -> ViewPlan:
@@ -142,28 +149,26 @@ class Moco(KeyedMethod):
     @torch.no_grad()
     def encode_key(self, images: Tensor, view: int) -> Tensor:
         """Raw keys of the global batch, encoded in shuffled groups."""
+        (keys,) = self.encode_keys(lambda some: (self.encoder_k(some),), images, view)
+        return keys
+
+    def encode_keys(self, encode: Encode, images: Tensor, view: int) -> tuple[Tensor, ...]:
+        """What ``encode`` gives for the global batch, in its order, float32.
+
+        Args:
+            encode: the key encoder or more of it: images to tensors of as many rows.
+            images: this rank's views.
+            view: which of the step's key views this is.
+        """
         if self.settings.norm_group is None:
-            return distributed.all_gather(as_float(self.encoder_k(images)))
-        rank, _ = distributed.rank_and_size()
-        gathered = distributed.all_gather(images)
-        order = self._permutation(view, len(gathered)).to(images.device)
-        shuffled = gathered[local_rows(order, len(images), rank)]
-        shuffled = shuffled.contiguous(memory_format=_memory_format(images))
-        keys = distributed.all_gather(as_float(self.encoder_k(shuffled)))
-        unshuffled = torch.empty_like(keys)
-        unshuffled[order] = keys
-        return unshuffled
+            return shuffle.encode(encode, images, None)
+        return shuffle.encode(encode, images, partial(self._permutation, view))
 
     def _permutation(self, view: int, count: int) -> Tensor:
         """A pure function of (seed, step, view): the same on every rank and after a resume."""
         generator = torch.Generator()
         generator.manual_seed((self.context.seed * 1_000_003 + self._step) * 16 + view)
         return torch.randperm(count, generator=generator)
-
-
-def _memory_format(images: Tensor) -> torch.memory_format:
-    channels_last = images.is_contiguous(memory_format=torch.channels_last)
-    return torch.channels_last if channels_last else torch.contiguous_format
 
 
 def _check_group(group: int, context: Context) -> None:

@@ -1,0 +1,142 @@
+"""DenseCL through the method's own forward, against the official code's values and faults."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pretrain.errors import InputError
+from pretrain.methods.base import Context, parse_method
+from pretrain.methods.build import build_method
+from pretrain.methods.densecl import DenseCL, DenseCLSettings
+from pretrain.methods.hcl import HCLSettings
+from pretrain.models import DenseEncoder, DenseOutput, EncoderSettings
+
+GOLDEN = np.load(Path(__file__).resolve().parents[2] / "golden/densecl_loss.npz")
+
+
+def context(batch: int = 8, dim: int = 16, size: int = 64) -> Context:
+    return Context(EncoderSettings(backbone="resnet18", dim=dim), size, batch, batch, seed=3)
+
+
+def densecl(batch: int = 8, dim: int = 16, **settings: Any) -> DenseCL:
+    defaults = {"name": "densecl", "queue": 24, "norm_group": 4}
+    return DenseCL(DenseCLSettings(**{**defaults, **settings}), context(batch, dim))
+
+
+def images(batch: int = 8, seed: int = 0, size: int = 64) -> Tensor:
+    return torch.randn(batch, 3, size, size, generator=torch.Generator().manual_seed(seed))
+
+
+def given(name: str) -> Tensor:
+    return torch.from_numpy(GOLDEN[name]).float()
+
+
+class Recorded(nn.Module):
+    """In place of an encoder: gives what the golden file holds."""
+
+    def __init__(self, output: DenseOutput) -> None:
+        super().__init__()
+        self.output = output
+
+    def dense(self, _: Tensor) -> DenseOutput:
+        return self.output
+
+
+def test_golden_official_step() -> None:
+    method = densecl(batch=4, dim=128, queue=64, norm_group=None)
+    q, grid_q = given("q").requires_grad_(), given("grid_q").requires_grad_()
+    query = DenseOutput(q, grid_q.unflatten(2, (7, 7)), given("feat_q"))
+    key = DenseOutput(given("k"), given("grid_k").unflatten(2, (7, 7)), given("feat_k"))
+    method.encoder_q, method.encoder_k = Recorded(query), Recorded(key)  # type: ignore[assignment]
+    method.queue_2.rows.copy_(given("queue").T)
+    method.dense_queue_2.rows.copy_(given("queue2").T)
+    losses, metrics = method({"view_1": q, "view_2": q})
+    for name, exact in (("euclidean", "single"), ("dense", "dense")):
+        expected = GOLDEN[f"exact_loss_{exact}_weighted"].item()
+        np.testing.assert_allclose(losses[name].item(), expected, rtol=1e-6)
+    grads = torch.autograd.grad(sum(losses.values(), torch.zeros(())), (q, grid_q))
+    for grad, name in zip(grads, ("q", "grid_q"), strict=True):
+        torch.testing.assert_close(grad, given(f"exact_grad_{name}"), rtol=1e-5, atol=1e-7)
+    assert -1 <= metrics["agreement"] <= 1
+    method.end_step()
+    torch.testing.assert_close(method.queue_2.rows, given("ref64_after_queue").T, rtol=0, atol=1e-6)
+    after = given("ref64_after_queue2").T
+    # The file's pooled dense keys are arrays of their own; ours are the means of its grid.
+    rows = slice(4, None)
+    torch.testing.assert_close(method.dense_queue_2.rows[rows], after[rows], rtol=0, atol=0)
+    pooled = nn.functional.normalize(given("grid_k").mean(2), dim=1)
+    torch.testing.assert_close(method.dense_queue_2.rows[:4], pooled)
+
+
+def test_dense_keys_are_unshuffled_too() -> None:
+    method = densecl().eval()  # without batch statistics, groups do not matter
+    found = DenseOutput(*method.encode_keys(method.encoder_k.dense, images(), view=0))
+    for part, expected in zip(found, method.encoder_k.dense(images()), strict=True):
+        torch.testing.assert_close(part, expected)
+
+
+def test_key_encoder_starts_as_a_copy_and_takes_no_gradient() -> None:
+    method = densecl()
+    for key, query in zip(
+        method.encoder_k.parameters(), method.encoder_q.parameters(), strict=True
+    ):
+        assert torch.equal(key, query)
+        assert query.requires_grad
+        assert not key.requires_grad
+
+
+def test_global_projection_is_that_of_forward() -> None:
+    encoder = DenseEncoder(EncoderSettings(backbone="resnet18", dim=16)).eval()
+    torch.testing.assert_close(encoder.dense(images()).projection, encoder(images()))
+
+
+@pytest.mark.parametrize("grid", [None, 1, 2])
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_step_of_any_grid(grid: int | None, symmetric: bool) -> None:
+    method = densecl(grid=grid, symmetric=symmetric)
+    method.begin_step(0, 1)
+    losses, _ = method({"view_1": images(seed=1), "view_2": images(seed=2)})
+    sum(losses.values(), torch.zeros(())).backward()
+    assert all(p.grad is not None for p in method.encoder_q.parameters())
+    method.end_step()
+    assert method.dense_queue_2._pointer == 8
+
+
+def test_own_keys_are_not_among_the_negatives() -> None:
+    method = densecl(queue_start="empty")
+    method.begin_step(0, 2)
+    losses, _ = method({"view_1": images(seed=1), "view_2": images(seed=2)})
+    assert losses["euclidean"].item() == losses["dense"].item() == 0
+    method.end_step()
+    assert len(method.dense_queue_2.keys()) == len(method.queue_2.keys()) == 8
+
+
+def test_dense_warm_up() -> None:
+    method = densecl(dense_from=2)
+    views = {"view_1": images(seed=1), "view_2": images(seed=2)}
+    for step in range(3):
+        method.begin_step(step, 3)
+        losses, _ = method(views)
+        assert (losses["dense"].item() == 0) == (step < 2)
+
+
+def test_grid_finer_than_the_feature_map_is_refused() -> None:
+    with pytest.raises(InputError, match=r"method.grid: 3 cells a side.* 2x2"):
+        densecl(grid=3)
+
+
+def test_carries_the_hcl_branch() -> None:
+    settings = parse_method({"name": "densecl", "queue": 16, "norm_group": 4}, source="test")
+    method = build_method(settings, HCLSettings(queue=16), context())
+    views = {crop.name: images(seed=n) for n, crop in enumerate(method.view_plan.crops)}
+    method.begin_step(0, 1)
+    losses, _ = method(views)
+    assert set(losses) == {"euclidean", "dense", "hyperbolic"}
+    sum(losses.values(), torch.zeros(())).backward()
+    assert all(p.grad is not None for p in method.encoder.parameters())
