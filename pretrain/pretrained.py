@@ -75,11 +75,12 @@ def load_pretrained(source: Path) -> Pretrained:
         raise InputError(f"{path}: not a checkpoint of `hcl pretrain`")
     description = parse(Description, state["description"], source=str(path), at="description")
     encoder = Encoder(description.encoder)
-    prefix = description.prefix
+    # A method's encoder may have further heads, which nothing but its own training uses.
+    parts = tuple(f"{description.prefix}{part}." for part in ("backbone", "head"))
     weights: dict[str, torch.Tensor] = {
-        name.removeprefix(prefix): value
+        name.removeprefix(description.prefix): value
         for name, value in state["model"].items()
-        if name.startswith(prefix)
+        if name.startswith(parts)
     }
     encoder.load_state_dict(weights)
     return Pretrained(encoder.eval(), description, path, int(state["step"]))

@@ -2,9 +2,10 @@
 
 from pretrain.models.batch_norm import group_batch_norm
 from pretrain.models.dense import DenseEncoder, DenseOutput
-from pretrain.models.encoder import Encoder, EncoderSettings, build_backbone
+from pretrain.models.encoder import Encoder, EncoderSettings, build_backbone, build_head
 from pretrain.models.momentum import momentum_copy, update_momentum
 from pretrain.models.queue import Queue
+from pretrain.models.sync_batch_norm import synchronise_batch_norm
 
 __all__ = [
     "DenseEncoder",
@@ -13,7 +14,9 @@ __all__ = [
     "EncoderSettings",
     "Queue",
     "build_backbone",
+    "build_head",
     "group_batch_norm",
     "momentum_copy",
+    "synchronise_batch_norm",
     "update_momentum",
 ]

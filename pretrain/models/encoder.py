@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from typing import Any
+from typing import Any, Literal
 
 import torchvision
 from torch import Tensor, nn
@@ -19,12 +19,15 @@ class EncoderSettings(Settings):
 
     Attributes:
         backbone: one of ``BACKBONES``, torchvision's definition and initialisation.
+        head: ``mlp``: Linear, ReLU, Linear, as MoCo-v2 (arXiv 2003.04297, section 3);
+            ``mlp_bn``: Linear, batch norm, ReLU, Linear without bias, as BYOL's projector.
         hidden: width of the head's hidden layer; None takes the backbone's output width,
             as MoCo-v2 does.
         dim: width of the embedding.
     """
 
     backbone: str = "resnet50"
+    head: Literal["mlp", "mlp_bn"] = "mlp"
     hidden: int | None = None
     dim: int = 128
 
@@ -47,21 +50,29 @@ def build_backbone(name: str) -> nn.Module:
     return network  # type: ignore[no-any-return]
 
 
-class Encoder(nn.Module):
-    """``head(backbone(images))``: (N, 3, H, W) -> (N, dim), not normalised.
+def build_head(kind: Literal["mlp", "mlp_bn"], width: int, hidden: int, dim: int) -> nn.Sequential:
+    """A projection (N, width) -> (N, dim), of ``EncoderSettings.head``'s kind."""
+    if kind == "mlp":
+        return nn.Sequential(
+            nn.Linear(width, hidden), nn.ReLU(inplace=True), nn.Linear(hidden, dim)
+        )
+    return nn.Sequential(
+        nn.Linear(width, hidden),
+        nn.BatchNorm1d(hidden),
+        nn.ReLU(inplace=True),
+        nn.Linear(hidden, dim, bias=False),
+    )
 
-    The head is MoCo-v2's: Linear, ReLU, Linear, biases, no batch norm (arXiv 2003.04297, §3).
-    """
+
+class Encoder(nn.Module):
+    """``head(backbone(images))``: (N, 3, H, W) -> (N, dim), not normalised."""
 
     def __init__(self, settings: EncoderSettings) -> None:
         super().__init__()
         self.settings = settings
         self.backbone = build_backbone(settings.backbone)
         width: int = self.backbone.num_features  # type: ignore[assignment]
-        hidden = settings.hidden or width
-        self.head = nn.Sequential(
-            nn.Linear(width, hidden), nn.ReLU(inplace=True), nn.Linear(hidden, settings.dim)
-        )
+        self.head = build_head(settings.head, width, settings.hidden or width, settings.dim)
 
     def forward(self, images: Tensor) -> Tensor:
         """Project images."""
