@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import SerializeAsAny, field_validator, model_validator
+from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
 from pretrain.data.augment import AugmentSettings
 from pretrain.data.loader import DataSettings
@@ -22,27 +22,63 @@ from pretrain.settings import Settings, parse
 
 
 class OptimSettings(Settings):
-    """Stochastic gradient descent.
+    """The optimiser and its rate.
 
     Attributes:
-        batch_size: global, over all processes.
-        lr: peak rate, for this batch size; nothing rescales it.
-        momentum: of SGD.
-        weight_decay: on all parameters, biases and batch norm included, as MoCo does.
-        schedule: ``cosine`` to zero or ``constant``.
+        optimizer: ``sgd``; ``lars``, its layer-wise scaled form for large batches (You et al.
+            2017, arXiv 1708.03888; needs timm), which leaves parameters without decay unscaled;
+            ``adamw``.
+        batch_size: global, over all processes and accumulated parts.
+        accumulate: parts in which each process works through its share, one after the other. The
+            queue stands still meanwhile; groups of batch norm must divide a part.
+        lr: peak rate for ``batch_size``, or for ``base_batch`` where that is given.
+        base_batch: the batch that ``lr`` was tuned for.
+        scale_lr: ``linear``: the rate used is lr·batch_size/base_batch. ``none``: it is lr, and a
+            warning says so where the two batches differ.
+        momentum: of sgd and lars.
+        betas: of adamw.
+        trust: LARS's η.
+        weight_decay: the official codes of MoCo, DenseCL, ORL and HCL decay all parameters.
+        decay: ``all``, or ``weights``: not biases and not batch norm, as in BYOL with LARS.
+        schedule: ``cosine`` to ``final_lr``, ``step`` or ``constant``.
         schedule_per: change the rate every ``step``, or every ``epoch`` as the official codes do.
-        warmup_steps: linear warm-up from zero.
+        milestones: epochs at which ``step`` multiplies the rate by ``gamma``.
+        gamma: see there.
+        final_lr: share of the rate that cosine ends with.
+        warmup_steps: linear warm-up; or give ``warmup_epochs``.
+        warmup_epochs: likewise.
+        warmup_from: share of the rate it begins with; at 0 the first step is already one
+            ``warmup_steps``-th of the way.
         clip_norm: limit on the gradient's global norm; None: no limit.
     """
 
+    optimizer: Literal["sgd", "lars", "adamw"] = "sgd"
     batch_size: int = 256
+    accumulate: Annotated[int, Field(ge=1)] = 1
     lr: float = 0.03
+    base_batch: Annotated[int, Field(ge=1)] | None = None
+    scale_lr: Literal["none", "linear"] = "none"
     momentum: float = 0.9
+    betas: tuple[float, float] = (0.9, 0.999)
+    trust: float = 0.001
     weight_decay: float = 1e-4
-    schedule: Literal["cosine", "constant"] = "cosine"
+    decay: Literal["all", "weights"] = "all"
+    schedule: Literal["cosine", "step", "constant"] = "cosine"
     schedule_per: Literal["step", "epoch"] = "epoch"
-    warmup_steps: int = 0
+    milestones: tuple[int, ...] = ()
+    gamma: float = 0.1
+    final_lr: Annotated[float, Field(ge=0, le=1)] = 0.0
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
+    warmup_from: Annotated[float, Field(ge=0, le=1)] = 0.0
     clip_norm: float | None = None
+
+    @property
+    def peak_lr(self) -> float:
+        """The rate that the schedule starts from."""
+        if self.scale_lr == "none" or self.base_batch is None:
+            return self.lr
+        return self.lr * self.batch_size / self.base_batch
 
     @field_validator("batch_size", "lr")
     @classmethod
@@ -50,6 +86,18 @@ class OptimSettings(Settings):
         if value <= 0:
             raise ValueError("must be positive")
         return value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> OptimSettings:
+        if self.warmup_steps and self.warmup_epochs:
+            raise ValueError("give at most one of 'warmup_steps' and 'warmup_epochs'")
+        if self.scale_lr == "linear" and self.base_batch is None:
+            raise ValueError("scale_lr=linear needs 'base_batch', the batch that lr is for")
+        if (self.schedule == "step") != bool(self.milestones):
+            raise ValueError("schedule=step and 'milestones' need each other")
+        if list(self.milestones) != sorted(set(self.milestones)):
+            raise ValueError("'milestones' must grow")
+        return self
 
 
 class TrainSettings(Settings):

@@ -1,0 +1,82 @@
+"""From settings to an optimiser."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import torch
+from torch import nn
+
+from pretrain.config import OptimSettings
+from pretrain.errors import InputError
+from pretrain.methods.base import Method
+
+_log = logging.getLogger(__name__)
+
+
+def build_optimizer(settings: OptimSettings, method: Method) -> torch.optim.Optimizer:
+    """The optimiser of everything in the method that takes gradients.
+
+    Raises:
+        InputError: LARS without timm.
+    """
+    warn_of_rate(settings)
+    groups = parameter_groups(settings, method)
+    common: dict[str, Any] = {"lr": settings.peak_lr, "weight_decay": settings.weight_decay}
+    if settings.optimizer == "adamw":
+        return torch.optim.AdamW(groups, betas=settings.betas, **common)
+    if settings.optimizer == "sgd":
+        return torch.optim.SGD(groups, momentum=settings.momentum, **common)
+    try:
+        from timm.optim.lars import Lars
+    except ImportError:
+        raise InputError(
+            "optim.optimizer: 'lars' needs timm; install it with `pip install 'hcl[timm]'`"
+        ) from None
+    lars: torch.optim.Optimizer = Lars(
+        groups, momentum=settings.momentum, trust_coeff=settings.trust, **common
+    )
+    return lars
+
+
+def parameter_groups(settings: OptimSettings, method: Method) -> list[dict[str, Any]]:
+    """Parameters with weight decay, and those without where there are any."""
+    spared = {id(p) for p in method.undecayed()}
+    if settings.decay == "weights":
+        for module in method.modules():
+            normalising = isinstance(
+                module, nn.modules.batchnorm._NormBase | nn.LayerNorm | nn.GroupNorm
+            )
+            spared |= {
+                id(p)
+                for name, p in module.named_parameters(recurse=False)
+                if normalising or name == "bias"
+            }
+    trained = [p for p in method.parameters() if p.requires_grad]
+    groups: list[dict[str, Any]] = [{"params": [p for p in trained if id(p) not in spared]}]
+    without = [p for p in trained if id(p) in spared]
+    if without:
+        groups.append({"params": without, "weight_decay": 0.0})
+    return groups
+
+
+def warn_of_rate(settings: OptimSettings) -> None:
+    """Say where batch and rate have parted."""
+    base, batch = settings.base_batch, settings.batch_size
+    if base is None or base == batch:
+        return
+    linear = settings.lr * batch / base
+    if settings.scale_lr == "none":
+        _log.warning(
+            "optim.lr=%g was chosen for a batch of %d, but batch_size is %d; the linear rule "
+            "gives %g (optim.scale_lr=linear)",
+            settings.lr,
+            base,
+            batch,
+            linear,
+        )
+    else:
+        _log.info(
+            "learning rate %g: %g for %d images, scaled to %d", linear, settings.lr, base, batch
+        )
