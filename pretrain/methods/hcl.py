@@ -135,7 +135,7 @@ class HCL(Method):
     def curvature(self) -> float:
         """c, as it is now; where it is learned, this waits for the device."""
         c = self._c()
-        return float(c) if isinstance(c, Tensor) else c
+        return c.item() if isinstance(c, Tensor) else c
 
     def _c(self) -> Curvature:
         """c; a tensor that leads gradients to the parameter where it is learned."""
