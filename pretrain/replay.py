@@ -55,7 +55,7 @@ def refuse(method: Method, step: Step, folder: Path) -> NonFiniteLossError:
     culprit = find_culprit(method, step)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"step_{step.number:08d}_rank{step.rank}.pt"
-    values = {name: float(value) for name, value in step.losses.items()}
+    values = {name: value.item() for name, value in step.losses.items()}
     torch.save(
         {
             "step": step.number,
@@ -69,12 +69,11 @@ def refuse(method: Method, step: Step, folder: Path) -> NonFiniteLossError:
     )
     # The first process to end takes the others with it: let all write.
     distributed.barrier()
-    bad = [name for name, value in values.items() if not math.isfinite(value)]
-    what = " and ".join(f"loss term '{name}' is {values[name]}" for name in bad)
+    bad = ", ".join(f"loss {name}" for name, value in values.items() if not math.isfinite(value))
     terms = ", ".join(f"{name} {value:.6g}" for name, value in values.items())
     return NonFiniteLossError(
-        f"step {step.number}: {what or 'a gradient, or a loss on another rank,'} not finite "
-        f"(terms: {terms}). First: {culprit}.\n"
+        f"step {step.number}: {bad or 'a gradient (or a loss on another rank)'} not finite "
+        f"({terms}). First: {culprit}.\n"
         f"Weights and checkpoints are from before; batch and model saved in {path}"
     )
 
@@ -87,7 +86,7 @@ def find_culprit(method: Method, step: Step) -> str:
     given = (
         _first_non_finite(step.views, "view")
         or _first_non_finite(dict(method.named_parameters()), "parameter")
-        or _first_non_finite(dict(method.named_buffers()), "buffer")
+        or _first_non_finite(_read_buffers(method), "buffer")
     )
     sentinel = NonFiniteSentinel(method, stop=False)
     method.zero_grad()
@@ -100,6 +99,12 @@ def find_culprit(method: Method, step: Step) -> str:
     if given is not None:
         return f"{given} was not finite before the step began"
     return sentinel.found or "every number was finite on this rank when the step was done again"
+
+
+def _read_buffers(method: Method) -> dict[str, Tensor]:
+    """Without running statistics: training only writes them, and the failed step just did."""
+    written = ("running_mean", "running_var")
+    return {name: b for name, b in method.named_buffers() if not name.endswith(written)}
 
 
 def _first_non_finite(tensors: Mapping[str, Tensor], kind: str) -> str | None:
