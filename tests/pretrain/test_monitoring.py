@@ -30,7 +30,7 @@ def trainer(scenes: Path, output: Path, world: distributed.World, **more: Any) -
         "data.annotations": scenes / "annotations/instances_train.json",
         "data.images": scenes / "train",
         "data.index": scenes.parent / "monitoring_index",
-        "data.workers": 1,
+        "data.workers": 0,
         "views.size": 32,
         "model.dim": 16,
         "method.queue": 20,
