@@ -355,6 +355,8 @@ def plot(report: dict[str, Any], file: Path) -> None:
         hyperbolic = [value / weight for value in values["loss/hyperbolic"]]
         losses.plot(steps, values["loss/euclidean"], color="tab:grey", label="Euclidean")
         losses.plot(steps, hyperbolic, color="tab:red", label="hyperbolic, before λ")
+        losses.set_yscale("log")
+        losses.set_xscale("log")
         losses.set_xlabel("step")
     labels = (
         "norm, share of the ball's radius",
