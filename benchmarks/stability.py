@@ -1,6 +1,7 @@
 """Does training with the HCL branch stay finite? 2,000 steps, four ways, at a large rate.
 
     python benchmarks/stability.py          # all of it: scenes, four runs, costs, picture
+    python benchmarks/stability.py all --name 'learned c, fp32'   # some again; the rest is kept
     python benchmarks/stability.py plot     # the picture alone, from the JSON
 
 from the root of the repository, with PYTHONPATH=. where the package is not installed. It writes
@@ -90,20 +91,22 @@ SCENES = ["--images", "1024", "--val", "8", "--size", "128", "--seed", "7", "--w
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("what", nargs="?", default="all", choices=("all", "plot", "one", "cost"))
-    parser.add_argument("--name", choices=RUNS, help="the run (used by all)")
-    parser.add_argument("--folder", type=Path, help="with the scenes (used by all)")
+    parser.add_argument("--name", choices=RUNS, action="append", help="which; default: all")
+    parser.add_argument("--folder", type=Path, help="of the run (used by all)")
+    parser.add_argument("--scenes", type=Path, help="the data (used by all)")
     parser.add_argument("--steps", type=int, default=STEPS, help="fewer, to try it out")
     options = parser.parse_args(arguments)
     file = RESULTS / "stability_cpu.json"
     torch.set_num_threads(1)
     if options.what == "one":
-        return one(options.name, options.folder, options.steps)
+        return one(options.name[0], options.folder, options.scenes, options.steps)
     if options.what == "cost":
         print(json.dumps(costs(), indent=1))
         return 0
     if options.what == "all":
         started = surroundings()
-        runs = run_all(options.steps)
+        kept = json.loads(file.read_text())["runs"] if options.name else {}
+        runs = {**kept, **run_all(options.name or list(RUNS), options.steps)}
         report = {**started, "cost_ms": costs(), "runs": runs, "load_after": os.getloadavg()}
         file.parent.mkdir(exist_ok=True)
         file.write_text(json.dumps(report) + "\n")
@@ -155,7 +158,7 @@ def surroundings() -> dict[str, Any]:
 # --------------------------------------------------------------------------------- the runs
 
 
-def run_all(steps: int) -> dict[str, Any]:
+def run_all(names: list[str], steps: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
@@ -166,10 +169,10 @@ def run_all(steps: int) -> dict[str, Any]:
         scenes = [sys.executable, str(root / "hcl.py"), "data", "scenes", str(folder / "set")]
         subprocess.run([*scenes, *SCENES], env=environment, check=True)
         found = {}
-        for place, run in enumerate(RUNS):
+        for place, run in enumerate(names):
             output = folder / f"run{place}"
-            command = [sys.executable, __file__, "one", "--name", run, "--folder", str(folder)]
-            command += ["--steps", str(steps)]
+            command = [sys.executable, __file__, "one", "--name", run, "--folder", str(output)]
+            command += ["--scenes", str(folder / "set"), "--steps", str(steps)]
             started = time.monotonic()
             with (folder / f"log{place}").open("w") as log:
                 done = subprocess.run(
@@ -177,26 +180,26 @@ def run_all(steps: int) -> dict[str, Any]:
                 )
             seconds = time.monotonic() - started
             found[run] = collect(output, steps, done.returncode, seconds)
-            found[run]["tail"] = (folder / f"log{place}").read_text()[-600:].splitlines()[-3:]
+            found[run]["commit"] = surroundings()["commit"]
+            found[run]["last lines"] = (folder / f"log{place}").read_text()[-600:].splitlines()[-3:]
             print(f"{run:18} {seconds:6.0f} s  finite: {found[run]['finite']}", flush=True)
         return found
 
 
-def one(name: str, folder: Path, steps: int) -> int:
+def one(name: str, output: Path, scenes: Path, steps: int) -> int:
     """One run of `hcl pretrain`, watched."""
     torchvision.models.resnet18 = Narrow
     watch = Watch()
     register_optimizer_step_pre_hook(watch.gradients)
     register_optimizer_step_post_hook(watch.weights)
     learned, precision = RUNS[name]
-    output = folder / f"run{list(RUNS).index(name)}"
     values = {
         **SETTINGS,
         "output": str(output),
         "name": name,
-        "data.annotations": str(folder / "set/annotations/instances_train.json"),
-        "data.images": str(folder / "set/train"),
-        "data.index": str(folder / "index"),
+        "data.annotations": str(scenes / "annotations/instances_train.json"),
+        "data.images": str(scenes / "train"),
+        "data.index": str(scenes.parent / "index"),
         "hcl.learn_curvature": learned,
         "train.precision": precision,
         "train.steps": steps,

@@ -7,7 +7,9 @@ shared with the method; its raw output is mapped into the ball.
 The curvature may be learned. Its parameter is log c: c is positive whatever the optimiser does,
 and a step changes c by a factor, so that one learning rate serves 0.05 and 5 alike (the slope of
 a softplus would shrink with c). After every step log c is put back between
-``HCLSettings.curvature_bounds``. It is float64, since at usual rates its steps are smaller than
+``HCLSettings.curvature_bounds``, and no farther than ``HCLSettings.curvature_step`` from where it
+was: at the rim all distances go like 1/√c, so that the slope of the loss in log c is as large as
+the loss, and one plain step of a large rate can cross the whole range. It is float64, since at usual rates its steps are smaller than
 float32 can tell apart, and takes no weight decay, which would pull c towards 1.
 """
 
@@ -50,6 +52,7 @@ class HCLSettings(Settings):
         curvature_bounds: what a learned c may be. Below 1e-3 the ball is flat to a percent or so
             for features of norm 5, so that c no longer changes anything; above 10 features of
             norm 1.2 already stand at the rim.
+        curvature_step: largest change of log c in a step; 0.01 is a percent of c.
         temperature: divides the distance.
         queue: number of negatives K.
         queue_start: ``random`` ball points, or ``empty``.
@@ -65,6 +68,7 @@ class HCLSettings(Settings):
     curvature: float = 0.05
     learn_curvature: bool = False
     curvature_bounds: tuple[float, float] = Field((1e-3, 10.0), validate_default=True)
+    curvature_step: float = 0.01
     temperature: float = 0.2
     queue: int = 65536
     queue_start: Literal["random", "empty"] = "random"
@@ -74,7 +78,7 @@ class HCLSettings(Settings):
     loss_path: LossPath = "auto"
     statistics: bool = True
 
-    @field_validator("curvature")
+    @field_validator("curvature", "curvature_step")
     @classmethod
     def _positive(cls, value: float) -> float:
         if not 0 < value < math.inf:
@@ -130,6 +134,7 @@ class HCL(Method):
         )
         self._fresh: Tensor | None = None
         self._seen: tuple[Tensor, Tensor] | None = None
+        self._before: Tensor | None = None
 
     @property
     def curvature(self) -> float:
@@ -170,9 +175,11 @@ class HCL(Method):
     def end_step(self) -> None:
         """The method's own; keep c within its bounds, and enqueue the answering crops."""
         self.base.end_step()
-        if self.log_curvature is not None:
+        if self.log_curvature is not None and self._before is not None:
             low, high = self.settings.curvature_bounds
+            step = self.settings.curvature_step
             with torch.no_grad():
+                self.log_curvature.clamp_(self._before - step, self._before + step)
                 self.log_curvature.clamp_(math.log(low), math.log(high))
         if self._fresh is not None:
             self.queue.enqueue(self._fresh)
@@ -253,8 +260,9 @@ class HCL(Method):
 
     def _learned(self, raw: Tensor, raw_keys: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
         """The same, with gradient to the curvature."""
-        settings, c = self.settings, self._c()
-        assert isinstance(c, Tensor)
+        assert self.log_curvature is not None
+        self._before = self.log_curvature.detach().clone()
+        settings, c = self.settings, self.log_curvature.exp()
         query = moving_point(
             raw, c, clip=settings.clip_radius, riemannian=settings.riemannian_gradient
         )

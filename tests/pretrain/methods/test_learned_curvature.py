@@ -123,14 +123,16 @@ def test_empty_queue__is_a_loss_of_zero_that_still_gives_c_a_gradient() -> None:
 
 @pytest.mark.parametrize("push", [1e30, -1e30])
 def test_c__stays_within_its_bounds(push: float) -> None:
-    method = branch(curvature_bounds=(0.01, 2.0))
+    method = branch(curvature_bounds=(0.01, 2.0), curvature_step=0.5)
     assert method.log_curvature is not None
     optimizer = torch.optim.SGD([method.log_curvature], lr=1.0)
-    for _ in range(3):
+    for _ in range(9):
+        before = method.curvature
         method(views(1.0))
         method.log_curvature.grad = torch.tensor(push, dtype=torch.float64)
         optimizer.step()
         method.end_step()
+        assert abs(math.log(method.curvature / before)) <= 0.5 * (1 + 1e-12)
     assert method.curvature == pytest.approx(0.01 if push > 0 else 2.0, rel=1e-12)
     _, metrics = method(views(1.0))
     assert metrics["curvature"].item() == pytest.approx(method.curvature)
@@ -179,6 +181,7 @@ def test_state__holds_c_exactly_and_the_encoder_stands_apart() -> None:
     ("given", "message"),
     [
         ({"curvature": 0.0}, "'hcl.curvature': must be positive and finite, got 0.0"),
+        ({"curvature_step": -0.1}, "'hcl.curvature_step': must be positive and finite, got -0.1"),
         ({"curvature": math.inf}, "'hcl.curvature': must be positive and finite"),
         (
             {"learn_curvature": True, "curvature": 20.0},
