@@ -9,8 +9,9 @@ and a step changes c by a factor, so that one learning rate serves 0.05 and 5 al
 a softplus would shrink with c). After every step log c is put back between
 ``HCLSettings.curvature_bounds``, and no farther than ``HCLSettings.curvature_step`` from where it
 was: at the rim all distances go like 1/√c, so that the slope of the loss in log c is as large as
-the loss, and one plain step of a large rate can cross the whole range. It is float64, since at usual rates its steps are smaller than
-float32 can tell apart, and takes no weight decay, which would pull c towards 1.
+the loss, and one plain step of a large rate can cross the whole range. It is
+float64, since at usual rates its steps are smaller than float32 can tell apart, and takes no
+weight decay, which would pull c towards 1.
 """
 
 from __future__ import annotations
