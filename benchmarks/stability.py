@@ -337,12 +337,17 @@ def clock(work: Callable[[], object]) -> float:
 def plot(report: dict[str, Any], file: Path) -> None:
     colours = {"scene": "tab:blue", "object": "tab:orange"}
     figure, axes = plt.subplots(
-        5, len(RUNS), figsize=(15, 14), sharex=True, sharey="row", constrained_layout=True
+        5,
+        len(report["runs"]),
+        figsize=(3.8 * len(report["runs"]), 14),
+        sharex=True,
+        sharey="row",
+        constrained_layout=True,
     )
     for column, (name, run) in enumerate(report["runs"].items()):
         values, steps = run["values"], run["values"]["step"]
         norms, distances, rim, curvature, losses = axes[:, column]
-        norms.set_title(name)
+        norms.set_title(name, fontsize=10)
         for crop, colour in colours.items():
             low, median, high, largest = (
                 values[f"ball/{crop}/norm/q{share}"] for share in (25, 50, 75, 100)
