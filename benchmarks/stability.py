@@ -181,7 +181,9 @@ def run_all(names: list[str], steps: int) -> dict[str, Any]:
             seconds = time.monotonic() - started
             found[run] = collect(output, steps, done.returncode, seconds)
             found[run]["commit"] = surroundings()["commit"]
-            found[run]["last lines"] = (folder / f"log{place}").read_text()[-600:].splitlines()[-3:]
+            if not found[run]["finite"]:
+                log_text = (folder / f"log{place}").read_text()
+                found[run]["last lines"] = log_text.splitlines()[-3:]
             print(f"{run:18} {seconds:6.0f} s  finite: {found[run]['finite']}", flush=True)
         return found
 

@@ -256,6 +256,8 @@ def test_learned_curvature__resumes_bit_identically(scenes: Path, tmp_path: Path
         run,
         hcl__learn_curvature=True,
         optim__lr=0.05,
+        optim__warmup_steps=0,
+        optim__clip_norm=None,
         train__steps=4,
         train__checkpoint_every=2,
     )
