@@ -82,7 +82,7 @@ class Judged:
 
     @property
     def good(self) -> NDArray[np.bool_]:
-        """bool (n,)."""
+        """The boxes to keep, bool (n,)."""
         return ~(self.outside | self.degenerate)
 
 

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ _SPACE = re.compile(r"[ \t\n\r]*")
 
 
 def load(
-    file: Path, kind: str, wanted: dict[str, Sequence[str]], setting: str = "data.annotations"
+    file: Path, kind: str, wanted: Mapping[str, Sequence[str]], setting: str = "data.annotations"
 ) -> tuple[dict[str, Any], os.stat_result, str]:
     """Read an object whose values are lists of objects.
 
@@ -66,7 +66,7 @@ def load(
 
 
 class _Scanner:
-    def __init__(self, text: str, wanted: dict[str, Sequence[str]]) -> None:
+    def __init__(self, text: str, wanted: Mapping[str, Sequence[str]]) -> None:
         self.text = text
         self.wanted = wanted
         self.at = 0
