@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import sqlite3
 import warnings
 from collections.abc import Iterable, Sequence
@@ -174,7 +173,7 @@ def header_size(path: Path, *, upright: bool = False) -> tuple[int, int]:
                 if upright and image.getexif().get(_ORIENTATION) in TURNED:
                     width, height = height, width
     except UnidentifiedImageError:
-        empty = os.path.getsize(path) == 0
+        empty = path.stat().st_size == 0
         reason = "the file is empty" if empty else "not an image of a known kind"
         raise ValueError(reason) from None
     except OSError as error:

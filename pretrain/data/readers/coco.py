@@ -211,7 +211,7 @@ def _read_images(file: Path, entries: list[dict[str, Any]], dialect: Dialect) ->
         what = f"{dialect.key} is not a path inside the image folder"
         raise fault(file, what, named, "make it relative")
     sizes = np.stack([_integers(file, entries, "images", key) for key in ("width", "height")], 1)
-    wrong = list(_where(((sizes < 1) | (sizes >= 2**31)).any(axis=1)))
+    wrong = list(_where(np.logical_or.reduce((sizes < 1) | (sizes >= 2**31), axis=1)))
     if wrong:
         named = [f"image {ids[n]} ({names[n]}): {sizes[n, 0]}x{sizes[n, 1]}" for n in wrong]
         raise fault(file, "images without extent", named, "mend width and height")

@@ -97,12 +97,22 @@ def judge(corners: NDArray[np.float64], sizes: NDArray[np.int64]) -> Judged:
     with np.errstate(invalid="ignore", over="ignore"):
         clipped = np.clip(corners, 0, np.concatenate([limits, limits], 1))
         boxes = clipped.astype(np.float32)
-        finite = np.isfinite(corners).all(1)
-        outside = finite & (np.abs(clipped - corners) > TOLERANCE).any(1)
+        finite = _all(np.isfinite(corners))
+        outside = finite & _any(np.abs(clipped - corners) > TOLERANCE)
         # Judged in float32, as stored, so that no box loses its area on the way.
-        area = (boxes[:, 2:] > boxes[:, :2]).all(1) & (corners[:, 2:] > corners[:, :2]).all(1)
-        moved = (clipped != corners).any(1)
+        area = _all(boxes[:, 2:] > boxes[:, :2]) & _all(corners[:, 2:] > corners[:, :2])
+        moved = _any(clipped != corners)
     return Judged(boxes, outside, ~outside & ~(finite & area), moved)
+
+
+def _all(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    found: NDArray[np.bool_] = np.logical_and.reduce(mask, axis=1)
+    return found
+
+
+def _any(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    found: NDArray[np.bool_] = np.logical_or.reduce(mask, axis=1)
+    return found
 
 
 def is_inside(name: Any) -> bool:

@@ -16,9 +16,9 @@ from pretrain.data.records import Record, Stream
 from pretrain.errors import InputError
 
 COLUMNS = (
-    "ImageID Source LabelName Confidence XMin XMax YMin YMax "
-    "IsOccluded IsTruncated IsGroupOf IsDepiction IsInside"
-).split()
+    *("ImageID", "Source", "LabelName", "Confidence", "XMin", "XMax", "YMin", "YMax"),
+    *("IsOccluded", "IsTruncated", "IsGroupOf", "IsDepiction", "IsInside"),
+)
 """Of a row: a line of OpenImages' box file."""
 
 NAME, X1, X2, Y1, Y2 = (COLUMNS.index(c) for c in ("LabelName", "XMin", "XMax", "YMin", "YMax"))
@@ -61,7 +61,7 @@ def _records(
     chosen = content if split is None else load_dictionary(split, "data.split")
     images = (_rows(file, image, content.get(image), labels) for image in chosen)
     folders = relative.subfolders(source.images)
-    yield from relative.records(source, images, folders, labels, options, cache)
+    yield from relative.records(source, images, folders, labels, options=options, cache=cache)
     source.stamp(file.stat(), sha256)
 
 

@@ -14,6 +14,9 @@ from pretrain.data.records import Flag, Record, Stream
 from pretrain.errors import InputError
 
 NEEDED = ("ImageID", "LabelName", "XMin", "XMax", "YMin", "YMax")
+Box = tuple[float, float, float, float]
+"""x1 y1 x2 y2 as shares of width and height."""
+
 FLAG_COLUMNS = {
     "IsGroupOf": Flag.GROUP,
     "IsDepiction": Flag.DEPICTION,
@@ -74,7 +77,7 @@ def _records(
     file = HashedFile(source.annotations, "data.annotations")
     images = _grouped(file, labels, ids)
     folders = relative.subfolders(source.images)
-    yield from relative.records(source, images, folders, labels, options, cache)
+    yield from relative.records(source, images, folders, labels, options=options, cache=cache)
     source.stamp(file.stat, file.sha256)
 
 
@@ -82,6 +85,29 @@ def _grouped(file: HashedFile, classes: Classes, ids: set[str] | None) -> Iterat
     """The boxes, image by image."""
     finished: set[str] = set()
     rows: Rows | None = None
+    for line, image, label, box, flags in _boxes(file, classes):
+        if rows is None or image != rows.image:
+            if rows is not None:
+                finished.add(rows.image)
+                if ids is None or rows.image in ids:
+                    yield rows
+            if image in finished:
+                raise InputError(
+                    f"{file.path}: line {line}: image {image:.40} again, after others; sort the "
+                    "lines by ImageID, the header excepted"
+                )
+            rows = Rows(image, [], [], [])
+        rows.labels.append(label)
+        rows.corners.append(box)
+        rows.flags.append(flags)
+    if rows is None:
+        raise InputError(f"{file.path}: no boxes in it; nothing to train on")
+    if ids is None or rows.image in ids:
+        yield rows
+
+
+def _boxes(file: HashedFile, classes: Classes) -> Iterator[tuple[int, str, int, Box, int]]:
+    """Line, image, label, box and flags, in the order of the file."""
     reader = csv.reader(file.lines())
     try:
         header = next(reader, [])
@@ -91,37 +117,23 @@ def _grouped(file: HashedFile, classes: Classes, ids: set[str] | None) -> Iterat
         width = len(header)
         for row in reader:
             if len(row) != width:
-                if not row:
-                    continue
-                raise _fault(file.path, reader.line_num, f"{len(row)} fields, not {width}")
-            if rows is None or row[image] != rows.image:
-                if rows is not None:
-                    finished.add(rows.image)
-                    if ids is None or rows.image in ids:
-                        yield rows
-                if row[image] in finished:
-                    raise InputError(
-                        f"{file.path}: line {reader.line_num}: image {row[image]:.40} again, after "
-                        "others; sort the lines by ImageID, the header excepted"
-                    )
-                rows = Rows(row[image], [], [], [])
+                if row:
+                    raise _fault(file.path, reader.line_num, f"{len(row)} fields, not {width}")
+                continue
             try:
                 box = (float(row[x1]), float(row[y1]), float(row[x2]), float(row[y2]))
             except ValueError as error:
                 raise _fault(file.path, reader.line_num, str(error)) from None
-            rows.corners.append(box)
-            rows.labels.append(classes.label(row[name], f"{file.path}: line {reader.line_num}"))
             flags = 0
             for column, flag in flagged:
                 if row[column] == "1":
                     flags |= flag
-            rows.flags.append(flags)
+            label = classes.labels.get(row[name])
+            if label is None:
+                label = classes.label(row[name], f"{file.path}: line {reader.line_num}")
+            yield reader.line_num, row[image], label, box, flags
     except csv.Error as error:
         raise _fault(file.path, reader.line_num, str(error)) from None
-    if rows is None:
-        raise InputError(f"{file.path}: no boxes in it; nothing to train on")
-    if ids is None or rows.image in ids:
-        yield rows
 
 
 def _columns(file: Path, header: list[str]) -> dict[str, int]:

@@ -43,7 +43,8 @@ class _Dtype:
         return _OBJECTS.fullmatch(self.name) is not None
 
     def real(self) -> np.dtype[Any]:
-        return np.dtype(self.name).newbyteorder("=" if self.order == "|" else self.order)
+        order: Any = "=" if self.order == "|" else self.order
+        return np.dtype(self.name).newbyteorder(order)
 
 
 class _Array:
@@ -103,10 +104,22 @@ for _module in ("numpy.core.multiarray", "numpy._core.multiarray"):
     _NAMES[_module, "scalar"] = _scalar
 
 
+class _Maker:
+    """Hands on a call, and nothing else: a pickle can set no attribute of what it names."""
+
+    __slots__ = ("_make",)
+
+    def __init__(self, make: Callable[..., Any]) -> None:
+        self._make = make
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self._make(*arguments)
+
+
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         try:
-            return _NAMES[module, name]
+            return _Maker(_NAMES[module, name])
         except KeyError:
             raise pickle.UnpicklingError(f"it asks for {module}.{name}") from None
 
@@ -135,7 +148,7 @@ def load_dictionary(file: Path, setting: str) -> dict[Any, Any]:
         ) from None
     except InputError:
         raise
-    except (EOFError, ValueError, TypeError, AttributeError, KeyError, IndexError) as error:
+    except (EOFError, ValueError, TypeError, AttributeError, LookupError, OverflowError) as error:
         raise InputError(f"{file}: damaged: {error}; download the file again") from None
     except (MemoryError, RecursionError):
         raise InputError(f"{file}: damaged or not made by numpy; download it again") from None

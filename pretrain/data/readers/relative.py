@@ -19,12 +19,13 @@ from pretrain.data.readers.common import (
     OUTSIDE,
     UNREADABLE,
     Options,
+    flag_bits,
     judge,
     need_folder,
     numbers,
 )
 from pretrain.data.readers.text import HashedFile
-from pretrain.data.records import Flag, Record, Stream
+from pretrain.data.records import Record, Stream
 from pretrain.errors import InputError
 
 BATCH = 2048
@@ -91,6 +92,7 @@ def records(
     images: Iterable[Rows],
     folders: Sequence[str],
     classes: Classes,
+    *,
     options: Options,
     cache: Path | None,
 ) -> Iterator[Record]:
@@ -105,8 +107,7 @@ def records(
         cache: database of sizes.
     """
     need_folder(source.images, "data.images")
-    unwanted = [flag for flag in Flag if flag & options.unwanted]
-    source.dropped.update({str(flag.name).lower(): 0 for flag in unwanted})
+    source.dropped.update({name: 0 for name in options.leave_out})
     source.dropped.update({DEGENERATE: 0, OUTSIDE: 0})
     row = 0
     with SizeReader(source.images, cache) as reader:
@@ -114,7 +115,7 @@ def records(
             names = [_candidates(rows.image, folders) for rows in batch]
             for rows, found in zip(batch, reader.sizes(names), strict=True):
                 if isinstance(found, Found):
-                    yield _record(source, rows, found, options, unwanted, row)
+                    yield _record(source, rows, found, options, row)
                     row += 1
                     continue
                 reason = MISSING if found.missing else UNREADABLE
@@ -155,18 +156,17 @@ def subfolders(folder: Path) -> list[str]:
     return ["", *below]
 
 
-def _record(
-    source: Stream, rows: Rows, found: Found, options: Options, unwanted: list[Flag], row: int
-) -> Record:
+def _record(source: Stream, rows: Rows, found: Found, options: Options, row: int) -> Record:
     count = len(rows.labels)
     flags = np.array(rows.flags, np.uint8)
     labels = np.array(rows.labels, np.int32)
     shares = np.array(rows.corners, np.float64).reshape(count, 4)
     kept = (flags & np.uint8(options.unwanted)) == 0
     if not kept.all():
-        for flag in unwanted:  # a box with two such flags counts for the first
-            source.dropped[str(flag.name).lower()] += int(((flags & flag) != 0).sum())
-            flags, labels, shares = (v[(flags & flag) == 0] for v in (flags, labels, shares))
+        for name in options.leave_out:  # a box with two such flags counts for the first
+            stays = (flags & np.uint8(flag_bits((name,)))) == 0
+            source.dropped[name] += int((~stays).sum())
+            flags, labels, shares = flags[stays], labels[stays], shares[stays]
     size = np.array([found.width, found.height], np.int64)
     judged = judge(shares * np.concatenate([size, size]), size)
     good = judged.good

@@ -20,6 +20,7 @@ from pretrain.data.readers.common import (
     OUTSIDE,
     UNREADABLE,
     Options,
+    flag_bits,
     is_inside,
     judge,
     listing,
@@ -29,9 +30,10 @@ from pretrain.data.readers.text import HashedFile
 from pretrain.data.records import Flag, Record, Stream
 from pretrain.errors import InputError
 
-CLASSES = tuple(
-    "aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike "
-    "person pottedplant sheep sofa train tvmonitor".split()
+CLASSES = (
+    *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
+    *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa"),
+    *("train", "tvmonitor"),
 )
 """Of VOC 2007 to 2012; others are added as they appear."""
 
@@ -115,7 +117,7 @@ def _records(source: Stream, split: str, options: Options) -> Iterator[Record]:
     parts = image_lists(root, split)
     source.source_size, source.source_mtime_ns = state(root, split)
     labels = {name: label for label, name in enumerate(CLASSES)}
-    source.dropped.update({str(f.name).lower(): 0 for f in Flag if f & options.unwanted})
+    source.dropped.update({name: 0 for name in options.leave_out})
     source.dropped.update({DEGENERATE: 0, OUTSIDE: 0})
     digest = hashlib.sha256()
     row = 0
@@ -134,7 +136,7 @@ def _records(source: Stream, split: str, options: Options) -> Iterator[Record]:
                 _drop_image(source, options, NO_XML, file_name, what)
                 continue
             digest.update(content)
-            record = _record(source, xml, content, file_name, labels, options, row)
+            record = _record(source, xml, content, file_name, labels, options=options, row=row)
             if record is not None:
                 yield record
                 row += 1
@@ -174,6 +176,7 @@ def _record(
     content: bytes,
     file_name: str,
     labels: dict[str, int],
+    *,
     options: Options,
     row: int,
 ) -> Record | None:
@@ -188,8 +191,8 @@ def _record(
         at = f"{xml}: object {number}"
         bits = sum(int(flag) for tag, flag in FLAG_TAGS.items() if _is_set(item, tag))
         if bits & options.unwanted:
-            first = next(flag for flag in Flag if flag & bits & options.unwanted)
-            source.dropped[str(first.name).lower()] += 1
+            first = next(name for name in options.leave_out if flag_bits((name,)) & bits)
+            source.dropped[first] += 1
             continue
         name = (item.findtext("name") or "").strip()
         if not name:
