@@ -107,7 +107,7 @@ def records(
         cache: database of sizes.
     """
     need_folder(source.images, "data.images")
-    source.dropped.update({name: 0 for name in options.leave_out})
+    source.dropped.update(dict.fromkeys(options.leave_out, 0))
     source.dropped.update({DEGENERATE: 0, OUTSIDE: 0})
     row = 0
     with SizeReader(source.images, cache) as reader:

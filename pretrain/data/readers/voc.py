@@ -117,7 +117,7 @@ def _records(source: Stream, split: str, options: Options) -> Iterator[Record]:
     parts = image_lists(root, split)
     source.source_size, source.source_mtime_ns = state(root, split)
     labels = {name: label for label, name in enumerate(CLASSES)}
-    source.dropped.update({name: 0 for name in options.leave_out})
+    source.dropped.update(dict.fromkeys(options.leave_out, 0))
     source.dropped.update({DEGENERATE: 0, OUTSIDE: 0})
     digest = hashlib.sha256()
     row = 0
