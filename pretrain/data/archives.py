@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bz2
 import contextlib
 import fcntl
 import gzip
@@ -182,8 +183,41 @@ def _members(archive: Path) -> Iterator[Iterator[_Member]]:
             yield _zip_members(opened)
     else:
         # As a stream: an archive of any size is read once, from front to back.
-        with tarfile.open(archive, "r|*") as opened_tar:
-            yield _tar_members(opened_tar)
+        with _decompressed(archive) as file:
+            content = _Watched(file)
+            with tarfile.open(fileobj=content, mode="r|") as opened_tar:  # type: ignore[call-overload]
+                yield _tar_members(opened_tar)
+            content.need_end()
+
+
+def _decompressed(archive: Path) -> IO[bytes]:
+    with archive.open("rb") as file:
+        start = file.read(6)
+    for magic, module in ((b"\x1f\x8b", gzip), (b"BZh", bz2), (b"\xfd7zXZ\x00", lzma)):
+        if start.startswith(magic):
+            opened: IO[bytes] = module.open(archive, "rb")
+            return opened
+    return archive.open("rb")
+
+
+class _Watched:
+    """A stream that remembers its last block."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._last = b""
+
+    def read(self, size: int) -> bytes:
+        data = self._file.read(size)
+        self._last = (self._last + data)[-tarfile.BLOCKSIZE :]
+        return data
+
+    def need_end(self) -> None:
+        """Check the end: tarfile takes any for the right one, where a whole archive ends in zeros."""
+        while self.read(CHUNK):
+            pass  # a compressed file that is cut off says so
+        if self._last != bytes(tarfile.BLOCKSIZE):
+            raise EOFError("no mark of the end")
 
 
 def _zip_members(archive: zipfile.ZipFile) -> Iterator[_Member]:

@@ -48,10 +48,14 @@ def stream(
 
 
 def state(images: Path) -> tuple[int, int]:
-    """Number of folders, and the last change of one of them (a file added, removed or renamed)."""
+    """Number of folders, and a number that differs when one of them is changed.
+
+    A folder changes when a file in it is added, removed or renamed.
+    """
     need_folder(images, "data.images")
-    changes = [Path(folder).stat().st_mtime_ns for folder, _ in _walk(images)]
-    return len(changes), max(changes)
+    changes = [(name, Path(name).stat().st_mtime_ns) for name, _ in _walk(images)]
+    digest = hashlib.sha256(repr(changes).encode("utf-8", "surrogateescape")).digest()
+    return len(changes), int.from_bytes(digest[:7])
 
 
 def _walk(images: Path) -> Iterator[tuple[str, list[str]]]:

@@ -123,6 +123,9 @@ class _Unpickler(pickle.Unpickler):
         except KeyError:
             raise pickle.UnpicklingError(f"it asks for {module}.{name}") from None
 
+    def persistent_load(self, pid: Any) -> Any:
+        raise pickle.UnpicklingError("it asks for objects outside the file")
+
 
 def load_dictionary(file: Path, setting: str) -> dict[Any, Any]:
     """The dictionary in a file written by ``np.save(file, dictionary)``.

@@ -119,13 +119,14 @@ def records(
                     row += 1
                     continue
                 reason = MISSING if found.missing else UNREADABLE
+                name = f"{rows.image}.jpg" if found.missing else found.name
                 if options.on_bad_image == "error":
                     what = "not in the image folder" if found.missing else found.reason
                     raise InputError(
-                        f"{source.images / found.name}: {what} (image {rows.image} of "
+                        f"{source.images / name}: {what} (image {rows.image} of "
                         f"{source.annotations}); check data.images, {DROP_IMAGES}"
                     )
-                source.drop(reason, found.name, found.reason)
+                source.drop(reason, name, found.reason)
     if row == 0:
         raise InputError(
             f"{source.annotations}: none of its images is in {source.images}; check data.images"
