@@ -213,7 +213,7 @@ class _Watched:
         return data
 
     def need_end(self) -> None:
-        """Check the end: tarfile takes any for the right one, where a whole archive ends in zeros."""
+        """Tell a whole archive, which ends in zeros; to tarfile any end is the end."""
         while self.read(CHUNK):
             pass  # a compressed file that is cut off says so
         if self._last != bytes(tarfile.BLOCKSIZE):
