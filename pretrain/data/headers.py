@@ -170,7 +170,7 @@ def header_size(path: Path, *, upright: bool = False) -> tuple[int, int]:
             warnings.simplefilter("ignore")  # of images that are merely large
             with Image.open(path) as image:
                 width, height = image.size
-                if upright and image.getexif().get(_ORIENTATION) in TURNED:
+                if upright and _orientation(image) in TURNED:
                     width, height = height, width
     except UnidentifiedImageError:
         empty = path.stat().st_size == 0
@@ -181,3 +181,16 @@ def header_size(path: Path, *, upright: bool = False) -> tuple[int, int]:
     except Exception as error:  # Pillow's plugins let through what their parsing runs into
         raise ValueError(f"header cannot be read: {error}") from None
     return width, height
+
+
+def _orientation(image: Image.Image) -> int | None:
+    """By EXIF; not asked of Pillow where it would decode the whole image to answer."""
+    try:
+        if image.format == "TIFF":
+            exif = image.getexif()
+        else:
+            exif = Image.Exif()
+            exif.load(image.info.get("exif", b""))
+        return exif.get(_ORIENTATION)
+    except Exception:  # a damaged EXIF block does not make the image unreadable
+        return None

@@ -33,7 +33,8 @@ class Plan:
         archives: to unpack into the root, besides those of the release that lie below the root.
         download: fetch the release's files first.
         given: settings of the reader that replace the release's: annotations, images, ...
-        index: folder of the index; None: ``index-RELEASE`` below the root.
+        index: folder of the index; None: ``index-RELEASE`` below the root, for a plain folder
+            ``ROOT-index`` beside it.
     """
 
     reader: str
@@ -120,9 +121,15 @@ def _settings(plan: Plan, release: Release | None) -> DataSettings:
     if plan.reader == "folder":
         values["images"] = str(plan.root)
     values.update({name: value for name, value in plan.given.items() if value is not None})
-    name = f"index-{plan.release or plan.reader}"
-    values["index"] = str(plan.index or plan.root / name)
+    values["index"] = str(plan.index or _default_index(plan))
     return parse(DataSettings, values, source=f"hcl data prepare {plan.reader}")
+
+
+def _default_index(plan: Plan) -> Path:
+    if plan.reader == "folder":  # what lies in the folder is what is indexed
+        root = plan.root.expanduser().resolve()
+        return root.with_name(f"{root.name}-index")
+    return plan.root / f"index-{plan.release or plan.reader}"
 
 
 def _check_present(plan: Plan, release: Release | None, settings: DataSettings) -> None:

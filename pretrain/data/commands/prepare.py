@@ -154,5 +154,8 @@ def _add(parser: argparse.ArgumentParser, reader: str, release: str) -> None:
         help="images missing or unreadable (default: %(default)s)",
     )
     parser.add_argument(
-        "--index", type=Path, metavar="OUT", help="folder of the index (default: below ROOT)"
+        "--index",
+        type=Path,
+        metavar="OUT",
+        help="folder of the index (default: below ROOT, for a plain folder beside it)",
     )

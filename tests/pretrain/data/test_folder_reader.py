@@ -58,6 +58,18 @@ def test_images_turned_by_exif_have_the_size_they_are_decoded_in(photos):
     assert read_image(photos / "b.jpg", (20, 30)).shape == (3, 30, 20)
 
 
+def test_a_damaged_exif_block_is_no_hindrance(photos):
+    Image.new("RGB", (30, 20)).save(photos / "b.jpg", exif=b"Exif\0\0II*\0\xff\xff")
+    record = folder.stream(photos).read().records[0]
+    assert (record.width, record.height) == (30, 20)
+
+
+def test_the_header_alone_is_read(photos):
+    content = (photos / "cats/a.PNG").read_bytes()
+    (photos / "cats/a.PNG").write_bytes(content[: content.index(b"IDAT") + 4])
+    assert folder.stream(photos).read().records[1].width == 16
+
+
 @pytest.mark.parametrize(
     ("content", "reason"),
     [(b"", "the file is empty"), (b"<html>", "not an image of a known kind")],
