@@ -79,7 +79,7 @@ class DataSettings(Settings):
             if value is not None and name not in (*reader.needs, *reader.takes, "index"):
                 error = PydanticCustomError(
                     "not_of_reader",
-                    "reader '{reader}' does not use it; remove it",
+                    "reader '{reader}' does not use it; remove it, or set it to null",
                     {"reader": self.reader},
                 )
                 faults.append(InitErrorDetails(type=error, loc=(name,), input=value))

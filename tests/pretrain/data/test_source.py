@@ -91,12 +91,14 @@ def test_prepared_index_and_nothing_else(sets, tmp_path, scenes):
             {"reader": "openimages", "images": "x", "class_folders": True},
             [
                 "missing key 'data.annotations'",
-                "'data.class_folders': reader 'openimages' does not use it; remove it, got True",
+                "'data.class_folders': reader 'openimages' does not use it; remove it, or set it to null, got True",
             ],
         ),
         (
             {"annotations": "a", "images": "b", "split": "train"},
-            ["'data.split': reader 'coco' does not use it; remove it, got 'train'"],
+            [
+                "'data.split': reader 'coco' does not use it; remove it, or set it to null, got 'train'"
+            ],
         ),
         (
             {"reader": "folder", "images": "b", "clases": "x"},
