@@ -2,7 +2,10 @@ from __future__ import annotations
 
 import hashlib
 import http.server
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,6 +31,8 @@ class Server(http.server.ThreadingHTTPServer):
         self.status = 0
         self.tag = '"one"'
         self.asked: list[tuple[str, str | None]] = []
+        self.stall_after: int | None = None  # bytes after which an answer waits for ``stalled``
+        self.stalled = threading.Event()
 
     def remote(self, name: str = "set.zip", **known) -> Remote:
         return Remote(f"http://127.0.0.1:{self.server_port}/{name}", **known)
@@ -57,6 +62,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.send_header("ETag", self.server.tag)
         self.end_headers()
         count = self.server.break_after.pop(0) if self.server.break_after else len(content)
+        if self.server.stall_after is not None:
+            self.wfile.write(content[start : self.server.stall_after])
+            self.server.stalled.wait(30)
+            return
         self.wfile.write(content[start : start + count])
 
     def log_message(self, *_: object) -> None:
@@ -182,3 +191,30 @@ def test_several_at_once_and_one_that_fails_does_not_cost_the_others(server, tmp
         download_all(files, tmp_path / "b")
     assert len(str(caught.value).splitlines()) == 2
     assert sorted(p.name for p in (tmp_path / "b").glob("*.zip")) == ["0.zip", "2.zip", "4.zip"]
+
+
+def test_killed_in_the_middle_and_continued(server, tmp_path):
+    """A process that is killed leaves what it has received; the next one asks for the rest."""
+    server.stall_after = 200_000
+    code = (
+        "import sys; from pathlib import Path; from pretrain.data import download as d; "
+        "d.CHUNK = 4096; d.download(d.Remote(sys.argv[1]), Path(sys.argv[2]))"
+    )
+    target = tmp_path / "set.zip"
+    part = tmp_path / "set.zip.part"
+    process = subprocess.Popen([sys.executable, "-c", code, server.remote().url, str(target)])
+    try:
+        until = time.monotonic() + 30
+        while not part.exists() or part.stat().st_size < 100_000:
+            assert time.monotonic() < until, "the download does not begin"
+            time.sleep(0.01)
+    finally:
+        process.kill()
+        process.wait()
+        server.stalled.set()
+    held = part.stat().st_size
+    assert 100_000 <= held <= 200_000
+    assert not target.exists()
+    server.asked, server.stall_after = [], None
+    assert download(server.remote(md5=MD5), target).read_bytes() == CONTENT
+    assert server.asked == [("/set.zip", f"bytes={held}-")]

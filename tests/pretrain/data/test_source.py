@@ -11,6 +11,8 @@ from pretrain.data.source import DataSettings, open_index
 from pretrain.errors import InputError
 from pretrain.settings import parse
 
+NOT_USED = "does not use it; remove it, or set it to null"
+
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
@@ -91,14 +93,12 @@ def test_prepared_index_and_nothing_else(sets, tmp_path, scenes):
             {"reader": "openimages", "images": "x", "class_folders": True},
             [
                 "missing key 'data.annotations'",
-                "'data.class_folders': reader 'openimages' does not use it; remove it, or set it to null, got True",
+                f"'data.class_folders': reader 'openimages' {NOT_USED}, got True",
             ],
         ),
         (
             {"annotations": "a", "images": "b", "split": "train"},
-            [
-                "'data.split': reader 'coco' does not use it; remove it, or set it to null, got 'train'"
-            ],
+            [f"'data.split': reader 'coco' {NOT_USED}, got 'train'"],
         ),
         (
             {"reader": "folder", "images": "b", "clases": "x"},
