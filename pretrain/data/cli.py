@@ -35,7 +35,7 @@ def main(argv: list[str]) -> int:
     """Run ``hcl data COMMAND ...``."""
     if not argv or argv[0] in ("-h", "--help"):
         print(usage(), file=sys.stdout if argv else sys.stderr)
-        return 0 if argv else 2
+        raise SystemExit(0 if argv else 2)  # as argparse does in every other command
     name, rest = argv[0], argv[1:]
     if name not in COMMANDS:
         near = difflib.get_close_matches(name, COMMANDS, n=1)

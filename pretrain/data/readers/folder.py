@@ -64,7 +64,13 @@ def _walk(images: Path) -> Iterator[tuple[str, list[str]]]:
     def refuse(error: OSError) -> None:
         raise InputError(f"{error.filename}: cannot be read ({error.strerror}); check data.images")
 
+    seen: set[tuple[int, int]] = set()
     for folder, below, files in os.walk(images, onerror=refuse, followlinks=True):
+        stat = Path(folder).stat()
+        if (stat.st_dev, stat.st_ino) in seen:  # a link to a folder already entered
+            below[:] = []
+            continue
+        seen.add((stat.st_dev, stat.st_ino))
         below[:] = sorted(name for name in below if not name.startswith("."))
         yield (
             folder,
@@ -76,10 +82,26 @@ def _walk(images: Path) -> Iterator[tuple[str, list[str]]]:
         )
 
 
-def _names(images: Path) -> Iterator[str]:
-    for folder, files in _walk(images):
-        for name in files:
-            yield Path(folder, name).relative_to(images).as_posix()
+def _nameable(source: Stream, options: Options) -> Iterator[str]:
+    """Names of the images, as far as they can be written down."""
+    for folder, files in _walk(source.images):
+        for file in files:
+            name = Path(folder, file).relative_to(source.images).as_posix()
+            try:
+                name.encode("utf-8")
+            except UnicodeEncodeError:
+                _drop(source, options, ascii(name), "the name is not UTF-8")
+            else:
+                yield name
+
+
+def _drop(source: Stream, options: Options, name: str, reason: str) -> None:
+    if options.on_bad_image == "error":
+        raise InputError(
+            f"{source.images}/{name}: {reason}; replace the file, or set on_bad_image=drop to "
+            "leave such images out"
+        )
+    source.drop(UNREADABLE, name, reason)
 
 
 def _records(
@@ -87,24 +109,15 @@ def _records(
 ) -> Iterator[Record]:
     need_folder(source.images, "data.images")
     size, changed = state(source.images)
-    names = _names(source.images)
+    names = _nameable(source, options)
     labels: dict[str, int] = {}
     digest = hashlib.sha256()
     row = 0
     with SizeReader(source.images, cache, upright=True) as reader:
         while batch := list(itertools.islice(names, BATCH)):
             for name, found in zip(batch, reader.sizes([[n] for n in batch]), strict=True):
-                if not _is_utf8(name):
-                    raise InputError(
-                        f"{source.images}/{name!a}: the name is not UTF-8; rename the file"
-                    )
                 if not isinstance(found, Found):
-                    if options.on_bad_image == "error":
-                        raise InputError(
-                            f"{source.images / name}: {found.reason}; replace the file, or set "
-                            "on_bad_image=drop to leave such images out"
-                        )
-                    source.drop(UNREADABLE, name, found.reason)
+                    _drop(source, options, name, found.reason)
                     continue
                 digest.update(f"{name}\t{found.width}\t{found.height}\n".encode())
                 boxes, chosen = _NO_BOXES, _NO_LABELS
@@ -131,11 +144,3 @@ def _class_of(images: Path, name: str) -> str:
             "data.class_folders"
         )
     return folder
-
-
-def _is_utf8(name: str) -> bool:
-    try:
-        name.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -103,8 +103,20 @@ def test_no_images(tmp_path):
 def test_name_that_is_not_utf8(photos):
     with open(os.fsencode(photos) + b"/caf\xe9.jpg", "wb") as file:  # noqa: PTH123
         file.write((photos / "b.jpg").read_bytes())
-    with pytest.raises(InputError, match="the name is not UTF-8; rename the file"):
+    with pytest.raises(InputError, match=r"caf\\udce9\.jpg': the name is not UTF-8"):
         folder.stream(photos).read()
+    source = folder.stream(photos, Options(on_bad_image="drop"), cache=photos / ".cache/sizes")
+    assert len(source.read().records) == 3
+    assert source.dropped == {"images unreadable": 1}
+    assert len(folder.state(photos)) == 2
+
+
+def test_links_that_lead_in_circles(photos):
+    (photos / "cats/again").symlink_to(photos)
+    (photos / "gone.jpg").symlink_to(photos / "nowhere")
+    report = folder.stream(photos, Options(on_bad_image="drop")).read()
+    assert len(report.records) == 3
+    assert report.dropped == {"images unreadable": 1}
 
 
 def test_state_changes_with_files_and_folders(photos):

@@ -9,8 +9,9 @@ import zipfile
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
-from data_formats import Document, write_lvis, write_openimages, write_voc
+from data_formats import Document, openimages_rows, write_lvis, write_openimages, write_voc
 
 import hcl
 from pretrain.data.download import Remote
@@ -147,6 +148,17 @@ def test_openimages(scenes, tmp_path, run):
     assert len(Index.open(tmp_path / "five")) == 5
 
 
+def test_official_dictionaries(scenes, tmp_path, run):
+    features: dict = {}
+    for row in openimages_rows(Document(scenes / "annotations/instances_train.json"), 6):
+        features.setdefault(row[0], {"data": []})["data"].append(row)
+    np.save(tmp_path / "all.npy", features, allow_pickle=True)
+    files = ["--annotations", tmp_path / "all.npy", "--images", scenes / "train"]
+    assert run("ohms", tmp_path / "ohms", *files)[0] == 0
+    index = Index.open(tmp_path / "ohms/index-ohms")
+    assert (len(index), index.box_count) == (48, sum(len(e["data"]) for e in features.values()))
+
+
 def test_voc_lvis_and_folder(scenes, tmp_path, run):
     document = Document(scenes / "annotations/instances_train.json")
     root = tmp_path / "voc"
@@ -207,11 +219,13 @@ def test_help_and_misuse(run):
 
 
 def test_subcommands_of_data(capsys):
-    assert hcl.main(["data", "--help"]) == 0
+    for arguments, status in ((["--help"], 0), ([], 2)):
+        with pytest.raises(SystemExit) as stop:
+            hcl.main(["data", *arguments])
+        assert stop.value.code == status
     said = capsys.readouterr().out
     for name in ("prepare", "check", "stats", "select", "scenes"):
         assert f"  {name}" in said
-    assert hcl.main(["data"]) == 2
     assert hcl.main(["data", "chek"]) == 2
     assert "did you mean 'check'?" in capsys.readouterr().err
 
