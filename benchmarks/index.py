@@ -15,6 +15,7 @@ import os
 import platform
 import resource
 import shutil
+import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
@@ -162,6 +163,11 @@ def workers(index: Index, method: str, count: int, rows: int) -> dict[str, Any]:
     }
 
 
+def _git(*arguments: str) -> str:
+    found = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)
+    return found.stdout.strip()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--images", type=int, default=1_700_000)
@@ -170,6 +176,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=100_000, help="random rows a worker reads")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
+    load = os.getloadavg()
     temporary = Path(tempfile.mkdtemp(prefix="index-benchmark-"))
     try:
         folder = temporary / "index"
@@ -194,6 +201,9 @@ def main() -> None:
             "forked": workers(index, "fork", arguments.workers, arguments.rows),
             "spawned": workers(index, "spawn", arguments.workers, arguments.rows),
             "machine": {
+                "commit": _git("rev-parse", "HEAD"),
+                "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+                "load_before": load,
                 "system": platform.platform(),
                 "python": platform.python_version(),
                 "numpy": np.__version__,
