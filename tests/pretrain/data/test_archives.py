@@ -172,3 +172,12 @@ def test_missing_archive_and_a_file_in_the_way(tmp_path):
     with pytest.raises(InputError, match=r"cannot unpack .*x\.zip \(.*the next call continues"):
         unpack(tmp_path / "x.zip", tmp_path / "out")
     assert (tmp_path / "out/train").read_text() == "in the way"
+
+
+def test_the_remains_of_a_killed_call_are_replaced(tmp_path):
+    archive, out = write(tmp_path / "x.zip"), tmp_path / "out"
+    (out / "train").mkdir(parents=True)
+    (out / "train" / f"{archives.PARTIAL}x.zip").write_bytes(b"half a file")
+    (out / "train/a.jpg").write_bytes(b"cut off by something else")
+    assert unpack(archive, out).written == 3
+    assert held(out) == FILES
