@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -77,7 +78,13 @@ def _values(dtype: _Dtype, data: Any, count: int) -> list[Any]:
     real = dtype.real()
     if not isinstance(data, bytes) or len(data) != count * real.itemsize:
         raise pickle.UnpicklingError("an array of another length than its shape")
-    values: list[Any] = np.frombuffer(data, real).tolist() if real.itemsize else [""] * count
+    if not real.itemsize:
+        return [""] * count
+    if real.kind == "U":
+        points = np.frombuffer(data, np.dtype(np.uint32).newbyteorder(real.byteorder))
+        if (points > sys.maxunicode).any():
+            raise pickle.UnpicklingError("text that is no Unicode")
+    values: list[Any] = np.frombuffer(data, real).tolist()
     return values
 
 
@@ -121,7 +128,8 @@ class _Unpickler(pickle.Unpickler):
         try:
             return _Maker(_NAMES[module, name])
         except KeyError:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}") from None
+            asked = ascii(f"{module}.{name}")[1:-1]
+            raise pickle.UnpicklingError(f"it asks for {asked:.80}") from None
 
     def persistent_load(self, pid: Any) -> Any:
         raise pickle.UnpicklingError("it asks for objects outside the file")
@@ -152,7 +160,7 @@ def load_dictionary(file: Path, setting: str) -> dict[Any, Any]:
     except InputError:
         raise
     except (EOFError, ValueError, TypeError, AttributeError, LookupError, OverflowError) as error:
-        raise InputError(f"{file}: damaged: {error}; download the file again") from None
+        raise InputError(f"{file}: damaged: {error!a:.100}; download the file again") from None
     except (MemoryError, RecursionError):
         raise InputError(f"{file}: damaged or not made by numpy; download it again") from None
     if isinstance(content, _Array) and content.shape == () and len(content.values) == 1:

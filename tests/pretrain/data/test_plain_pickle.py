@@ -85,6 +85,9 @@ def test_nothing_is_called(tmp_path, function, arguments, name, protocol):
         b"cnumpy\ndtype\n(S'O8'\ntR(I3\nVx\ntb.",
         b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I0\ntS'b'\ntR(I1\n(I5\nt"
         b"cnumpy\ndtype\n(VU4\ntRI00\nS'short'\ntb.",
+        b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I0\ntS'b'\ntR(I1\n(I1\nt"
+        b"cnumpy\ndtype\n(VU1\ntRI00\nc_codecs\nencode\n(V\xff\xff\xff\xff\nVlatin1\ntRtb.",
+        b"cx\x85y\nz\n.",  # a name in several lines, to some
         b"c_codecs\nencode\n(Vrot\nVrot13\ntR.",
         b"P1\n.",  # a persistent id
         b"",
