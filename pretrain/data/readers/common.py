@@ -149,6 +149,11 @@ def fault(file: Path, what: str, entries: list[str], remedy: str) -> InputError:
     return InputError(f"{file}: {what}: {'; '.join(entries[:NAMED])}{more}; {remedy}")
 
 
+def shown(text: str) -> str:
+    """Text of a file for messages: in one line, and not too long."""
+    return repr(text)[1:-1][:80]
+
+
 def numbers(box: NDArray[Any]) -> str:
     """A box for messages."""
     return f"[{', '.join(f'{value:g}' for value in box)}]"

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pretrain.data.readers import relative
-from pretrain.data.readers.common import DEFAULT, Options
+from pretrain.data.readers.common import DEFAULT, Options, shown
 from pretrain.data.readers.relative import Classes, Rows
 from pretrain.data.readers.text import HashedFile
 from pretrain.data.records import Flag, Record, Stream
@@ -93,7 +93,7 @@ def _grouped(file: HashedFile, classes: Classes, ids: set[str] | None) -> Iterat
                     yield rows
             if image in finished:
                 raise InputError(
-                    f"{file.path}: line {line}: image {image:.40} again, after others; sort the "
+                    f"{file.path}: line {line}: image {shown(image)} again, after others; sort the "
                     "lines by ImageID, the header excepted"
                 )
             rows = Rows(image, [], [], [])
@@ -140,7 +140,7 @@ def _columns(file: Path, header: list[str]) -> dict[str, int]:
     at = {column.strip(): place for place, column in enumerate(header)}
     lacking = [column for column in NEEDED if column not in at]
     if lacking:
-        found = ", ".join(at)[:200] or "nothing"
+        found = ", ".join(map(shown, list(at)[:20])) or "nothing"
         raise InputError(
             f"{file}: not a box file of OpenImages: no column {', '.join(lacking)} (found "
             f"{found}); check data.annotations"

@@ -23,6 +23,7 @@ from pretrain.data.readers.common import (
     judge,
     need_folder,
     numbers,
+    shown,
 )
 from pretrain.data.readers.text import HashedFile
 from pretrain.data.records import Record, Stream
@@ -65,7 +66,7 @@ class Classes:
                 continue  # a header, as in V6 and V7
             if len(row) != 2 or row[0] in self.labels:
                 what = "twice the same class" if len(row) == 2 else "not LabelName,DisplayName"
-                raise InputError(f"{file}: line {number}: {what}: {','.join(row):.60}; mend it")
+                raise InputError(f"{file}: line {number}: {what}: {shown(','.join(row))}; mend it")
             self.labels[row[0]] = len(self.names)
             self.names.append(row[1])
         if not self.names:
@@ -123,7 +124,7 @@ def records(
                 if options.on_bad_image == "error":
                     what = "not in the image folder" if found.missing else found.reason
                     raise InputError(
-                        f"{source.images / name}: {what} (image {rows.image} of "
+                        f"{source.images / name}: {what} (image {shown(rows.image)} of "
                         f"{source.annotations}); check data.images, {DROP_IMAGES}"
                     )
                 source.drop(reason, name, found.reason)
@@ -177,7 +178,7 @@ def _record(source: Stream, rows: Rows, found: Found, options: Options, row: int
                 what = f"shares x1 y1 x2 y2 {numbers(box)}"
                 if options.on_bad_box == "error":
                     raise InputError(
-                        f"{source.annotations}: image {rows.image}: box {reason}: {what}; "
+                        f"{source.annotations}: image {shown(rows.image)}: box {reason}: {what}; "
                         f"{DROP_BOXES}"
                     )
                 source.drop(reason, found.name, what)

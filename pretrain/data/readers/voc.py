@@ -25,6 +25,7 @@ from pretrain.data.readers.common import (
     judge,
     listing,
     numbers,
+    shown,
 )
 from pretrain.data.readers.text import HashedFile
 from pretrain.data.records import Flag, Record, Stream
@@ -158,7 +159,7 @@ def _read_list(part: ImageList, digest: hashlib._Hash) -> list[str]:
         name = fields[0]
         if not is_inside(name) or "/" in name or name in names:
             what = "twice the same image" if name in names else "not the name of an image"
-            raise InputError(f"{part.file}: line {number}: {what}: {line.strip():.60}; mend it")
+            raise InputError(f"{part.file}: line {number}: {what}: {shown(line.strip())}; mend it")
         names[name] = None
     digest.update(file.sha256.encode())
     return list(names)
