@@ -36,7 +36,7 @@ COLUMNS = {
 DIGEST_CHUNK = 1 << 24
 """Bytes of a column hashed at a time, so that a build of any size needs the same memory."""
 
-AGAIN = "delete the folder and it will be built again"
+AGAIN = "delete the folder; a run builds its own again, hcl data prepare a prepared one"
 
 
 class Index:
