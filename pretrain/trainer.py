@@ -23,8 +23,9 @@ from pretrain import __version__, checkpoint, distributed, replay
 from pretrain.config import RunSettings
 from pretrain.data import augment
 from pretrain.data.index import Index
-from pretrain.data.loader import BadImages, build_loader, choose_workers, open_index
+from pretrain.data.loader import BadImages, build_loader, choose_workers
 from pretrain.data.plan import Batch
+from pretrain.data.source import open_index
 from pretrain.distributed import World
 from pretrain.errors import InputError
 from pretrain.methods.base import Context

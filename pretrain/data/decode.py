@@ -15,7 +15,12 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg
 
+from pretrain.data.jpeg_header import jpeg_size
+
 JPEG = b"\xff\xd8\xff"
+
+MAX_PIXELS = 178_956_970
+"""More are taken for an attack on the memory; Pillow's own limit for other kinds of file."""
 
 
 # Pillow's plugins let through what their parsing runs into.
@@ -69,6 +74,9 @@ def decode(content: bytes, *, upright: bool = False) -> Tensor:
     if not content:
         raise ImageError("the file is empty")
     if content.startswith(JPEG):
+        width, height = jpeg_size(content) or (0, 0)
+        if width * height > MAX_PIXELS:
+            raise ImageError(f"it claims {width}x{height} px, more than is reasonable")
         # What torchvision refuses, Pillow may know; if not, it says what is wrong.
         with contextlib.suppress(RuntimeError):
             return decode_torchvision(content, upright=upright)

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
-import hashlib
-import json
 import multiprocessing
 import os
 import signal
 import threading
 from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import torch
-from pydantic import Field
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -23,83 +17,24 @@ from pretrain.data.augment import PARAMETERS, AugmentSettings, draw
 from pretrain.data.decode import ImageError, read_image
 from pretrain.data.index import Index
 from pretrain.data.plan import Batch, ViewPlan
-from pretrain.data.readers import coco
 from pretrain.data.sampler import BatchSampler
+from pretrain.data.source import DataSettings, open_index
 from pretrain.data.views import ViewSettings, cut
 from pretrain.errors import InputError
-from pretrain.settings import Settings
+
+__all__ = [
+    "BadImages",
+    "DataSettings",
+    "Loader",
+    "ViewDataset",
+    "build_loader",
+    "choose_workers",
+    "open_index",
+]
 
 MAX_WORKERS = 8
 MAX_REPLACEMENTS = 100
 """Unreadable images in a row after which the data set itself must be out of reach."""
-
-READER_VERSION = 1
-"""Part of the cache's key; to be raised when a reader gives other records for the same file."""
-
-
-class DataSettings(Settings):
-    """Where the images are and how they are read.
-
-    Attributes:
-        reader: the format.
-        annotations: the annotation file.
-        images: the folder of the images.
-        workers: processes that decode, per training process; None: up to 8, as cores allow.
-        index: folder of the index; None: below ``$XDG_CACHE_HOME/hcl`` or ``~/.cache/hcl``.
-        on_bad_box: "error", or "drop" to leave out and count boxes without area or outside their
-            image. Official COCO train2017 has two boxes without area.
-        max_bad_images: share of images that may be unreadable before the run stops.
-    """
-
-    reader: Literal["coco"] = "coco"
-    annotations: str
-    images: str
-    workers: Annotated[int, Field(ge=0)] | None = None
-    index: str | None = None
-    on_bad_box: coco.OnBadBox = "error"
-    max_bad_images: Annotated[float, Field(ge=0, le=1)] = 0.001
-
-
-def open_index(settings: DataSettings) -> Index:
-    """Open the index of these settings; build it where there is none yet.
-
-    Any number of processes may call this at once.
-
-    Raises:
-        InputError: the source is at fault, or ``settings.index`` is an index of another source.
-    """
-    annotations, images = _full(settings.annotations), _full(settings.images)
-    try:
-        stat = annotations.stat()
-    except OSError as error:
-        raise InputError(
-            f"{annotations}: cannot read the annotation file ({error.strerror}); "
-            "check data.annotations"
-        ) from None
-    options = {
-        "reader": settings.reader,
-        "reader_version": READER_VERSION,
-        "on_bad_box": settings.on_bad_box,
-        "annotations": str(annotations),
-        "images": str(images),
-    }
-    source = {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
-    key = hashlib.sha256(json.dumps([options, source], sort_keys=True).encode()).hexdigest()
-    folder = _full(settings.index) if settings.index else _cache() / f"index-{key[:16]}"
-    with _lock(folder):
-        if not Index.exists(folder):
-            report = coco.read(annotations, images, settings.on_bad_box)
-            Index.build(report, folder, options)
-    index = Index.open(folder)
-    written = index.meta["source"]
-    same = all(written[key] == source[key] for key in source)
-    # A copy has another time of change, but the same content.
-    if index.meta["options"] != options or not (same or _sha256(annotations) == written["sha256"]):
-        raise InputError(
-            f"{folder}: this index was built from {written['path']} with other options or before "
-            "that file changed; delete the folder, or set data.index to another one"
-        )
-    return index
 
 
 def choose_workers(workers: int | None, local_world: int = 1) -> int:
@@ -319,41 +254,3 @@ def _exit_when_told() -> None:
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent.pid:
         pass
     os._exit(0)
-
-
-def _full(path: str) -> Path:
-    return Path(path).expanduser().resolve()
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
-
-
-def _cache() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return _full(base) / "hcl"
-
-
-@contextlib.contextmanager
-def _lock(folder: Path) -> Iterator[None]:
-    """Let one process at a time build the index, so that the others need not read the source.
-
-    Where the file system has no locks they all build, and the first to finish wins.
-    """
-    if Index.exists(folder):
-        yield
-        return
-    lock = folder.parent / f".{folder.name}.lock"
-    try:
-        lock.parent.mkdir(parents=True, exist_ok=True)
-        file = lock.open("w")
-    except OSError as error:
-        raise InputError(
-            f"{folder}: cannot write the index ({error.strerror}); set data.index to a folder "
-            "that can be written"
-        ) from None
-    with file:
-        with contextlib.suppress(OSError):
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
