@@ -8,6 +8,8 @@ import sys
 import time
 from pathlib import Path
 
+from pretrain.data.proposals import cli as proposals
+
 MAX_WORKERS = 8
 
 
@@ -16,6 +18,7 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="hcl data", description="Make data sets.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_scenes(commands)
+    proposals.add(commands)
     arguments = parser.parse_args(argv)
     status: int = arguments.run(arguments)
     return status
