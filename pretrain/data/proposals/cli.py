@@ -54,7 +54,12 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         action="store_true",
         help="where nothing survives, leave the image without boxes, not with the first proposal",
     )
-    parser.add_argument("--workers", type=int, metavar="W", help="processes (default: the cores)")
+    parser.add_argument(
+        "--workers",
+        type=int,
+        metavar="W",
+        help="processes (default: the cores for selective search, 1 for the others)",
+    )
     parser.set_defaults(run=run)
 
 
@@ -78,7 +83,9 @@ def run(arguments: argparse.Namespace) -> int:
         source="hcl data propose",
     )
     proposer = _proposer(arguments, index)
-    workers = _cores() if arguments.workers is None else arguments.workers
+    # Without pixels to look at, starting a process takes longer than all the work.
+    chosen = _cores() if proposer.needs_image else 1
+    workers = chosen if arguments.workers is None else arguments.workers
     outcome = propose(
         index, arguments.out, proposer, rule, workers=workers, progress=_progress("images")
     )

@@ -29,8 +29,8 @@ VERSION = 1
 CATEGORY = "proposal"
 SCORES = "scores.npy"
 BAD_IMAGES = "bad_images.jsonl"
-SHARD = 32
-"""Images of a shard where a method looks at pixels: a kill costs a minute of selective search."""
+SHARD = 8
+"""Images of a shard where a method looks at pixels: a kill costs seconds of selective search."""
 BLIND_SHARD = 8192
 """Images of a shard of the other methods, which take no time."""
 
@@ -190,7 +190,7 @@ def _work(job: Job, workers: int, progress: Callable[[int, int], None] | None) -
     done = resumed
     if progress is not None:
         progress(done, total)
-    for count in do_all(job, missing, workers if job.proposer.needs_image else 1):
+    for count in do_all(job, missing, workers):
         done += count
         if progress is not None:
             progress(done, total)
