@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 from pretrain.data.proposals import cli as proposals
+from pretrain.data.scenes import sources as scene_sources
 
 MAX_WORKERS = 8
 
@@ -61,6 +62,7 @@ def _add_scenes(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     parser.add_argument(
         "--overwrite", action="store_true", help="replace other generated scenes in OUT"
     )
+    scene_sources.add_option(parser)
     parser.set_defaults(run=_scenes)
 
 
@@ -70,7 +72,12 @@ def _scenes(arguments: argparse.Namespace) -> int:
 
     val = max(arguments.images // 5, 0) if arguments.val is None else arguments.val
     wanted = SceneSet(
-        arguments.images, val, arguments.seed, arguments.size, arguments.out_of_context
+        arguments.images,
+        val,
+        arguments.seed,
+        arguments.size,
+        arguments.out_of_context,
+        scene_sources.open_source(arguments.source),
     )
     workers = min(_cores(), MAX_WORKERS) if arguments.workers is None else arguments.workers
     total = wanted.images + wanted.val
