@@ -20,6 +20,8 @@ from pretrain.data.scenes.drawing import Sprite, pose
 from pretrain.data.scenes.outlines import lumps, polygon
 from pretrain.data.scenes.source import Background, Drawn, Light
 
+VERSION = "1"
+"""Of what is drawn: it changes whenever the same seed and pictures give other bytes."""
 TURN = {"upright": 6.0, "leaning": 18.0}
 """Standard deviation of the turn of what has an upright, degrees."""
 CROP = (0.45, 1.0)
@@ -101,7 +103,12 @@ class CutoutSource:
             }
             for split, bank in self.banks.items()
         }
-        return {"packages": dict(self.versions), "pictures": counts, "pictures_sha256": digest}
+        return {
+            "source_version": VERSION,
+            "packages": dict(self.versions),
+            "pictures": counts,
+            "pictures_sha256": digest,
+        }
 
     def of_split(self, split: str) -> CutoutSource:
         """See ``Source.of_split``."""

@@ -59,6 +59,7 @@ def posed(cutout: Image.Image, transform: NDArray[np.float64], pixels: int) -> S
     factor = min(pixels / extent.max(), MAX_ENLARGEMENT)
     scaled = _scaled(cutout, factor)  # antialiased, which an affine map is not
     width, height = (max(3, math.ceil(side * factor)) for side in extent)
+    # Bilinear, for what overshoots would leave a bright rim that marks everything pasted.
     # Pillow maps places of the result to places of the source; both centres stay.
     a, b, c, d = np.linalg.inv(transform).ravel()
     x, y = width / 2, height / 2
@@ -67,14 +68,14 @@ def posed(cutout: Image.Image, transform: NDArray[np.float64], pixels: int) -> S
         c, d, scaled.height / 2 - c * x - d * y,
     )  # fmt: skip
     turned = scaled.transform(
-        (width, height), Image.Transform.AFFINE, data, Image.Resampling.BICUBIC
+        (width, height), Image.Transform.AFFINE, data, Image.Resampling.BILINEAR
     )
     return tight(_straight(np.asarray(turned, np.float32) / 255))
 
 
 def tinted(image: NDArray[np.floating[Any]], rng: np.random.Generator) -> NDArray[np.float32]:
     """The image (h, w, 3) with other brightness, contrast and colour temperature."""
-    gain = rng.uniform(0.7, 1.2) * np.exp(rng.normal(0, 0.06, 3))
+    gain = rng.uniform(0.7, 1.1) * np.exp(rng.normal(0, 0.06, 3))
     gamma = math.exp(rng.normal(0, 0.15))
     result: NDArray[np.float32] = np.clip(image**gamma * gain, 0, 1).astype(np.float32)
     return result
