@@ -19,7 +19,9 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="hcl data", description="Make data sets.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_scenes(commands)
-    proposals.add(commands)
+    commands.add_parser("propose", help="boxes for images that have none, as an index of their own")
+    if argv[:1] == ["propose"]:
+        return proposals.main(argv[1:])
     arguments = parser.parse_args(argv)
     status: int = arguments.run(arguments)
     return status

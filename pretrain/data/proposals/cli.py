@@ -19,11 +19,14 @@ if TYPE_CHECKING:
 METHODS = ("selective_search", "grid", "random", "multiscale", "detector")
 
 
-def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the subcommand."""
-    parser = commands.add_parser(
-        "propose",
-        help="boxes for images that have none, as an index of their own",
+def main(argv: list[str]) -> int:
+    """Run ``hcl data propose ...``."""
+    return _run(_parser().parse_args(argv))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="hcl data propose",
         description="Propose boxes for the images of an index, filter them as ORL does, and write "
         "an index of the same images with these boxes. A stopped command goes on where it "
         "stopped; the same seed gives the same boxes, whatever the number of workers.",
@@ -60,11 +63,10 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         metavar="W",
         help="processes (default: the cores for selective search, 1 for the others)",
     )
-    parser.set_defaults(run=run)
+    return parser
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Propose, and say what came of it."""
+def _run(arguments: argparse.Namespace) -> int:
     from pretrain.data.index import Index
     from pretrain.data.proposals.filters import FilterSettings
     from pretrain.data.proposals.propose import propose
