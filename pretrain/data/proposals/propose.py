@@ -199,21 +199,11 @@ def _work(job: Job, workers: int, progress: Callable[[int, int], None] | None) -
 
 def _finish(job: Job, out: Path, options: dict[str, Any]) -> shards.Tally:
     """Put the shards together, and the index in its place when it is complete."""
-    source, tally = job.index, shards.Tally()
-    records, scores = [], []
-    for number in range(job.count):
-        rows = job.rows(number)
-        shard = shards.read(shards.file_of(job.folder, number), len(rows))
-        assert shard is not None
+    source, tally, scores = job.index, shards.Tally(), []
+    for shard in _shards(job):
         tally.add(shard.tally)
         if shard.scores is not None:
             scores.append(shard.scores)
-        parts = np.split(shard.boxes, np.cumsum(shard.counts)[:-1])
-        for row, boxes in zip(rows, parts, strict=True):
-            labels = np.zeros(len(boxes), np.int32)
-            width, height = source.size(row)
-            name, image_id = source.file_name(row), source.image_id(row)
-            records.append(Record(name, width, height, boxes, labels, image_id))
     if tally.bad and len(tally.bad) == len(source):
         row, reason = tally.bad[0]
         raise InputError(
@@ -221,7 +211,7 @@ def _finish(job: Job, out: Path, options: dict[str, Any]) -> shards.Tally:
         )
     made = job.folder / "index"
     shutil.rmtree(made, ignore_errors=True)
-    Index.build(_report(source, records, tally), made, options)
+    Index.build(_report(job, tally), made, options)
     if scores:
         with (made / SCORES).open("wb") as file:
             np.save(file, np.concatenate(scores), allow_pickle=False)
@@ -235,15 +225,33 @@ def _finish(job: Job, out: Path, options: dict[str, Any]) -> shards.Tally:
     return tally
 
 
-def _report(source: Index, records: list[Record], tally: shards.Tally) -> ReadReport:
-    meta = source.folder.resolve() / META
+def _shards(job: Job) -> Iterator[shards.Shard]:
+    for number in range(job.count):
+        shard = shards.read(shards.file_of(job.folder, number), len(job.rows(number)))
+        assert shard is not None
+        yield shard
+
+
+def _records(job: Job) -> Iterator[Record]:
+    source, row = job.index, 0
+    for shard in _shards(job):
+        for boxes in np.split(shard.boxes, np.cumsum(shard.counts)[:-1]):
+            labels = np.zeros(len(boxes), np.int32)
+            width, height = source.size(row)
+            name, image_id = source.file_name(row), source.image_id(row)
+            yield Record(name, width, height, boxes, labels, image_id)
+            row += 1
+
+
+def _report(job: Job, tally: shards.Tally) -> ReadReport:
+    meta = job.index.folder.resolve() / META
     stat = meta.stat()
     return ReadReport(
         annotations=meta,
-        images=Path(source.meta["images"]),
+        images=Path(job.index.meta["images"]),
         categories=(CATEGORY,),
         category_ids=(1,),
-        records=records,
+        records=list(_records(job)),
         dropped=dict(tally.left_out),
         clipped=0,
         source_size=stat.st_size,
