@@ -46,6 +46,12 @@ def _parser() -> argparse.ArgumentParser:
         default="fast",
         help="selective search: OpenCV's mode (default: %(default)s)",
     )
+    parser.add_argument(
+        "--max-side",
+        type=int,
+        metavar="PX",
+        help="selective search: shrink larger images for the search (default: never, as ORL)",
+    )
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="default: %(default)s")
     rule = parser.add_argument_group("filter, in this order")
     rule.add_argument("--min-side", type=float, default=96, metavar="PX", help="%(default)s")
@@ -152,7 +158,7 @@ def _proposer(arguments: argparse.Namespace, index: Index) -> Proposer:
                 print(f"{arguments.json}: {count} entries {what}; left out", file=sys.stderr)
         return detector
     if method == "selective_search":
-        return SelectiveSearch(arguments.seed, arguments.mode)
+        return SelectiveSearch(arguments.seed, arguments.mode, arguments.max_side)
     if method == "grid":
         return Grid()
     return Random(arguments.seed) if method == "random" else MultiScale(arguments.seed)

@@ -15,6 +15,9 @@ from pretrain.errors import InputError
 
 Mode = Literal["fast", "quality"]
 
+MIN_MAX_SIDE = 64
+"""Smallest images that are searched, px; below there is nothing to find."""
+
 
 @dataclass(frozen=True)
 class SelectiveSearch:
@@ -26,6 +29,7 @@ class SelectiveSearch:
     Attributes:
         seed: of that order.
         mode: OpenCV's "fast" (ORL's) or "quality".
+        max_side: larger images are shrunk to this for the search, px; None: none is, as in ORL.
 
     Raises:
         InputError: OpenCV is missing, or has been built without selective search.
@@ -33,10 +37,13 @@ class SelectiveSearch:
 
     seed: int = 0
     mode: Mode = "fast"
+    max_side: int | None = None
     needs_image = True
 
     def __post_init__(self) -> None:
         _opencv()
+        if self.max_side is not None and self.max_side < MIN_MAX_SIDE:
+            raise InputError(f"--max-side must be at least {MIN_MAX_SIDE} px, got {self.max_side}")
 
     def identity(self) -> dict[str, Any]:
         """See ``Proposer.identity``."""
@@ -44,6 +51,7 @@ class SelectiveSearch:
             "method": "selective_search",
             "mode": self.mode,
             "seed": self.seed,
+            "max_side": self.max_side,
             "opencv": _opencv().__version__,
         }
 
@@ -56,13 +64,22 @@ class SelectiveSearch:
         cv2.setNumThreads(1)  # a worker a core; threads on top of that only wait
         ctypes.CDLL(None).srand(zlib.crc32(f"{self.seed} {row}".encode()))
         search = cv2.ximgproc.segmentation.createSelectiveSearchSegmentation()
-        search.setBaseImage(np.ascontiguousarray(image[:, :, ::-1]))
+        base = np.ascontiguousarray(image[:, :, ::-1])
+        if self.max_side is not None and max(size) > self.max_side:
+            factor = self.max_side / max(size)
+            smaller = [max(1, round(side * factor)) for side in size]
+            base = cv2.resize(base, smaller, interpolation=cv2.INTER_AREA)
+        search.setBaseImage(base)
         if self.mode == "fast":
             search.switchToSelectiveSearchFast()
         else:
             search.switchToSelectiveSearchQuality()
         found = np.asarray(search.process(), np.float32).reshape(-1, 4)
-        return Proposals(np.concatenate([found[:, :2], found[:, :2] + found[:, 2:]], 1))
+        corners = np.concatenate([found[:, :2], found[:, :2] + found[:, 2:]], 1)
+        back = np.array(size, np.float32) / np.array(base.shape[1::-1], np.float32)
+        return Proposals(
+            np.minimum(corners * np.tile(back, 2), np.array([*size, *size], np.float32))
+        )
 
 
 def _opencv() -> Any:

@@ -210,6 +210,23 @@ class TestSelectiveSearch:
         assert (boxes[:, :2] >= 0).all()
         assert (boxes[:, 2:] <= (160, 120)).all()
 
+    def test_large_images_may_be_shrunk_for_the_search(self):
+        from pretrain.data.proposals.filters import overlaps
+        from pretrain.data.proposals.selective_search import SelectiveSearch
+
+        image = self.picture().repeat(3, 0).repeat(3, 1)
+        size = (480, 360)
+        small = SelectiveSearch(max_side=161)
+        assert small.identity() != SelectiveSearch().identity()
+        boxes = small.propose(0, size, image).boxes
+        for target in ([90, 60, 240, 180], [300, 210, 450, 330]):
+            assert overlaps(np.array(target, np.float32), boxes).max() > 0.9
+        assert (boxes[:, :2] >= 0).all()
+        assert (boxes[:, 2:] <= size).all()
+        assert (boxes[:, 2:].max(0) == size).all()
+        with pytest.raises(InputError, match="--max-side must be at least 64 px, got 5"):
+            SelectiveSearch(max_side=5)
+
     def test_the_order_depends_on_seed_and_row_alone_and_the_boxes_do_not(self):
         from pretrain.data.proposals.selective_search import SelectiveSearch
 

@@ -324,6 +324,16 @@ def test_the_command(index, tmp_path, capsys):
     assert "min_side 12.0 instead of 96.0" in capsys.readouterr().err
 
 
+def test_progress_is_written_where_there_is_a_terminal(index, tmp_path, capsys, monkeypatch):
+    assert run(index.folder, tmp_path / "quiet", "--method", "grid") == 0
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    assert run(index.folder, tmp_path / "out", "--method", "grid") == 0
+    written = capsys.readouterr().err
+    assert "0/20 images" in written
+    assert "20/20 images" in written
+
+
 def test_the_command_reads_a_detectors_results(index, tmp_path, capsys):
     file = tmp_path / "results.json"
     entries = [
