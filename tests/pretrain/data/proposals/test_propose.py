@@ -117,7 +117,7 @@ def test_a_killed_command_goes_on_where_it_was(command, environment, index, tmp_
     log, out = tmp_path / "log", tmp_path / "out"
     partial = tmp_path / "out.partial"
     first = subprocess.Popen(
-        command("out", log, 0.15, 2), env=environment, stdout=subprocess.PIPE, text=True
+        command("out", log, 0.4, 2), env=environment, stdout=subprocess.PIPE, text=True
     )
     try:
         until(lambda: len(list(partial.glob("shard-*.npz"))) >= 2)
@@ -160,7 +160,7 @@ def rows_of(shard: Path) -> tuple[int, int]:
 def test_an_interrupt_ends_soon_and_keeps_what_is_done(command, environment, tmp_path):
     log = tmp_path / "log"
     process = subprocess.Popen(
-        command("out", log, 0.3, 2), env=environment, stderr=subprocess.PIPE, text=True
+        command("out", log, 0.4, 2), env=environment, stderr=subprocess.PIPE, text=True
     )
     until(lambda: bool(list((tmp_path / "out.partial").glob("shard-*.npz"))))
     process.send_signal(signal.SIGINT)
