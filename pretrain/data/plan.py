@@ -7,13 +7,14 @@ from typing import Literal
 
 from torch import Tensor
 
-Region = Literal["image", "object", "object_context", "scene"]
+Region = Literal["image", "object", "object_context", "object_jittered", "scene"]
 """Where a crop is cut from.
 
 image: the whole image. object: the exact box of the row's object. object_context: that box
 extended at random into its surroundings. scene: the union of the object's box and others.
 The object, its context and the scene are drawn once per (seed, epoch, row), so crops of one row
-that name the same region share it.
+that name the same region share it. object_jittered: a window that shares more than half with the
+object's box, moved and reshaped at random (ORL); every crop that names it gets one of its own.
 """
 
 

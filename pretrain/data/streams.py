@@ -10,6 +10,12 @@ REGIONS = 0
 SHUFFLE = 2**32 - 1
 """Stream of an epoch's order; far from those of any plan."""
 
+RESAMPLING = 2**32 - 2
+"""Stream of the image that stands in for a row's own."""
+
+PAIR = 2**32 - 3
+"""Stream of a row's pair of regions in two images."""
+
 
 def generator(seed: int, epoch: int, row: int, stream: int) -> np.random.Generator:
     """A generator that depends on these four numbers and on nothing else."""

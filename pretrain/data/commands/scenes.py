@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 from pretrain.data.commands.options import MAX_WORKERS, cores
+from pretrain.data.scenes import sources as scene_sources
 
 
 def main(argv: list[str]) -> int:
@@ -47,6 +48,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument(
         "--overwrite", action="store_true", help="replace other generated scenes in OUT"
     )
+    scene_sources.add_option(parser)
     return _scenes(parser.parse_args(argv))
 
 
@@ -56,7 +58,12 @@ def _scenes(arguments: argparse.Namespace) -> int:
 
     val = max(arguments.images // 5, 0) if arguments.val is None else arguments.val
     wanted = SceneSet(
-        arguments.images, val, arguments.seed, arguments.size, arguments.out_of_context
+        arguments.images,
+        val,
+        arguments.seed,
+        arguments.size,
+        arguments.out_of_context,
+        scene_sources.open_source(arguments.source),
     )
     workers = min(cores(), MAX_WORKERS) if arguments.workers is None else arguments.workers
     total = wanted.images + wanted.val
