@@ -15,7 +15,7 @@ DETECTION = [
     "hydra-core",
     "iopath",
     "omegaconf",
-    "opencv-python-headless",
+    "opencv-contrib-python-headless",
     "packaging",
     "pycocotools>=2.0.8",
     "setuptools<81",

@@ -20,7 +20,7 @@ from pretrain.data.proposals import shards
 from pretrain.data.proposals.base import Proposer
 from pretrain.data.proposals.filters import FilterSettings
 from pretrain.data.proposals.work import Job, do_all
-from pretrain.data.records import ReadReport, Record
+from pretrain.data.records import Flag, Record, Stream
 from pretrain.errors import InputError
 
 COMMAND = "hcl data propose"
@@ -239,21 +239,21 @@ def _records(job: Job) -> Iterator[Record]:
             labels = np.zeros(len(boxes), np.int32)
             width, height = source.size(row)
             name, image_id = source.file_name(row), source.image_id(row)
-            yield Record(name, width, height, boxes, labels, image_id)
+            flags = np.full(len(boxes), Flag.PROPOSAL, np.uint8)
+            yield Record(name, width, height, boxes, labels, image_id, flags)
             row += 1
 
 
-def _report(job: Job, tally: shards.Tally) -> ReadReport:
+def _report(job: Job, tally: shards.Tally) -> Stream:
     meta = job.index.folder.resolve() / META
     stat = meta.stat()
-    return ReadReport(
+    return Stream(
         annotations=meta,
         images=Path(job.index.meta["images"]),
+        records=_records(job),
         categories=(CATEGORY,),
         category_ids=(1,),
-        records=list(_records(job)),
         dropped=dict(tally.left_out),
-        clipped=0,
         source_size=stat.st_size,
         source_mtime_ns=stat.st_mtime_ns,
         source_sha256=hashlib.sha256(meta.read_bytes()).hexdigest(),
