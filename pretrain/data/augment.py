@@ -30,6 +30,7 @@ FACTORS = slice(4, 8)
 GRAY, SIGMA, SOLARIZE, FLIP = range(8, 12)
 """Columns of the further operations: 0 or 1, but the standard deviation of the blur in px."""
 PARAMETERS = 12
+_IDENTITY = np.array([BRIGHTNESS, CONTRAST, SATURATION, HUE, 1, 1, 1, 0, 0, 0, 0, 0], np.float32)
 
 LUMA = (0.2989, 0.587, 0.114)
 SOLARIZE_FROM = 128 / 255
@@ -88,16 +89,18 @@ def draw(rng: np.random.Generator, settings: AugmentSettings, size: int) -> NDAr
         size: side of the view, px.
     """
     order = rng.permutation(4)
-    uniform = rng.uniform(size=9)
+    uniform = rng.random(10).tolist()
     chance, strengths, spread = uniform[:5], uniform[5:9], settings.jitter
-    sigma = rng.uniform(*settings.blur_sigma)
+    low, high = settings.blur_sigma
+    sigma = low + (high - low) * uniform[9]
     parameters = identity()
     parameters[ORDER] = order
     if chance[0] < settings.jitter_p:
+        factors = parameters[FACTORS]
         for number in (BRIGHTNESS, CONTRAST, SATURATION):
             low, high = max(0.0, 1 - spread[number]), 1 + spread[number]
-            parameters[FACTORS][number] = low + strengths[number] * (high - low)
-        parameters[FACTORS][HUE] = (2 * strengths[HUE] - 1) * spread[HUE]
+            factors[number] = low + strengths[number] * (high - low)
+        factors[HUE] = (2 * strengths[HUE] - 1) * spread[HUE]
     parameters[GRAY] = chance[1] < settings.gray_p
     if chance[2] < settings.blur_p:
         parameters[SIGMA] = sigma * size / settings.blur_reference
@@ -108,10 +111,7 @@ def draw(rng: np.random.Generator, settings: AugmentSettings, size: int) -> NDAr
 
 def identity() -> NDArray[np.float32]:
     """Parameters that change nothing: float32 (P,)."""
-    parameters = np.zeros(PARAMETERS, np.float32)
-    parameters[ORDER] = range(4)
-    parameters[FACTORS] = (1, 1, 1, 0)
-    return parameters
+    return _IDENTITY.copy()
 
 
 def blur_radius(settings: AugmentSettings, size: int) -> int:

@@ -8,6 +8,8 @@ import sys
 import time
 from pathlib import Path
 
+from pretrain.data import pack_command
+
 MAX_WORKERS = 8
 
 
@@ -16,6 +18,7 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="hcl data", description="Make data sets.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_scenes(commands)
+    pack_command.add_parser(commands)
     arguments = parser.parse_args(argv)
     status: int = arguments.run(arguments)
     return status

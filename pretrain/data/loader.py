@@ -8,30 +8,31 @@ import hashlib
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
-from pretrain.data.augment import PARAMETERS, AugmentSettings, draw
-from pretrain.data.decode import ImageError, read_image
+from pretrain.data.augment import AugmentSettings
+from pretrain.data.batches import ViewDataset
+from pretrain.data.feed import Feed
 from pretrain.data.index import Index
+from pretrain.data.pack import Pack
 from pretrain.data.plan import Batch, ViewPlan
 from pretrain.data.readers import coco
 from pretrain.data.sampler import BatchSampler
-from pretrain.data.views import ViewSettings, cut
+from pretrain.data.views import ViewSettings
 from pretrain.errors import InputError
 from pretrain.settings import Settings
 
 MAX_WORKERS = 8
-MAX_REPLACEMENTS = 100
-"""Unreadable images in a row after which the data set itself must be out of reach."""
+MAX_PREFETCH = 4
 
 READER_VERSION = 1
 """Part of the cache's key; to be raised when a reader gives other records for the same file."""
@@ -114,99 +115,47 @@ def choose_workers(workers: int | None, local_world: int = 1) -> int:
     return max(1, min(MAX_WORKERS, len(os.sched_getaffinity(0)) // local_world))
 
 
-class ViewDataset(Dataset[Batch]):
-    """The views of lists of ``(epoch, row)``, a batch at a time.
+def choose_prefetch(batch_bytes: int, workers: int, free: int | None = None) -> int:
+    """Batches that each worker keeps ready: up to 4, as shared memory allows, but 1 at least.
 
-    An image that cannot be read is replaced by that of the next row, the last followed by the
-    first, and named in ``Batch.bad``.
+    Args:
+        batch_bytes: of one batch of this process.
+        workers: of this process.
+        free: bytes of shared memory; None: what ``/dev/shm`` has, where there is one.
     """
-
-    def __init__(
-        self,
-        index: Index,
-        plan: ViewPlan,
-        views: ViewSettings,
-        augment: AugmentSettings,
-        seed: int,
-    ) -> None:
-        self.index = index
-        self.plan = plan
-        self.views = views
-        self.augment = augment
-        self.seed = seed
-
-    def __len__(self) -> int:
-        return len(self.index)
-
-    def __getitems__(self, keys: Sequence[tuple[int, int]]) -> Batch | InputError:
-        """The batch of these keys; an error to raise is handed over like a batch.
-
-        Raised in a worker it would arrive as a page of traceback.
-        """
+    if free is None:
         try:
-            return self._batch(keys)
-        except InputError as error:
-            return error
-
-    def _batch(self, keys: Sequence[tuple[int, int]]) -> Batch:
-        count, names = len(keys), [crop.name for crop in self.plan.crops]
-        shape = (count, 3, self.plan.size, self.plan.size)
-        batch = Batch(
-            images={name: torch.empty(shape, dtype=torch.uint8) for name in names},
-            augmentation={name: torch.empty(count, PARAMETERS) for name in names},
-            rows=torch.empty(count, dtype=torch.int64),
-            fallback=torch.empty(count, dtype=torch.bool),
-            bad=[],
-        )
-        for place, (epoch, wanted) in enumerate(keys):
-            row, image = self._read(wanted, batch.bad)
-            image_views = cut(
-                image,
-                self.index.boxes(row),
-                self.plan,
-                self.views,
-                seed=self.seed,
-                epoch=epoch,
-                row=row,
-            )
-            for name in names:
-                batch.images[name][place] = image_views.images[name]
-                parameters = draw(image_views.generators[name], self.augment, self.plan.size)
-                batch.augmentation[name][place] = torch.from_numpy(parameters)
-            batch.rows[place] = row
-            batch.fallback[place] = image_views.fallback
-        return batch
-
-    def _read(self, wanted: int, bad: list[tuple[int, str, str]]) -> tuple[int, Tensor]:
-        """The first readable image from the wanted row on, and its row."""
-        first = len(bad)
-        for step in range(min(len(self.index), MAX_REPLACEMENTS)):
-            row = (wanted + step) % len(self.index)
-            path = self.index.path(row)
-            try:
-                return row, read_image(path, self.index.size(row))
-            except ImageError as error:
-                bad.append((row, str(path), str(error)))
-        _, path_name, reason = bad[first]
-        raise InputError(
-            f"{path_name}: {reason}; neither could the {len(bad) - first - 1} images after it be "
-            "read; check data.images"
-        )
+            free = shutil.disk_usage("/dev/shm").free
+        except OSError:
+            return 2
+    # Half of it: other processes of this machine have loaders too.
+    return max(1, min(MAX_PREFETCH, free // 2 // max(1, batch_bytes * workers)))
 
 
 class Loader:
-    """Iterates over the batches of a run; its length is the number of steps."""
+    """Iterates over the batches of a run; its length is the number of steps.
+
+    Attributes:
+        feed: who has waited for whom so far.
+    """
 
     def __init__(self, batches: DataLoader[Batch]) -> None:
         self._batches = batches
+        self.feed = Feed(batches.num_workers)
 
     def __len__(self) -> int:
         return len(self._batches)
 
     def __iter__(self) -> Iterator[Batch]:
-        for batch in self._batches:
+        batches = iter(self._batches)
+        while True:
+            with self.feed.waiting():
+                batch = next(batches, None)
+            if batch is None:
+                return
             if isinstance(batch, InputError):
                 raise batch
+            self.feed.add(len(batch.rows), batch.seconds)
             yield batch
 
 
@@ -253,7 +202,10 @@ def build_loader(
     rank: int = 0,
     world: int = 1,
     workers: int = 0,
+    prefetch: int | None = None,
     pin_memory: bool = False,
+    device_crops: bool = False,
+    pack: Pack | None = None,
 ) -> Loader:
     """The batches of this rank from ``start_step`` to ``total_steps``, across all epochs.
 
@@ -272,13 +224,22 @@ def build_loader(
         rank: of this process.
         world: number of processes.
         workers: processes that decode; 0: decode in this process.
+        prefetch: batches each worker keeps ready; None: as shared memory allows.
         pin_memory: for copies to a CUDA device.
+        device_crops: hand over decoded images, for ``device.cut`` to cut the views from.
+        pack: of this index, to take the images from instead of their files.
 
     Raises:
-        InputError: the batch is larger than the data set or cannot be shared evenly.
+        InputError: the batch is larger than the data set or cannot be shared evenly, or the pack
+            is of another index.
     """
+    if pack is not None:
+        pack.check(index)
+    if workers and prefetch is None:
+        view = 3 * plan.size**2
+        prefetch = choose_prefetch(batch_size // world * len(plan.crops) * view, workers)
     batches: DataLoader[Batch] = DataLoader(
-        ViewDataset(index, plan, views, augment, seed),
+        ViewDataset(index, plan, views, augment, seed, device_crops=device_crops, pack=pack),
         batch_sampler=BatchSampler(
             len(index),
             batch_size,
@@ -289,6 +250,7 @@ def build_loader(
             world=world,
         ),
         num_workers=workers,
+        prefetch_factor=prefetch if workers else None,
         collate_fn=_as_it_is,
         pin_memory=pin_memory,
         persistent_workers=workers > 0,

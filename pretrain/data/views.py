@@ -244,10 +244,26 @@ def resize(image: Tensor, window: Window, size: int, out: Tensor | None = None) 
         return out.copy_(part[0])
     part = part.contiguous(memory_format=torch.channels_last)
     # What F.interpolate calls, which cannot write to a tensor that is there.
-    torch.ops.aten._upsample_bilinear2d_aa.out(
-        part, (size, size), False, None, None, out=out[None]
-    )
+    torch.ops.aten._upsample_bilinear2d_aa.out(part, (size, size), False, None, None, out=out[None])
     return out
+
+
+def scaled(window: Window, size: tuple[int, int], to: tuple[int, int]) -> Window:
+    """The window of an image of one (width, height) in the same image of another.
+
+    Rounded to whole pixels, inside the image and at least 1 px wide and high.
+    """
+    if size == to:
+        return window
+    start = [
+        min(round(value * new / old), new - 1)
+        for value, old, new in zip(window[:2], size, to, strict=True)
+    ]
+    stop = [
+        max(round(value * new / old), first + 1)
+        for value, old, new, first in zip(window[2:], size, to, start, strict=True)
+    ]
+    return start[0], start[1], stop[0], stop[1]
 
 
 def blank_views(count: int, size: int) -> Tensor:

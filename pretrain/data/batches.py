@@ -1,0 +1,188 @@
+"""Batches of views, each made in one place from first to last."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset, get_worker_info
+
+from pretrain.data.augment import PARAMETERS, AugmentSettings, draw
+from pretrain.data.decode import ImageError, Scratch, read_image
+from pretrain.data.index import Index
+from pretrain.data.pack import Pack
+from pretrain.data.plan import Batch, Sources, ViewPlan
+from pretrain.data.views import ViewSettings, Window, choose_windows, resize, scaled
+from pretrain.errors import InputError
+
+MAX_REPLACEMENTS = 100
+"""Unreadable images in a row after which the data set itself must be out of reach."""
+
+
+class ViewDataset(Dataset[Batch]):
+    """The views of lists of ``(epoch, row)``, a batch at a time.
+
+    An image that cannot be read is replaced by that of the next row, the last followed by the
+    first, and named in ``Batch.bad``.
+
+    Args:
+        index: of the data set.
+        plan: the views wanted.
+        views: how they are cut.
+        augment: what is drawn for ``augment.apply``.
+        seed: of the run.
+        device_crops: hand over decoded images and windows instead of views.
+        pack: to take images from instead of files; windows are chosen as for the files.
+    """
+
+    def __init__(
+        self,
+        index: Index,
+        plan: ViewPlan,
+        views: ViewSettings,
+        augment: AugmentSettings,
+        seed: int,
+        *,
+        device_crops: bool = False,
+        pack: Pack | None = None,
+    ) -> None:
+        self.index = index
+        self.plan = plan
+        self.views = views
+        self.augment = augment
+        self.seed = seed
+        self.device_crops = device_crops
+        self.pack = pack
+        self._scratch = Scratch()
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitems__(self, keys: Sequence[tuple[int, int]]) -> Batch | InputError:
+        """The batch of these keys; an error to raise is handed over like a batch.
+
+        Raised in a worker it would arrive as a page of traceback.
+        """
+        try:
+            return self._batch(keys)
+        except InputError as error:
+            return error
+
+    def _batch(self, keys: Sequence[tuple[int, int]]) -> Batch:
+        start = time.perf_counter()
+        count, names = len(keys), [crop.name for crop in self.plan.crops]
+        tables = np.empty((len(names), count, PARAMETERS), np.float32)
+        target = _Pieces(names) if self.device_crops else _Cuts(names, count, self.plan.size)
+        batch = Batch(
+            images={},
+            augmentation=dict(zip(names, torch.from_numpy(tables), strict=True)),
+            rows=torch.empty(count, dtype=torch.int64),
+            fallback=torch.empty(count, dtype=torch.bool),
+            bad=[],
+        )
+        for place, (epoch, wanted) in enumerate(keys):
+            row, image = self._read(wanted, batch.bad)
+            size = self.index.size(row)
+            windows, generators, fallback = choose_windows(
+                self.index.boxes(row),
+                size,
+                self.plan,
+                self.views,
+                seed=self.seed,
+                epoch=epoch,
+                row=row,
+            )
+            there = (image.shape[2], image.shape[1])
+            target.put(place, image, [scaled(windows[name], size, there) for name in names])
+            for number, name in enumerate(names):
+                tables[number, place] = draw(generators[name], self.augment, self.plan.size)
+            batch.rows[place] = row
+            batch.fallback[place] = fallback
+        target.finish(batch)
+        batch.seconds = time.perf_counter() - start
+        return batch
+
+    def _read(self, wanted: int, bad: list[tuple[int, str, str]]) -> tuple[int, Tensor]:
+        """The first readable image from the wanted row on, and its row.
+
+        The image may lie where the next one will be read to.
+        """
+        first = len(bad)
+        for step in range(min(len(self.index), MAX_REPLACEMENTS)):
+            row = (wanted + step) % len(self.index)
+            try:
+                if self.pack is not None:
+                    return row, self.pack.image(row)
+                return row, read_image(self.index.path(row), self.index.size(row), self._scratch)
+            except ImageError as error:
+                bad.append((row, str(self.index.path(row)), str(error)))
+        _, path_name, reason = bad[first]
+        raise InputError(
+            f"{path_name}: {reason}; neither could the {len(bad) - first - 1} images after it be "
+            "read; check data.images"
+        )
+
+
+class _Cuts:
+    """Views cut into the memory of their batch."""
+
+    def __init__(self, names: list[str], count: int, size: int) -> None:
+        block = _allocate(len(names) * count * size * size * 3)
+        self._size = size
+        # As (views, B, 3, S, S) with the three values of a pixel together.
+        self._views = block.view(len(names), count, size, size, 3).permute(0, 1, 4, 2, 3)
+        self._names = names
+
+    def put(self, place: int, image: Tensor, windows: list[Window]) -> None:
+        for number, window in enumerate(windows):
+            resize(image, window, self._size, out=self._views[number, place])
+
+    def finish(self, batch: Batch) -> None:
+        batch.images = dict(zip(self._names, self._views, strict=True))
+
+
+class _Pieces:
+    """What the windows show of every image, for the device to cut the views from."""
+
+    def __init__(self, names: list[str]) -> None:
+        self._names = names
+        self._pieces: list[NDArray[np.uint8]] = []
+        self._windows: list[NDArray[np.int64]] = []
+
+    def put(self, place: int, image: Tensor, windows: list[Window]) -> None:
+        corners = np.array(windows, np.int64)
+        x, y = corners[:, :2].min(0).tolist()
+        right, bottom = corners[:, 2:].max(0).tolist()
+        # A copy: the image's memory is that of the next one.
+        self._pieces.append(image[:, y:bottom, x:right].permute(1, 2, 0).numpy().copy())
+        self._windows.append(corners - (x, y, x, y))
+
+    def finish(self, batch: Batch) -> None:
+        lengths = [piece.size for piece in self._pieces]
+        block = _allocate(sum(lengths))
+        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        pixels = block.numpy()
+        for piece, offset in zip(self._pieces, offsets, strict=False):
+            pixels[offset : offset + piece.size] = piece.reshape(-1)
+        windows = torch.from_numpy(np.stack(self._windows, axis=1))
+        batch.sources = Sources(
+            block,
+            torch.from_numpy(offsets[:-1].copy()),
+            torch.tensor([piece.shape[1::-1] for piece in self._pieces], dtype=torch.int64),
+            dict(zip(self._names, windows, strict=True)),
+        )
+
+
+def _allocate(count: int) -> Tensor:
+    """uint8 (count,); in a worker process where the training process can read it.
+
+    As torch's own collation does it: the batch need not be copied to be handed over.
+    """
+    if get_worker_info() is None:
+        return torch.empty(count, dtype=torch.uint8)
+    storage = torch.UntypedStorage._new_shared(count)  # type: ignore[no-untyped-call]
+    return torch.empty(0, dtype=torch.uint8).set_(storage, 0, (count,), (1,))
