@@ -7,6 +7,7 @@ torchvision; the arithmetic is float32 without rounding in between.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Annotated, Self
@@ -32,6 +33,7 @@ GRAY, SIGMA, SOLARIZE, FLIP = range(8, 12)
 PARAMETERS = 12
 _IDENTITY = np.array([BRIGHTNESS, CONTRAST, SATURATION, HUE, 1, 1, 1, 0, 0, 0, 0, 0], np.float32)
 
+TINY = 1e-12
 LUMA = (0.2989, 0.587, 0.114)
 SOLARIZE_FROM = 128 / 255
 BLUR_EXTENT = 3.0
@@ -134,16 +136,40 @@ def apply(images: Tensor, parameters: Tensor, settings: AugmentSettings) -> Tens
     """
     # The caller may be inside autocast; colours are not to be rounded to 8 bits of mantissa.
     with torch.autocast(images.device.type, enabled=False):
-        radius = blur_radius(settings, images.shape[-1])
-        x = images.to(torch.float32).div_(255)
-        _jitter(x, parameters)
-        _change(x, parameters[:, GRAY] > 0, parameters, lambda x, _: _luma(x).expand_as(x))
-        _change(x, parameters[:, SIGMA] > 0, parameters, lambda x, p: _blur(x, p[:, SIGMA], radius))
-        _change(x, parameters[:, SOLARIZE] > 0, parameters, lambda x, _: _solarize(x))
-        _change(x, parameters[:, FLIP] > 0, parameters, lambda x, _: x.flip(-1))
-        x -= torch.tensor(settings.mean, device=x.device, dtype=x.dtype).view(1, 3, 1, 1)
-        x /= torch.tensor(settings.std, device=x.device, dtype=x.dtype).view(1, 3, 1, 1)
+        # One plane a channel: most operations take the channels apart.
+        x = images.to(torch.float32, memory_format=torch.contiguous_format)
+        if _selects(x.device):
+            for sample, own in zip(x.split(1), parameters.split(1), strict=True):
+                _chain(sample, own, settings)  # a view, which stays in the core's cache
+        else:
+            _chain(x, parameters, settings)
     return x
+
+
+def apply_compiled(images: Tensor, parameters: Tensor, settings: AugmentSettings) -> Tensor:
+    """``apply`` on an accelerator with its operations fused into few kernels.
+
+    The first batch of every shape is compiled, which takes about a minute.
+    """
+    return _fused()(images, parameters, settings)
+
+
+@functools.cache
+def _fused() -> Callable[[Tensor, Tensor, AugmentSettings], Tensor]:
+    return torch.compile(apply, dynamic=False, fullgraph=True)
+
+
+def _chain(x: Tensor, parameters: Tensor, settings: AugmentSettings) -> None:
+    """All operations on float32 (B, 3, S, S) of 0..255, in place."""
+    radius = blur_radius(settings, x.shape[-1])
+    x.div_(255)
+    _jitter(x, parameters)
+    _change(x, parameters[:, GRAY] > 0, parameters, lambda x, _: _luma(x).expand_as(x))
+    _change(x, parameters[:, SIGMA] > 0, parameters, lambda x, p: _blur(x, p[:, SIGMA], radius))
+    _change(x, parameters[:, SOLARIZE] > 0, parameters, lambda x, _: _solarize(x))
+    _change(x, parameters[:, FLIP] > 0, parameters, lambda x, _: x.flip(-1))
+    x -= torch.tensor(settings.mean, device=x.device, dtype=x.dtype).view(1, 3, 1, 1)
+    x /= torch.tensor(settings.std, device=x.device, dtype=x.dtype).view(1, 3, 1, 1)
 
 
 def _change(
@@ -152,11 +178,11 @@ def _change(
     """Replace the masked samples of ``x`` by what the operation makes of them.
 
     An accelerator computes all samples: to ask it which are wanted would cost a synchronisation.
+    A CPU has one sample at a time.
     """
     if _selects(x.device):
-        chosen = mask.nonzero().flatten()
-        if len(chosen):
-            x[chosen] = operation(x[chosen], parameters[chosen])
+        if bool(mask):
+            x.copy_(operation(x, parameters))
     else:
         x.copy_(torch.where(mask.view(-1, 1, 1, 1), operation(x, parameters), x))
 
@@ -196,31 +222,35 @@ def _blend_place(x: Tensor, parameters: Tensor, place: int, active: Tensor) -> N
 
 def _blend(x: Tensor, kind: Tensor, factor: Tensor) -> Tensor:
     """Mix with black (brightness), the mean grey (contrast) or the own grey (saturation)."""
-    grey = _luma(x)
-    kind, factor = kind.view(-1, 1, 1, 1), factor.view(-1, 1, 1, 1)
-    other = torch.where(kind == CONTRAST, grey.mean((1, 2, 3), keepdim=True), grey)
-    other = torch.where(kind == BRIGHTNESS, 0.0, other)
-    return torch.lerp(other, x, factor).clamp_(0, 1)
+    grey, kind = _luma(x), kind.view(-1, 1, 1, 1)
+    mean = grey.mean((1, 2, 3), keepdim=True) * (kind == CONTRAST)
+    other = torch.addcmul(mean, grey, (kind == SATURATION).to(x.dtype))
+    return torch.lerp(other, x, factor.view(-1, 1, 1, 1)).clamp_(0, 1)
 
 
 def _shift_hue(x: Tensor, turns: Tensor) -> Tensor:
-    """Turn the hue of HSV, keeping saturation and value."""
+    """Turn the hue of HSV, keeping saturation and value.
+
+    Choices are products with 0 and 1, since torch's ``where`` costs a CPU ten of them.
+    """
     red, green, blue = x.unbind(1)
-    high, low = x.amax(1), x.amin(1)
-    chroma = high - low
-    is_red, is_green = high == red, high == green
-    difference = torch.where(is_red, green - blue, torch.where(is_green, blue - red, red - green))
+    high = torch.maximum(torch.maximum(red, green), blue)
+    chroma = high - torch.minimum(torch.minimum(red, green), blue)
+    not_red = (high - red).sign_()
+    is_blue = (high - green).sign_().mul_(not_red)
+    is_green = not_red - is_blue
+    difference = torch.addcmul(green - blue, not_red, blue - green)
+    difference.addcmul_(is_green, blue - red).addcmul_(is_blue, red - green)
     # Sixths of a turn from red; grey has no hue, any will do.
-    hue = difference / torch.where(chroma > 0, chroma, 1.0)
-    hue += torch.where(is_red, 0.0, torch.where(is_green, 2.0, 4.0))
-    hue += 6 * turns.view(-1, 1, 1)
+    hue = difference.div_(chroma.clamp_min(TINY))
+    hue.add_(is_green, alpha=2).add_(is_blue, alpha=4).add_(6 * turns.view(-1, 1, 1))
     turned = torch.empty_like(x)
     for channel, opposite in enumerate((3, 5, 1)):
         # A channel is low within one sixth of the hue opposite to it, high beyond two.
         away = hue - opposite
         away.sub_((away / 6).round_(), alpha=6).abs_()
         share = away.neg_().add_(2).clamp_(0, 1)
-        turned[:, channel] = torch.addcmul(high, chroma, share, value=-1)
+        torch.addcmul(high, chroma, share, value=-1, out=turned[:, channel])
     return turned
 
 

@@ -169,11 +169,14 @@ class _Pieces:
         for piece, offset in zip(self._pieces, offsets, strict=False):
             pixels[offset : offset + piece.size] = piece.reshape(-1)
         windows = torch.from_numpy(np.stack(self._windows, axis=1))
+        sizes = np.array([piece.shape[1::-1] for piece in self._pieces], np.int64)
+        width, height = sizes.max(0).tolist()
         batch.sources = Sources(
             block,
             torch.from_numpy(offsets[:-1].copy()),
-            torch.tensor([piece.shape[1::-1] for piece in self._pieces], dtype=torch.int64),
+            torch.from_numpy(sizes),
             dict(zip(self._names, windows, strict=True)),
+            (width, height),
         )
 
 

@@ -61,12 +61,14 @@ class Sources:
         offsets: int64 (B,): where in ``pixels`` each begins.
         sizes: int64 (B, 2): width and height, px.
         windows: per crop name, int64 (B, 4): x1 y1 x2 y2 in pixels of these images.
+        greatest: the greatest width and the greatest height.
     """
 
     pixels: Tensor
     offsets: Tensor
     sizes: Tensor
     windows: dict[str, Tensor]
+    greatest: tuple[int, int]
 
     def to(self, device: torch.device) -> Sources:
         """Copied to a device."""
@@ -75,6 +77,7 @@ class Sources:
             self.offsets.to(device, non_blocking=True),
             self.sizes.to(device, non_blocking=True),
             {name: w.to(device, non_blocking=True) for name, w in self.windows.items()},
+            self.greatest,
         )
 
     def pin_memory(self) -> Sources:
@@ -84,6 +87,7 @@ class Sources:
             self.offsets.pin_memory(),
             self.sizes.pin_memory(),
             {name: windows.pin_memory() for name, windows in self.windows.items()},
+            self.greatest,
         )
 
 
