@@ -250,7 +250,7 @@ def _shift_hue(x: Tensor, turns: Tensor) -> Tensor:
         away = hue - opposite
         away.sub_((away / 6).round_(), alpha=6).abs_()
         share = away.neg_().add_(2).clamp_(0, 1)
-        torch.addcmul(high, chroma, share, value=-1, out=turned[:, channel])
+        turned[:, channel] = torch.addcmul(high, chroma, share, value=-1)
     return turned
 
 

@@ -49,9 +49,9 @@ def views(
         images = cut(batch.sources.to(device), size)
     change = augment.apply_compiled if compiled else augment.apply
     return {
-        name: change(
-            image, batch.augmentation[name].to(device, non_blocking=True), settings
-        ).to(dtype=dtype, memory_format=memory_format)
+        name: change(image, batch.augmentation[name].to(device, non_blocking=True), settings).to(
+            dtype=dtype, memory_format=memory_format
+        )
         for name, image in images.items()
     }
 
