@@ -58,6 +58,7 @@ class ViewDataset(Dataset[Batch]):
         self.device_crops = device_crops
         self.pack = pack
         self._scratch = Scratch()
+        self._staging = _Staging()
 
     def __len__(self) -> int:
         return len(self.index)
@@ -76,7 +77,11 @@ class ViewDataset(Dataset[Batch]):
         start = time.perf_counter()
         count, names = len(keys), [crop.name for crop in self.plan.crops]
         tables = np.empty((len(names), count, PARAMETERS), np.float32)
-        target = _Pieces(names) if self.device_crops else _Cuts(names, count, self.plan.size)
+        target = (
+            _Pieces(names, self._staging)
+            if self.device_crops
+            else _Cuts(names, count, self.plan.size)
+        )
         batch = Batch(
             images={},
             augmentation=dict(zip(names, torch.from_numpy(tables), strict=True)),
@@ -148,36 +153,53 @@ class _Cuts:
 class _Pieces:
     """What the windows show of every image, for the device to cut the views from."""
 
-    def __init__(self, names: list[str]) -> None:
+    def __init__(self, names: list[str], staging: _Staging) -> None:
         self._names = names
-        self._pieces: list[NDArray[np.uint8]] = []
+        self._staging = staging
+        self._sizes: list[tuple[int, int]] = []
         self._windows: list[NDArray[np.int64]] = []
+        staging.used = 0
 
     def put(self, place: int, image: Tensor, windows: list[Window]) -> None:
         corners = np.array(windows, np.int64)
         x, y = corners[:, :2].min(0).tolist()
         right, bottom = corners[:, 2:].max(0).tolist()
         # A copy: the image's memory is that of the next one.
-        self._pieces.append(image[:, y:bottom, x:right].permute(1, 2, 0).numpy().copy())
+        self._staging.append(image[:, y:bottom, x:right].permute(1, 2, 0).numpy())
+        self._sizes.append((right - x, bottom - y))
         self._windows.append(corners - (x, y, x, y))
 
     def finish(self, batch: Batch) -> None:
-        lengths = [piece.size for piece in self._pieces]
-        block = _allocate(sum(lengths))
-        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-        pixels = block.numpy()
-        for piece, offset in zip(self._pieces, offsets, strict=False):
-            pixels[offset : offset + piece.size] = piece.reshape(-1)
-        windows = torch.from_numpy(np.stack(self._windows, axis=1))
-        sizes = np.array([piece.shape[1::-1] for piece in self._pieces], np.int64)
+        pixels = _allocate(self._staging.used)
+        pixels.numpy()[:] = self._staging.bytes[: self._staging.used]
+        sizes = np.array(self._sizes, np.int64)
+        lengths = 3 * sizes.prod(1)
         width, height = sizes.max(0).tolist()
+        windows = torch.from_numpy(np.stack(self._windows, axis=1))
         batch.sources = Sources(
-            block,
-            torch.from_numpy(offsets[:-1].copy()),
+            pixels,
+            torch.from_numpy(np.cumsum(lengths) - lengths),
             torch.from_numpy(sizes),
             dict(zip(self._names, windows, strict=True)),
             (width, height),
         )
+
+
+class _Staging:
+    """Memory that grows to what a batch needs and is kept: fresh pages cost more than a copy."""
+
+    def __init__(self) -> None:
+        self.bytes = np.empty(0, np.uint8)
+        self.used = 0
+
+    def append(self, pixels: NDArray[np.uint8]) -> None:
+        end = self.used + pixels.size
+        if end > len(self.bytes):
+            larger = np.empty(2 * end, np.uint8)
+            larger[: self.used] = self.bytes[: self.used]
+            self.bytes = larger
+        self.bytes[self.used : end].reshape(pixels.shape)[:] = pixels
+        self.used = end
 
 
 def _allocate(count: int) -> Tensor:
