@@ -3,22 +3,33 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import sys
 import time
 from pathlib import Path
 
-from pretrain.data import pack_command
-
 MAX_WORKERS = 8
+MODULES = {
+    # name: module with `main(argv) -> int`, loaded when it is called
+    "pack": "pretrain.data.pack_command",
+    "show": "pretrain.show",
+}
 
 
 def main(argv: list[str]) -> int:
     """Run ``hcl data SUBCOMMAND ...``."""
-    parser = argparse.ArgumentParser(prog="hcl data", description="Make data sets.")
+    if argv and argv[0] in MODULES:
+        outcome: int = importlib.import_module(MODULES[argv[0]]).main(argv[1:])
+        return outcome
+    parser = argparse.ArgumentParser(
+        prog="hcl data",
+        description="Make data sets.",
+        epilog="Further commands: pack (images decoded once, for the loader to map), show (a "
+        "contact sheet of what a run sees); hcl data COMMAND --help says more.",
+    )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_scenes(commands)
-    pack_command.add_parser(commands)
     arguments = parser.parse_args(argv)
     status: int = arguments.run(arguments)
     return status

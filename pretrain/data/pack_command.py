@@ -9,11 +9,10 @@ import time
 from pathlib import Path
 
 
-def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Register ``hcl data pack``."""
-    parser = commands.add_parser(
-        "pack",
-        help="decode the images of an index once, into files that are mapped",
+def main(argv: list[str]) -> int:
+    """Run ``hcl data pack ...``."""
+    parser = argparse.ArgumentParser(
+        prog="hcl data pack",
         description="Decode the images of an index once and write them, shrunk, into a few large "
         "files that the loader maps. An interrupted run goes on where it was when called again.",
     )
@@ -29,11 +28,10 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--workers", type=int, metavar="W", help="processes (default: the cores, at most 8)"
     )
     parser.add_argument("--verify", action="store_true", help="read all of it back at the end")
-    parser.set_defaults(run=run)
+    return _pack(parser.parse_args(argv))
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Run ``hcl data pack``."""
+def _pack(arguments: argparse.Namespace) -> int:
     from pretrain.data.index import Index
     from pretrain.data.packing import write
     from pretrain.errors import InputError
