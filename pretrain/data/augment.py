@@ -139,8 +139,8 @@ def apply(images: Tensor, parameters: Tensor, settings: AugmentSettings) -> Tens
         # One plane a channel: most operations take the channels apart.
         x = images.to(torch.float32, memory_format=torch.contiguous_format)
         if _selects(x.device):
-            for sample, own in zip(x.split(1), parameters.split(1), strict=True):
-                _chain(sample, own, settings)  # a view, which stays in the core's cache
+            for n in range(len(x)):  # one sample at a time stays in the core's cache
+                _chain(x[n : n + 1], parameters[n : n + 1], settings)
         else:
             _chain(x, parameters, settings)
     return x
