@@ -30,6 +30,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -42,6 +43,7 @@ from torchvision.transforms import v2
 from pretrain.data import decode, device
 from pretrain.data.augment import AugmentSettings
 from pretrain.data.batches import ViewDataset
+from pretrain.data.blocks import Blocks, Parcel
 from pretrain.data.index import Index
 from pretrain.data.loader import DataSettings, build_loader, open_index
 from pretrain.data.packing import write as write_pack
@@ -267,17 +269,21 @@ def lightly(index: Index) -> Contestant:
     return run
 
 
-def ours(dataset: ViewDataset) -> Contestant:
+def ours(index: Index, **options: Any) -> Contestant:
+    """A worker's part, written where the training process can read it."""
+    memory = Blocks(1, 2, TURN * 3 * max(4 * SIZE**2, 640**2))
+    dataset = ViewDataset(index, PLAN, VIEWS, AUGMENT, 0, blocks=memory, **options)
+
     def run(epoch: int, rows: list[int]) -> Batch:
-        batch = dataset.__getitems__([(epoch, row) for row in rows])
-        assert isinstance(batch, Batch)
-        return batch
+        parcel = dataset.__getitems__([(epoch, row) for row in rows])
+        assert isinstance(parcel, Parcel)
+        return parcel.open()
 
     return run
 
 
 def contestants(index: Index, folder: Path) -> dict[str, Contestant]:
-    make = functools.partial(ViewDataset, index, PLAN, VIEWS, AUGMENT, 0)
+    make = functools.partial(ours, index)
     kept = write_pack(index, folder / "pack", None)
     small = write_pack(index, folder / f"pack{PACK_SIDE}", PACK_SIDE)
     found = {"pillow": pillow(index), "torchvision v2": torchvision_v2(index)}
@@ -286,12 +292,12 @@ def contestants(index: Index, folder: Path) -> dict[str, Contestant]:
     else:
         found["lightly"] = lightly(index)
     return found | {
-        "crops": ours(make()),
-        "crops, without simplejpeg": without_simplejpeg(ours(make())),
-        "device crops": ours(make(device_crops=True)),
-        "pack, crops": ours(make(pack=kept)),
-        f"pack of {PACK_SIDE} px, crops": ours(make(pack=small)),
-        f"pack of {PACK_SIDE} px, device crops": ours(make(pack=small, device_crops=True)),
+        "crops": make(),
+        "crops, without simplejpeg": without_simplejpeg(make()),
+        "device crops": make(device_crops=True),
+        "pack, crops": make(pack=kept),
+        f"pack of {PACK_SIDE} px, crops": make(pack=small),
+        f"pack of {PACK_SIDE} px, device crops": make(pack=small, device_crops=True),
     }
 
 

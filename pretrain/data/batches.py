@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
 from pretrain.data.augment import PARAMETERS, AugmentSettings, draw
+from pretrain.data.blocks import Blocks, Parcel, fill, shared_memory
 from pretrain.data.decode import ImageError, Scratch, read_image
 from pretrain.data.index import Index
 from pretrain.data.pack import Pack
@@ -37,6 +38,7 @@ class ViewDataset(Dataset[Batch]):
         seed: of the run.
         device_crops: hand over decoded images and windows instead of views.
         pack: to take images from instead of files; windows are chosen as for the files.
+        blocks: memory for the batches, which are then handed over as parcels.
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class ViewDataset(Dataset[Batch]):
         *,
         device_crops: bool = False,
         pack: Pack | None = None,
+        blocks: Blocks | None = None,
     ) -> None:
         self.index = index
         self.plan = plan
@@ -57,31 +60,47 @@ class ViewDataset(Dataset[Batch]):
         self.seed = seed
         self.device_crops = device_crops
         self.pack = pack
+        self.blocks = blocks
         self._scratch = Scratch()
         self._staging = _Staging()
 
     def __len__(self) -> int:
         return len(self.index)
 
-    def __getitems__(self, keys: Sequence[tuple[int, int]]) -> Batch | InputError:
+    def __getitems__(self, keys: Sequence[tuple[int, int]]) -> Batch | Parcel | InputError:
         """The batch of these keys; an error to raise is handed over like a batch.
 
         Raised in a worker it would arrive as a page of traceback.
         """
+        memory = _Memory(self.blocks)
         try:
-            return self._batch(keys)
+            return self._hand_over(keys, memory)
         except InputError as error:
+            memory.give_back()
             return error
 
-    def _batch(self, keys: Sequence[tuple[int, int]]) -> Batch:
+    def _hand_over(self, keys: Sequence[tuple[int, int]], memory: _Memory) -> Batch | Parcel:
         start = time.perf_counter()
-        count, names = len(keys), [crop.name for crop in self.plan.crops]
+        names = tuple(crop.name for crop in self.plan.crops)
+        target: _Views | _Pieces
+        if self.device_crops:
+            target = _Pieces(names, self._staging, memory)
+        else:
+            target = _Views(len(names), len(keys), self.plan.size, memory)
+        batch = self._batch(keys, names, target)
+        pixels = target.finish(batch)
+        batch.seconds = time.perf_counter() - start
+        if self.blocks is None or memory.block is None:
+            fill(batch, names, pixels)
+            return batch
+        return Parcel(batch, names, tuple(pixels.shape), self.blocks.number, memory.block)
+
+    def _batch(
+        self, keys: Sequence[tuple[int, int]], names: Sequence[str], target: _Views | _Pieces
+    ) -> Batch:
+        """The batch but for its pixels, which go to ``target``."""
+        count = len(keys)
         tables = np.empty((len(names), count, PARAMETERS), np.float32)
-        target = (
-            _Pieces(names, self._staging)
-            if self.device_crops
-            else _Cuts(names, count, self.plan.size)
-        )
         batch = Batch(
             images={},
             augmentation=dict(zip(names, torch.from_numpy(tables), strict=True)),
@@ -107,8 +126,6 @@ class ViewDataset(Dataset[Batch]):
                 tables[number, place] = draw(generators[name], self.augment, self.plan.size)
             batch.rows[place] = row
             batch.fallback[place] = fallback
-        target.finish(batch)
-        batch.seconds = time.perf_counter() - start
         return batch
 
     def _read(self, wanted: int, bad: list[tuple[int, str, str]]) -> tuple[int, Tensor]:
@@ -132,30 +149,54 @@ class ViewDataset(Dataset[Batch]):
         )
 
 
-class _Cuts:
+class _Memory:
+    """Where one batch's pixels go."""
+
+    def __init__(self, blocks: Blocks | None) -> None:
+        self.block: int | None = None
+        self._blocks = blocks
+
+    def take(self, size: int) -> Tensor:
+        """uint8 (size,); in a worker process where the training process can read it."""
+        if self._blocks is not None:
+            self.block, memory = self._blocks.take(size)
+            return memory
+        if get_worker_info() is not None:
+            return shared_memory(size)
+        return torch.empty(size, dtype=torch.uint8)
+
+    def give_back(self) -> None:
+        """There will be no batch."""
+        if self._blocks is not None and self.block is not None:
+            self._blocks.give_back(self.block)
+
+
+class _Views:
     """Views cut into the memory of their batch."""
 
-    def __init__(self, names: list[str], count: int, size: int) -> None:
-        block = _allocate(len(names) * count * size * size * 3)
+    def __init__(self, views: int, count: int, size: int, memory: _Memory) -> None:
         self._size = size
-        # As (views, B, 3, S, S) with the three values of a pixel together.
-        self._views = block.view(len(names), count, size, size, 3).permute(0, 1, 4, 2, 3)
-        self._names = names
+        self._pixels = memory.take(views * count * size * size * 3).view(
+            views, count, size, size, 3
+        )
+        self._views = self._pixels.permute(0, 1, 4, 2, 3)
 
     def put(self, place: int, image: Tensor, windows: list[Window]) -> None:
         for number, window in enumerate(windows):
             resize(image, window, self._size, out=self._views[number, place])
 
-    def finish(self, batch: Batch) -> None:
-        batch.images = dict(zip(self._names, self._views, strict=True))
+    def finish(self, batch: Batch) -> Tensor:
+        """All views, (views, B, S, S, 3)."""
+        return self._pixels
 
 
 class _Pieces:
     """What the windows show of every image, for the device to cut the views from."""
 
-    def __init__(self, names: list[str], staging: _Staging) -> None:
+    def __init__(self, names: Sequence[str], staging: _Staging, memory: _Memory) -> None:
         self._names = names
         self._staging = staging
+        self._memory = memory
         self._sizes: list[tuple[int, int]] = []
         self._windows: list[NDArray[np.int64]] = []
         staging.used = 0
@@ -169,20 +210,22 @@ class _Pieces:
         self._sizes.append((right - x, bottom - y))
         self._windows.append(corners - (x, y, x, y))
 
-    def finish(self, batch: Batch) -> None:
-        pixels = _allocate(self._staging.used)
+    def finish(self, batch: Batch) -> Tensor:
+        """Give the batch its sources but for their pixels, and return these, (N,)."""
+        pixels = self._memory.take(self._staging.used)
         pixels.numpy()[:] = self._staging.bytes[: self._staging.used]
         sizes = np.array(self._sizes, np.int64)
         lengths = 3 * sizes.prod(1)
         width, height = sizes.max(0).tolist()
         windows = torch.from_numpy(np.stack(self._windows, axis=1))
         batch.sources = Sources(
-            pixels,
+            torch.empty(0, dtype=torch.uint8),
             torch.from_numpy(np.cumsum(lengths) - lengths),
             torch.from_numpy(sizes),
             dict(zip(self._names, windows, strict=True)),
             (width, height),
         )
+        return pixels
 
 
 class _Staging:
@@ -200,14 +243,3 @@ class _Staging:
             self.bytes = larger
         self.bytes[self.used : end].reshape(pixels.shape)[:] = pixels
         self.used = end
-
-
-def _allocate(count: int) -> Tensor:
-    """uint8 (count,); in a worker process where the training process can read it.
-
-    As torch's own collation does it: the batch need not be copied to be handed over.
-    """
-    if get_worker_info() is None:
-        return torch.empty(count, dtype=torch.uint8)
-    storage = torch.UntypedStorage._new_shared(count)  # type: ignore[no-untyped-call]
-    return torch.empty(0, dtype=torch.uint8).set_(storage, 0, (count,), (1,))

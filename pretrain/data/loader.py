@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import hashlib
 import json
+import math
 import multiprocessing
 import os
 import shutil
@@ -21,6 +22,7 @@ from torch.utils.data import DataLoader
 
 from pretrain.data.augment import AugmentSettings
 from pretrain.data.batches import ViewDataset
+from pretrain.data.blocks import SPARE, Blocks, Parcel
 from pretrain.data.feed import Feed
 from pretrain.data.index import Index
 from pretrain.data.pack import Pack
@@ -115,21 +117,32 @@ def choose_workers(workers: int | None, local_world: int = 1) -> int:
     return max(1, min(MAX_WORKERS, len(os.sched_getaffinity(0)) // local_world))
 
 
-def choose_prefetch(batch_bytes: int, workers: int, free: int | None = None) -> int:
-    """Batches that each worker keeps ready: up to 4, as shared memory allows, but 1 at least.
+def choose_prefetch(batch_bytes: int, workers: int, free: int) -> int:
+    """Batches that each worker keeps ready: up to 4, as shared memory allows; 0: not even one.
 
     Args:
         batch_bytes: of one batch of this process.
         workers: of this process.
-        free: bytes of shared memory; None: what ``/dev/shm`` has, where there is one.
+        free: bytes of shared memory.
     """
-    if free is None:
-        try:
-            free = shutil.disk_usage("/dev/shm").free
-        except OSError:
-            return 2
     # Half of it: other processes of this machine have loaders too.
-    return max(1, min(MAX_PREFETCH, free // 2 // max(1, batch_bytes * workers)))
+    return max(0, min(MAX_PREFETCH, free // 2 // max(1, batch_bytes * workers) - SPARE))
+
+
+def _free_shared_memory() -> int:
+    """Bytes; 0 where it cannot be told."""
+    try:
+        return shutil.disk_usage("/dev/shm").free
+    except OSError:
+        return 0
+
+
+def _batch_bytes(index: Index, plan: ViewPlan, batch: int, device_crops: bool) -> int:
+    """Pixels of a batch, bytes; for images an estimate on the safe side."""
+    if not device_crops:
+        return batch * len(plan.crops) * 3 * plan.size**2
+    some = range(0, len(index), max(1, len(index) // 256))
+    return batch * 3 * sum(math.prod(index.size(row)) for row in some) // len(some)
 
 
 class Loader:
@@ -139,8 +152,9 @@ class Loader:
         feed: who has waited for whom so far.
     """
 
-    def __init__(self, batches: DataLoader[Batch]) -> None:
+    def __init__(self, batches: DataLoader[Batch], blocks: Blocks | None) -> None:
         self._batches = batches
+        self._blocks = blocks  # parcels are opened as long as these are there
         self.feed = Feed(batches.num_workers)
 
     def __len__(self) -> int:
@@ -155,6 +169,8 @@ class Loader:
                 return
             if isinstance(batch, InputError):
                 raise batch
+            if isinstance(batch, Parcel):
+                batch = batch.open()
             self.feed.add(len(batch.rows), batch.seconds)
             yield batch
 
@@ -235,11 +251,16 @@ def build_loader(
     """
     if pack is not None:
         pack.check(index)
-    if workers and prefetch is None:
-        view = 3 * plan.size**2
-        prefetch = choose_prefetch(batch_size // world * len(plan.crops) * view, workers)
+    size = _batch_bytes(index, plan, batch_size // world, device_crops)
+    room = choose_prefetch(size, max(1, workers), _free_shared_memory())
+    ready = max(1, room) if prefetch is None else prefetch
+    # Without room for blocks torch's way remains: memory that comes and goes with each batch.
+    blocks = Blocks(max(1, workers), ready + SPARE, size) if room >= ready else None
+    dataset = ViewDataset(
+        index, plan, views, augment, seed, device_crops=device_crops, pack=pack, blocks=blocks
+    )
     batches: DataLoader[Batch] = DataLoader(
-        ViewDataset(index, plan, views, augment, seed, device_crops=device_crops, pack=pack),
+        dataset,
         batch_sampler=BatchSampler(
             len(index),
             batch_size,
@@ -250,7 +271,7 @@ def build_loader(
             world=world,
         ),
         num_workers=workers,
-        prefetch_factor=prefetch if workers else None,
+        prefetch_factor=ready if workers else None,
         collate_fn=_as_it_is,
         pin_memory=pin_memory,
         persistent_workers=workers > 0,
@@ -258,7 +279,7 @@ def build_loader(
         generator=torch.Generator(),
         worker_init_fn=_start_worker,
     )
-    return Loader(batches)
+    return Loader(batches, blocks)
 
 
 def _as_it_is(batch: Any) -> Any:

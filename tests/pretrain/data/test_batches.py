@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import gc
 import math
+import multiprocessing
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from pretrain.data import device, packing
+from pretrain.data import blocks, device, packing
+from pretrain.data import loader as loader_module
 from pretrain.data.augment import AugmentSettings
+from pretrain.data.batches import ViewDataset
 from pretrain.data.index import Index
 from pretrain.data.loader import DataSettings, build_loader, choose_prefetch, open_index
 from pretrain.data.pack import Pack
@@ -172,9 +176,80 @@ def test_pack_of_the_same_images_with_other_boxes(make_coco, tmp_path):
 def test_prefetch_fits_into_shared_memory():
     gigabyte = 10**9
     assert choose_prefetch(10**6, 8, gigabyte) == 4
-    assert choose_prefetch(10**8, 2, gigabyte) == 2
-    assert choose_prefetch(10**9, 8, gigabyte) == 1
-    assert 1 <= choose_prefetch(10**6, 2) <= 4
+    assert choose_prefetch(10**8, 1, gigabyte) == 3
+    assert choose_prefetch(10**8, 2, gigabyte) == 0
+
+
+def blocks_of(batch: Batch) -> set[int]:
+    return {view.data_ptr() for view in batch.images.values()}
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_memory_is_used_again_once_it_is_let_go(index, workers):
+    loader = build_loader(
+        index, PLAN, VIEWS, AUGMENT, batch_size=4, seed=5, start_step=0, total_steps=40,
+        workers=workers, prefetch=2,
+    )  # fmt: skip
+    seen: set[int] = set()
+    for batch in loader:
+        seen |= blocks_of(batch)
+        del batch
+    assert len(seen) <= len(PLAN.crops) * (2 + blocks.SPARE)
+
+
+@pytest.mark.parametrize("device_crops", [False, True])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_memory_in_use_is_not_written_to(index, workers, device_crops):
+    """More batches are kept than there are blocks, and a single view keeps its block."""
+    options = {"total": 30, "workers": workers, "device_crops": device_crops, "prefetch": 1}
+    kept = batches(index, **options)
+    assert_same(kept, batches(index, total=30))
+    views = [batch.images["scene"] for batch in batches(index, total=30, prefetch=1)]
+    for view, batch in zip(views, kept, strict=True):
+        if not device_crops:
+            assert torch.equal(view, batch.images["scene"])
+
+
+def test_without_shared_memory_for_blocks(index, monkeypatch):
+    expected = batches(index)
+    monkeypatch.setattr(loader_module, "_free_shared_memory", lambda: 0)
+    for workers in (0, 2):
+        assert_same(expected, batches(index, workers=workers))
+
+
+def test_a_batch_outlives_its_loader(index):
+    loader = build_loader(
+        index, PLAN, VIEWS, AUGMENT, batch_size=4, seed=5, start_step=0, total_steps=7, workers=1
+    )
+    first = next(iter(loader))
+    copy = {name: view.clone() for name, view in first.images.items()}
+    del loader
+    gc.collect()
+    for name, view in first.images.items():
+        assert torch.equal(view, copy[name])
+
+
+def test_a_batch_that_fails_gives_its_block_back(index):
+    own = blocks.Blocks(1, 1, 4 * 4 * 3 * 16 * 16)
+    dataset = ViewDataset(index, PLAN, VIEWS, AUGMENT, 5, blocks=own)
+    for row in range(13):
+        index.path(row).unlink()
+    for _ in range(2):
+        assert isinstance(dataset.__getitems__([(0, 0)] * 4), InputError)
+    assert own.take(1)[0] == 0
+
+
+def test_spawned_workers_use_the_same_blocks(index):
+    own = blocks.Blocks(1, 2, 4 * 4 * 3 * 16 * 16)
+    dataset = ViewDataset(index, PLAN, VIEWS, AUGMENT, 5, blocks=own)
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        parcel = pool.apply(dataset.__getitems__, ([(0, 1), (0, 2), (0, 3), (0, 4)],))
+    assert isinstance(parcel, blocks.Parcel)
+    assert own.take(1)[0] == 1
+    plain = ViewDataset(index, PLAN, VIEWS, AUGMENT, 5).__getitems__(
+        [(0, 1), (0, 2), (0, 3), (0, 4)]
+    )
+    assert_same([parcel.open()], [plain])
 
 
 # ------------------------------------------------- choices of one run, over rows and epochs
