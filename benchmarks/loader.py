@@ -292,6 +292,7 @@ def contestants(index: Index, folder: Path) -> dict[str, Contestant]:
     else:
         found["lightly"] = lightly(index)
     return found | {
+        "decode alone": decode_alone(index),
         "crops": make(),
         "crops, without simplejpeg": without_simplejpeg(make()),
         "device crops": make(device_crops=True),
@@ -299,6 +300,17 @@ def contestants(index: Index, folder: Path) -> dict[str, Contestant]:
         f"pack of {PACK_SIDE} px, crops": make(pack=small),
         f"pack of {PACK_SIDE} px, device crops": make(pack=small, device_crops=True),
     }
+
+
+def decode_alone(index: Index) -> Contestant:
+    """The bound of every way that starts at a file."""
+    scratch = decode.Scratch()
+
+    def run(_: int, rows: list[int]) -> None:
+        for row in rows:
+            decode.read_image(index.path(row), index.size(row), scratch)
+
+    return run
 
 
 def without_simplejpeg(run: Contestant) -> Contestant:

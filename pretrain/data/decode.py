@@ -46,8 +46,8 @@ class Scratch:
     A fresh array of a megabyte costs its page faults, a tenth of the decoding.
     """
 
-    def __init__(self) -> None:
-        self._bytes = np.empty(0, np.uint8)
+    def __init__(self, memory: NDArray[np.uint8] | None = None) -> None:
+        self._bytes = np.empty(0, np.uint8) if memory is None else memory
 
     def take(self, size: int) -> NDArray[np.uint8]:
         """At least this many bytes; what was taken before is overwritten."""

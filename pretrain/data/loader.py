@@ -138,11 +138,12 @@ def _free_shared_memory() -> int:
 
 
 def _batch_bytes(index: Index, plan: ViewPlan, batch: int, device_crops: bool) -> int:
-    """Pixels of a batch, bytes; for images an estimate on the safe side."""
+    """Pixels of a batch, bytes; of images an estimate that few batches exceed."""
     if not device_crops:
         return batch * len(plan.crops) * 3 * plan.size**2
     some = range(0, len(index), max(1, len(index) // 256))
-    return batch * 3 * sum(math.prod(index.size(row)) for row in some) // len(some)
+    mean = sum(math.prod(index.size(row)) for row in some) / len(some)
+    return round(1.2 * 3 * mean * batch)
 
 
 class Loader:

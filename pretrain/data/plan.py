@@ -54,8 +54,6 @@ class ViewPlan:
 class Sources:
     """Decoded images whose views are still to be cut, by ``device.cut``.
 
-    Of each image only the rectangle around all its windows is there.
-
     Attributes:
         pixels: uint8 (N,): the images one after another, each (height, width, 3), RGB.
         offsets: int64 (B,): where in ``pixels`` each begins.

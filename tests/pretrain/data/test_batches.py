@@ -15,6 +15,7 @@ from pretrain.data import blocks, device, packing
 from pretrain.data import loader as loader_module
 from pretrain.data.augment import AugmentSettings
 from pretrain.data.batches import ViewDataset
+from pretrain.data.decode import read_image
 from pretrain.data.index import Index
 from pretrain.data.loader import DataSettings, build_loader, choose_prefetch, open_index
 from pretrain.data.pack import Pack
@@ -109,16 +110,19 @@ def test_ranks_share_what_one_process_gets(index, tmp_path, world, device_crops)
             assert torch.equal(torch.cat([their[name] for their in theirs]), view)
 
 
-def test_only_what_the_windows_show_is_handed_over(index):
-    batch = batches(index, total=1, device_crops=True)[0]
+@pytest.mark.parametrize("side", [None, 30])
+def test_images_are_handed_over_whole(index, tmp_path, side):
+    pack = None if side is None else packing.write(index, tmp_path / "pack", side)
+    batch = batches(index, total=1, device_crops=True, pack=pack)[0]
     assert batch.images == {}
     sources = batch.sources
     assert sources is not None
-    corners = torch.stack(list(sources.windows.values()))
-    assert (corners[..., :2].amin(0) == 0).all()
-    assert torch.equal(corners[..., 2:].amax(0), sources.sizes)
     assert sources.greatest == tuple(sources.sizes.amax(0).tolist())
-    assert sources.pixels.numel() == 3 * int(sources.sizes.prod(1).sum())
+    for place, row in enumerate(batch.rows.tolist()):
+        image = pack.image(row) if pack else read_image(index.path(row), index.size(row))
+        start, (width, height) = int(sources.offsets[place]), sources.sizes[place].tolist()
+        pixels = sources.pixels[start : start + 3 * width * height].view(height, width, 3)
+        assert torch.equal(pixels.permute(2, 0, 1), image)
 
 
 def test_views_of_a_shrunk_pack_show_the_same_parts(index, tmp_path):
