@@ -9,8 +9,9 @@ as many pixels as 640 x 480 are written as JPEG of quality 95. Writes
 benchmarks/results/loader_<device>.json and prints tables.
 
 CPU seconds of one thread in one process (time.process_time); all contestants take the same rows in
-every turn, in random order; a ratio is the median of the ratios within one turn. No contestant
-hands its samples to another process; `transport` measures that apart.
+every turn, in random order; a ratio is the median of the ratios within one turn. Ours make whole
+batches in shared memory; the others only the tensors of each sample, but for "pillow, collated",
+which makes batches as torch's loader does. `transport` is what the training process pays.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ from torchvision.transforms import v2
 from pretrain.data import decode, device
 from pretrain.data.augment import AugmentSettings
 from pretrain.data.batches import ViewDataset
-from pretrain.data.blocks import Blocks, Parcel
+from pretrain.data.blocks import Blocks, Parcel, shared_memory
 from pretrain.data.index import Index
 from pretrain.data.loader import DataSettings, build_loader, open_index
 from pretrain.data.packing import write as write_pack
@@ -295,7 +296,11 @@ def contestants(index: Index, folder: Path) -> dict[str, Contestant]:
     make = functools.partial(ours, index)
     kept = write_pack(index, folder / "pack", None)
     small = write_pack(index, folder / f"pack{PACK_SIDE}", PACK_SIDE)
-    found = {"pillow": pillow(index), "torchvision v2": torchvision_v2(index)}
+    found = {
+        "pillow": pillow(index),
+        "pillow, collated": collated(pillow(index)),
+        "torchvision v2": torchvision_v2(index),
+    }
     if MoCoV2Transform is None:
         print("lightly is not installed: left out")
     else:
@@ -309,6 +314,22 @@ def contestants(index: Index, folder: Path) -> dict[str, Contestant]:
         f"pack of {PACK_SIDE} px, crops": make(pack=small),
         f"pack of {PACK_SIDE} px, device crops": make(pack=small, device_crops=True),
     }
+
+
+def collated(run: Contestant) -> Contestant:
+    """The batch as torch's default collation makes it in a worker, in shared memory."""
+
+    def other(epoch: int, rows: list[int]) -> list[Tensor]:
+        samples = run(epoch, rows)
+        assert isinstance(samples, list)
+        batch = []
+        for views in zip(*samples, strict=True):
+            shape = (len(views), *views[0].shape)
+            memory = shared_memory(4 * math.prod(shape)).view(torch.float32).view(shape)
+            batch.append(torch.stack(views, out=memory))
+        return batch
+
+    return other
 
 
 def decode_alone(index: Index) -> Contestant:
