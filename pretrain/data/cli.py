@@ -12,8 +12,10 @@ COMMANDS = {
     # name: (module with `main(argv) -> int`, what it does)
     "prepare": ("pretrain.data.commands.prepare", "archives or folders of a known set, indexed"),
     "check": ("pretrain.data.commands.check", "read every image and box of an index"),
+    "show": ("pretrain.show", "a contact sheet of what a run sees of an index"),
     "stats": ("pretrain.data.commands.stats", "counts, sizes and classes of an index"),
     "propose": ("pretrain.data.proposals.cli", "boxes for images that have none, as an index"),
+    "pack": ("pretrain.data.pack_command", "images decoded and shrunk once, for training"),
     "select": ("pretrain.data.commands.select", "the images of several classes, as a new index"),
     "scenes": ("pretrain.data.commands.scenes", "generate scenes of many objects from a seed"),
 }

@@ -11,7 +11,6 @@ import torch
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from torch import Tensor
-from torch.nn import functional as F
 
 from pretrain.data import streams
 from pretrain.data.jitter import jitter
@@ -253,16 +252,51 @@ def cut(
     return Views(images, windows, generators, fallback)
 
 
-def resize(image: Tensor, window: Window, size: int) -> Tensor:
+def resize(image: Tensor, window: Window, size: int, out: Tensor | None = None) -> Tensor:
     """The window of the image as uint8 (3, size, size): cropped first, then resized.
 
     Antialiased bilinear, within 1 of 255 of Pillow's; no pixel outside the window takes part.
+    The three values of a pixel lie together in the result, as torch's kernel for bytes wants it.
+
+    Args:
+        image: uint8 (3, H, W); nothing is copied where its pixels lie together too.
+        window: in whole pixels of the image.
+        size: side of the view, px.
+        out: what to write to: a view of a contiguous (size, size, 3); None: a new tensor.
     """
     x1, y1, x2, y2 = window
+    if out is None:
+        out = blank_views(1, size)[0]
     part = image[None, :, y1:y2, x1:x2]
     if part.shape[2:] == (size, size):
-        return part[0].contiguous()
-    return F.interpolate(part, (size, size), mode="bilinear", antialias=True)[0].to(torch.uint8)
+        return out.copy_(part[0])
+    part = part.contiguous(memory_format=torch.channels_last)
+    # What F.interpolate calls, which cannot write to a tensor that is there.
+    torch.ops.aten._upsample_bilinear2d_aa.out(part, (size, size), False, None, None, out=out[None])
+    return out
+
+
+def scaled(window: Window, size: tuple[int, int], to: tuple[int, int]) -> Window:
+    """The window of an image of one (width, height) in the same image of another.
+
+    Rounded to whole pixels, inside the image and at least 1 px wide and high.
+    """
+    if size == to:
+        return window
+    start = [
+        min(round(value * new / old), new - 1)
+        for value, old, new in zip(window[:2], size, to, strict=True)
+    ]
+    stop = [
+        max(round(value * new / old), first + 1)
+        for value, old, new, first in zip(window[2:], size, to, start, strict=True)
+    ]
+    return start[0], start[1], stop[0], stop[1]
+
+
+def blank_views(count: int, size: int) -> Tensor:
+    """Memory for views: uint8 (count, 3, size, size), the values of a pixel together."""
+    return torch.empty(count, size, size, 3, dtype=torch.uint8).permute(0, 3, 1, 2)
 
 
 def _valid(boxes: NDArray[np.float32], settings: ViewSettings) -> NDArray[np.bool_]:
