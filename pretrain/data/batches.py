@@ -18,6 +18,7 @@ from pretrain.data.index import Index
 from pretrain.data.pack import Pack
 from pretrain.data.plan import Batch, Sources, ViewPlan
 from pretrain.data.views import ViewSettings, Window, choose_windows, resize, scaled
+from pretrain.data.weak import choose_row
 from pretrain.errors import InputError
 
 MAX_REPLACEMENTS = 100
@@ -80,12 +81,17 @@ class ViewDataset(Dataset[Batch]):
     def _hand_over(self, keys: Sequence[tuple[int, int]], memory: _Memory) -> Batch | Parcel:
         start = time.perf_counter()
         names = tuple(crop.name for crop in self.plan.crops)
+        # Who stands in for whom must be known before any memory is taken.
+        images = [
+            choose_row(self.index, self.views, seed=self.seed, epoch=epoch, row=row)
+            for epoch, row in keys
+        ]
         target: _Views | _Images
         if self.device_crops:
-            target = _Images(len(names), [self._size(row) for _, row in keys], memory)
+            target = _Images(len(names), [self._size(row) for row in images], memory)
         else:
             target = _Views(len(names), len(keys), self.plan.size, memory)
-        batch = self._batch(keys, names, target)
+        batch = self._batch(keys, images, names, target)
         pixels = target.finish(batch, names)
         batch.seconds = time.perf_counter() - start
         if self.blocks is None or memory.block is None:
@@ -98,9 +104,13 @@ class ViewDataset(Dataset[Batch]):
         return self.index.size(row) if self.pack is None else self.pack.size(row)
 
     def _batch(
-        self, keys: Sequence[tuple[int, int]], names: Sequence[str], target: _Views | _Images
+        self,
+        keys: Sequence[tuple[int, int]],
+        images: Sequence[int],
+        names: Sequence[str],
+        target: _Views | _Images,
     ) -> Batch:
-        """The batch but for its pixels, which go to ``target``."""
+        """The batch but for its pixels, which go to ``target``; ``images`` are the rows to read."""
         count = len(keys)
         tables = np.empty((len(names), count, PARAMETERS), np.float32)
         batch = Batch(
@@ -112,11 +122,14 @@ class ViewDataset(Dataset[Batch]):
         )
         # All choices first: code that runs again at once is still in the core's cache, and takes
         # half the time that it takes after the decoding of an image.
-        choices = [self._choose(epoch, row, tables[:, n]) for n, (epoch, row) in enumerate(keys)]
-        for place, (epoch, wanted) in enumerate(keys):
+        choices = [
+            self._choose(epoch, image, row, tables[:, place])
+            for place, ((epoch, row), image) in enumerate(zip(keys, images, strict=True))
+        ]
+        for place, ((epoch, _), wanted) in enumerate(zip(keys, images, strict=True)):
             row, image = self._read(wanted, batch.bad, target.scratch(place))
             if row != wanted:
-                choices[place] = self._choose(epoch, row, tables[:, place])
+                choices[place] = self._choose(epoch, row, row, tables[:, place])
             windows, fallback = choices[place]
             size, there = self.index.size(row), (image.shape[2], image.shape[1])
             target.put(place, image, [scaled(window, size, there) for window in windows])
@@ -125,12 +138,15 @@ class ViewDataset(Dataset[Batch]):
         return batch
 
     def _choose(
-        self, epoch: int, row: int, parameters: NDArray[np.float32]
+        self, epoch: int, image: int, row: int, parameters: NDArray[np.float32]
     ) -> tuple[list[Window], bool]:
-        """Every view's window, and whether it is a fallback; writes the views' parameters."""
+        """Every view's window, and whether it is a fallback; writes the views' parameters.
+
+        The boxes are those of ``image``, the random streams those of ``row``.
+        """
         windows, generators, fallback = choose_windows(
-            self.index.boxes(row),
-            self.index.size(row),
+            self.index.boxes(image),
+            self.index.size(image),
             self.plan,
             self.views,
             seed=self.seed,
