@@ -100,7 +100,7 @@ def check(
     return report
 
 
-def _offset_faults(index: Index) -> Iterator[Fault] | list[Fault]:
+def _offset_faults(index: Index) -> list[Fault]:
     faults = []
     for name, column in (("path_offsets", "path_bytes"), ("box_offsets", "boxes")):
         offsets = index.column(name)
