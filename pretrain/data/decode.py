@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
 import struct
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +20,7 @@ from torchvision.io import ImageReadMode, decode_jpeg
 from pretrain.data.jpeg_header import jpeg_size
 
 try:
-    import simplejpeg
+    simplejpeg: Any = importlib.import_module("simplejpeg")
 except ImportError:  # optional: the same pixels without it, a little later
     simplejpeg = None
 
@@ -121,7 +123,7 @@ def decode_simplejpeg(content: bytes, scratch: Scratch | None = None) -> Tensor:
     if colours not in SIMPLE_COLOURS:
         raise ValueError(f"colour space {colours}")
     buffer = None if scratch is None else scratch.take(height * width * 3)
-    pixels = simplejpeg.decode_jpeg(content, buffer=buffer)
+    pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(content, buffer=buffer)
     return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
