@@ -249,7 +249,7 @@ def _report(job: Job, tally: shards.Tally) -> Stream:
     stat = meta.stat()
     return Stream(
         annotations=meta,
-        images=Path(job.index.meta["images"]),
+        images=job.index.images,
         records=_records(job),
         categories=(CATEGORY,),
         category_ids=(1,),
