@@ -22,6 +22,7 @@ FREE = {
     "output",
     "name",
     "data.workers",
+    "data.prefetch",
     "data.index",
     "hcl.statistics",
     "train.device",

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from enum import Enum
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,9 +22,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from pretrain import __version__, checkpoint, distributed, replay
 from pretrain.config import RunSettings
-from pretrain.data import augment
+from pretrain.data import device
 from pretrain.data.index import Index
-from pretrain.data.loader import BadImages, build_loader, choose_workers
+from pretrain.data.loader import BadImages, Loader, build_loader, choose_workers
+from pretrain.data.pack import Pack
 from pretrain.data.plan import Batch
 from pretrain.data.source import open_index
 from pretrain.distributed import World
@@ -96,6 +98,7 @@ class Trainer:
         self._bad_images = BadImages(settings.data.max_bad_images, len(self.index))
         self._stop = StopFlag()
         self._recorder: Recorder | None = None
+        self._loader: Loader | None = None
 
     def _open_index(self) -> Index:
         # The main process builds; the others find what it built.
@@ -140,6 +143,8 @@ class Trainer:
                 self._recorder.close()
         if self.world.is_main:
             self.folder.heartbeat(self.step, self.total_steps, state=outcome.value)
+            if self._loader is not None:
+                log.info("%s", self._loader.feed.summary())
         return outcome
 
     def _record_failure(self, error: BaseException) -> None:
@@ -172,22 +177,25 @@ class Trainer:
         settings = self.settings
         if self.step >= self.total_steps:
             return iter(())
-        return iter(
-            build_loader(
-                self.index,
-                self.method.view_plan,
-                settings.views,
-                settings.augment,
-                batch_size=settings.optim.batch_size,
-                seed=settings.seed,
-                start_step=self.step,
-                total_steps=self.total_steps,
-                rank=self.world.rank,
-                world=self.world.size,
-                workers=choose_workers(settings.data.workers, self.world.local_size),
-                pin_memory=self.device.type == "cuda",
-            )
+        data = settings.data
+        self._loader = build_loader(
+            self.index,
+            self.method.view_plan,
+            settings.views,
+            settings.augment,
+            batch_size=settings.optim.batch_size,
+            seed=settings.seed,
+            start_step=self.step,
+            total_steps=self.total_steps,
+            rank=self.world.rank,
+            world=self.world.size,
+            workers=choose_workers(data.workers, self.world.local_size),
+            prefetch=data.prefetch,
+            pin_memory=self.device.type == "cuda",
+            device_crops=data.crop_on == "device",
+            pack=Pack.open(Path(data.pack)) if data.pack is not None else None,
         )
+        return iter(self._loader)
 
     def _train_step(self, model: nn.Module, batch: Batch) -> tuple[dict[str, Tensor], bool]:
         """One step; returns its values and whether a rank was asked to stop."""
@@ -235,14 +243,15 @@ class Trainer:
 
     def _views(self, batch: Batch) -> dict[str, Tensor]:
         """Augmented views on the training device."""
-        settings = self.settings.augment
-        views = {}
-        for name, images in batch.images.items():
-            on_device = images.to(self.device, non_blocking=True)
-            parameters = batch.augmentation[name].to(self.device, non_blocking=True)
-            view = augment.apply(on_device, parameters, settings)
-            views[name] = view.contiguous(memory_format=self.memory_format)
-        return views
+        settings = self.settings
+        return device.views(
+            batch,
+            self.device,
+            settings.augment,
+            settings.views.size,
+            memory_format=self.memory_format,
+            compiled=settings.train.compile and self.device.type == "cuda",
+        )
 
     def _autocast(self) -> AbstractContextManager[Any]:
         dtype = PRECISIONS[self.settings.train.precision]

@@ -52,6 +52,10 @@ class DataSettings(Settings):
             size cannot be read where the annotations do not give it.
         index: folder of the index; None: below ``$XDG_CACHE_HOME/hcl`` or ``~/.cache/hcl``.
         workers: processes that decode, per training process; None: up to 8, as cores allow.
+        prefetch: batches each worker keeps ready; None: up to 4, as shared memory allows.
+        pack: folder of ``hcl data pack``: images come from there, decoded and shrunk.
+        crop_on: where views are cut. "worker": each sends its views. "device": workers only
+            decode, which takes them less time, and the model's device cuts.
         max_bad_images: share of images that may be unreadable before the run stops.
     """
 
@@ -66,6 +70,9 @@ class DataSettings(Settings):
     on_bad_image: OnBad = "error"
     index: str | None = None
     workers: Annotated[int, Field(ge=0)] | None = None
+    prefetch: Annotated[int, Field(ge=1)] | None = None
+    pack: str | None = None
+    crop_on: Literal["worker", "device"] = "worker"
     max_bad_images: Annotated[float, Field(ge=0, le=1)] = 0.001
 
     @model_validator(mode="after")
