@@ -15,7 +15,7 @@ DETECTION = [
     "hydra-core",
     "iopath",
     "omegaconf",
-    "opencv-python-headless",
+    "opencv-contrib-python-headless",
     "packaging",
     "pycocotools>=2.0.8",
     "setuptools<81",
@@ -55,6 +55,7 @@ setup(
     extras_require={
         "detection": DETECTION,
         "retrieval": ["faiss-cpu>=1.11"],
+        "fast": ["simplejpeg>=1.8"],
         "proposals": ["opencv-contrib-python-headless>=4.10"],
         "gpu": ["faiss-gpu>=1.11"],
         "dev": [

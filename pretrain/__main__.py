@@ -21,8 +21,9 @@ def main(argv: list[str]) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
 
     from pretrain import distributed
+    from pretrain.replay import NonFiniteLossError
     from pretrain.run import RunFolder
-    from pretrain.trainer import NonFiniteLossError, Outcome, Trainer
+    from pretrain.trainer import Outcome, Trainer
 
     with distributed.process_group(settings.train.device) as world:
         if arguments.fresh:

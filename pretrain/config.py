@@ -11,7 +11,7 @@ import yaml
 from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
 from pretrain.data.augment import AugmentSettings
-from pretrain.data.loader import DataSettings
+from pretrain.data.source import DataSettings
 from pretrain.data.views import ViewSettings
 from pretrain.errors import InputError
 from pretrain.methods.base import MethodSettings, parse_method

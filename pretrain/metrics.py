@@ -6,11 +6,15 @@ import json
 import math
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+
+Value = float | list[float]
+"""What one name of a logged step holds: a number, or a histogram's shares."""
 
 
 class Recorder:
@@ -38,14 +42,24 @@ class Recorder:
         self._live = sys.stderr.isatty()
         self._start_step, self._start = start_step, time.monotonic()
 
-    def log(self, step: int, values: dict[str, float]) -> None:
+    def log(self, step: int, values: Mapping[str, Value]) -> None:
         """Record the values of ``step`` (steps done so far)."""
         self._file.write(json.dumps({"step": step, **values}) + "\n")
         self._file.flush()
         if self._writer is not None:
             for name, value in values.items():
-                self._writer.add_scalar(name, value, step)
-        self._show(step, values)
+                if isinstance(value, list):
+                    self._add_histogram(name, value, step)
+                else:
+                    self._writer.add_scalar(name, value, step)
+        self._show(step, {k: v for k, v in values.items() if not isinstance(v, list)})
+
+    def _add_histogram(self, name: str, shares: list[float], step: int) -> None:
+        """Shares over equal parts of [0, 1], as TensorBoard draws them."""
+        edges = [(place + 1) / len(shares) for place in range(len(shares))]
+        self._writer.add_histogram_raw(
+            name, 0.0, 1.0, 1, 0.0, 0.0, bucket_limits=edges, bucket_counts=shares, global_step=step
+        )
 
     def image(self, name: str, image: Tensor) -> None:
         """Record an image, uint8 (3, H, W)."""
@@ -76,6 +90,17 @@ class Recorder:
         end = "" if self._live else "\n"
         # Erase to the end of the line: the one before may have been longer.
         print(f"\r{line}\x1b[K" if self._live else line, end=end, file=sys.stderr, flush=True)
+
+
+def split_values(flat: Sequence[float], tensors: Mapping[str, Tensor]) -> dict[str, Value]:
+    """The values of ``tensors`` by name, given all of them one after the other."""
+    values: dict[str, Value] = {}
+    start = 0
+    for name, tensor in tensors.items():
+        part = list(flat[start : start + tensor.numel()])
+        values[name] = part if tensor.ndim else part[0]
+        start += tensor.numel()
+    return values
 
 
 def duration(seconds: float) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 import yaml
 
-from pretrain.config import RunSettings, dump_yaml, read_yaml
+from pretrain.config import RunSettings, dump_yaml, from_values, read_yaml
 from pretrain.environment import machine, versions
 from pretrain.errors import InputError
 
@@ -22,7 +22,9 @@ FREE = {
     "output",
     "name",
     "data.workers",
+    "data.prefetch",
     "data.index",
+    "hcl.statistics",
     "train.device",
     "train.threads",
     "train.log_every",
@@ -81,7 +83,9 @@ class RunFolder:
                     f"{self.path}: not empty and not a run folder; choose another output"
                 )
             return
-        before = _flat(read_yaml(file))
+        # Through the settings: what a run of an older version does not say has its default.
+        saved = from_values(read_yaml(file), source=str(file))
+        before = _flat(yaml.safe_load(dump_yaml(saved)))
         now = _flat(yaml.safe_load(dump_yaml(self.settings)))
         changed = [
             f"{key}: {before.get(key)!r} -> {now.get(key)!r}"

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from enum import Enum
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,17 +20,20 @@ from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 from torch.nn.parallel import DistributedDataParallel
 
-from pretrain import __version__, checkpoint, distributed
+from pretrain import __version__, checkpoint, distributed, replay
 from pretrain.config import RunSettings
-from pretrain.data import augment
+from pretrain.data import device
 from pretrain.data.index import Index
-from pretrain.data.loader import BadImages, build_loader, choose_workers, open_index
+from pretrain.data.loader import BadImages, Loader, build_loader, choose_workers
+from pretrain.data.pack import Pack
 from pretrain.data.plan import Batch
+from pretrain.data.source import open_index
 from pretrain.distributed import World
 from pretrain.errors import InputError
 from pretrain.methods.base import Context
 from pretrain.methods.build import build_method
-from pretrain.metrics import Recorder, view_grid
+from pretrain.methods.hcl import HCL
+from pretrain.metrics import Recorder, split_values, view_grid
 from pretrain.models import Encoder
 from pretrain.pretrained import Description
 from pretrain.run import RunFolder
@@ -46,10 +50,6 @@ class Outcome(Enum):
 
     FINISHED = "finished"
     STOPPED = "stopped"
-
-
-class NonFiniteLossError(RuntimeError):
-    """A loss became NaN or infinite; the batch has been saved for replay."""
 
 
 class Trainer:
@@ -86,9 +86,9 @@ class Trainer:
         self.method = build_method(settings.method, settings.hcl, context)
         self.memory_format = torch.channels_last if train.channels_last else torch.contiguous_format
         self.method.to(device=self.device, memory_format=self.memory_format)  # type: ignore[call-overload]
-        parameters = [p for p in self.method.parameters() if p.requires_grad]
+        self.parameters = [p for p in self.method.parameters() if p.requires_grad]
         self.optimizer = torch.optim.SGD(
-            parameters,
+            _groups(self.parameters, self.method.undecayed()),
             lr=settings.optim.lr,
             momentum=settings.optim.momentum,
             weight_decay=settings.optim.weight_decay,
@@ -98,6 +98,7 @@ class Trainer:
         self._bad_images = BadImages(settings.data.max_bad_images, len(self.index))
         self._stop = StopFlag()
         self._recorder: Recorder | None = None
+        self._loader: Loader | None = None
 
     def _open_index(self) -> Index:
         # The main process builds; the others find what it built.
@@ -110,7 +111,7 @@ class Trainer:
         """Train to the end, or until a signal asks to stop; resumes by itself.
 
         Raises:
-            NonFiniteLossError: a loss is not finite.
+            replay.NonFiniteLossError: a loss or gradient is not finite.
             InputError: too many images cannot be read.
         """
         self._resume()
@@ -142,6 +143,8 @@ class Trainer:
                 self._recorder.close()
         if self.world.is_main:
             self.folder.heartbeat(self.step, self.total_steps, state=outcome.value)
+            if self._loader is not None:
+                log.info("%s", self._loader.feed.summary())
         return outcome
 
     def _record_failure(self, error: BaseException) -> None:
@@ -159,7 +162,7 @@ class Trainer:
             self._note_bad(batch)
             values, stop = self._train_step(model, batch)
             self.step += 1
-            if self.step % train.log_every == 0 or self.step == self.total_steps:
+            if self._is_logged(self.step):
                 self._log(values, clock)
             last = self.step == self.total_steps
             if stop or last or self.step % train.checkpoint_every == 0:
@@ -174,22 +177,25 @@ class Trainer:
         settings = self.settings
         if self.step >= self.total_steps:
             return iter(())
-        return iter(
-            build_loader(
-                self.index,
-                self.method.view_plan,
-                settings.views,
-                settings.augment,
-                batch_size=settings.optim.batch_size,
-                seed=settings.seed,
-                start_step=self.step,
-                total_steps=self.total_steps,
-                rank=self.world.rank,
-                world=self.world.size,
-                workers=choose_workers(settings.data.workers, self.world.local_size),
-                pin_memory=self.device.type == "cuda",
-            )
+        data = settings.data
+        self._loader = build_loader(
+            self.index,
+            self.method.view_plan,
+            settings.views,
+            settings.augment,
+            batch_size=settings.optim.batch_size,
+            seed=settings.seed,
+            start_step=self.step,
+            total_steps=self.total_steps,
+            rank=self.world.rank,
+            world=self.world.size,
+            workers=choose_workers(data.workers, self.world.local_size),
+            prefetch=data.prefetch,
+            pin_memory=self.device.type == "cuda",
+            device_crops=data.crop_on == "device",
+            pack=Pack.open(Path(data.pack)) if data.pack is not None else None,
         )
+        return iter(self._loader)
 
     def _train_step(self, model: nn.Module, batch: Batch) -> tuple[dict[str, Tensor], bool]:
         """One step; returns its values and whether a rank was asked to stop."""
@@ -204,18 +210,26 @@ class Trainer:
         loss = torch.stack(list(losses.values())).sum()
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-        broken, stop = self._agree(not bool(torch.isfinite(loss)))
+        self.scaler.unscale_(self.optimizer)
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        norm = nn.utils.get_total_norm(gradients).detach()
+        # The scaler looks for overflow in fp16 gradients itself, and skips such steps.
+        finite = torch.isfinite(loss if self.scaler.is_enabled() else loss + norm)
+        broken, stop = self._agree(not bool(finite))
         if broken:
-            self._save_for_replay(batch, views, losses)
+            number, rank = self.step, self.world.rank
+            done = replay.Step(
+                number, rank, batch, views, losses, self._autocast, self.scaler.scale
+            )
+            raise replay.refuse(self.method, done, self.folder.path / "nonfinite")
         values = {"loss": loss.detach(), **{f"loss/{k}": v.detach() for k, v in losses.items()}}
         values.update(metrics)
         values["fallback"] = batch.fallback.float().mean().to(self.device)
+        values["gradient_norm"] = norm
+        if self._is_logged(self.step + 1):
+            values.update(self.method.statistics())
         if settings.optim.clip_norm is not None:
-            self.scaler.unscale_(self.optimizer)
-            parameters = self.optimizer.param_groups[0]["params"]
-            values["gradient_norm"] = nn.utils.clip_grad_norm_(
-                parameters, settings.optim.clip_norm
-            ).detach()
+            nn.utils.clip_grads_with_norm_(self.parameters, settings.optim.clip_norm, norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         distributed.average_batch_norm(self.method)
@@ -224,16 +238,20 @@ class Trainer:
             self._show_views(views)
         return values, stop
 
+    def _is_logged(self, step: int) -> bool:
+        return step % self.settings.train.log_every == 0 or step == self.total_steps
+
     def _views(self, batch: Batch) -> dict[str, Tensor]:
         """Augmented views on the training device."""
-        settings = self.settings.augment
-        views = {}
-        for name, images in batch.images.items():
-            on_device = images.to(self.device, non_blocking=True)
-            parameters = batch.augmentation[name].to(self.device, non_blocking=True)
-            view = augment.apply(on_device, parameters, settings)
-            views[name] = view.contiguous(memory_format=self.memory_format)
-        return views
+        settings = self.settings
+        return device.views(
+            batch,
+            self.device,
+            settings.augment,
+            settings.views.size,
+            memory_format=self.memory_format,
+            compiled=settings.train.compile and self.device.type == "cuda",
+        )
 
     def _autocast(self) -> AbstractContextManager[Any]:
         dtype = PRECISIONS[self.settings.train.precision]
@@ -250,20 +268,19 @@ class Trainer:
         return bool(any_broken), bool(any_stop)
 
     def _log(self, values: dict[str, Tensor], clock: _Clock) -> None:
-        names = list(values)
-        means = distributed.mean_over_ranks(torch.stack([values[n].float() for n in names]))
+        flat = torch.cat([value.float().flatten() for value in values.values()])
+        means = distributed.mean_over_ranks(flat)
         seconds, waited, steps = clock.lap()
         if self._recorder is None:
             return
-        record = dict(zip(names, means.tolist(), strict=True))
+        record = split_values(means.tolist(), values)
         record["lr"] = self.optimizer.param_groups[0]["lr"]
         record["epoch"] = self.step / self.epoch_steps
         record["images_per_s"] = steps * self.settings.optim.batch_size / seconds
         record["data_wait"] = waited / seconds
         self._recorder.log(self.step, record)
-        self.folder.heartbeat(
-            self.step, self.total_steps, images_per_s=round(record["images_per_s"], 1)
-        )
+        rate = round(steps * self.settings.optim.batch_size / seconds, 1)
+        self.folder.heartbeat(self.step, self.total_steps, images_per_s=rate)
 
     def _show_views(self, views: dict[str, Tensor]) -> None:
         settings = self.settings.augment
@@ -308,10 +325,15 @@ class Trainer:
             size=settings.views.size,
             mean=settings.augment.mean,
             std=settings.augment.std,
-            curvature=settings.hcl.curvature if settings.hcl else None,
+            curvature=self._curvature(),
             clip_radius=settings.hcl.clip_radius if settings.hcl else None,
             config=settings.model_dump(mode="json"),
         )
+
+    def _curvature(self) -> float | None:
+        if isinstance(self.method, HCL):
+            return self.method.curvature
+        return self.settings.hcl.curvature if self.settings.hcl else None
 
     def _resume(self) -> None:
         found = checkpoint.load_latest(self.folder.checkpoints)
@@ -325,27 +347,6 @@ class Trainer:
         self.step = state["step"]
         if self.world.is_main:
             log.info("resumed from %s", path)
-
-    def _save_for_replay(
-        self, batch: Batch, views: dict[str, Tensor], losses: dict[str, Tensor]
-    ) -> None:
-        path = self.folder.path / "nonfinite" / f"step_{self.step:08d}_rank{self.world.rank}.pt"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        values = {name: float(value) for name, value in losses.items()}
-        torch.save(
-            {
-                "step": self.step,
-                "rows": batch.rows,
-                "views": {name: view.cpu() for name, view in views.items()},
-                "model": self.method.state_dict(),
-                "losses": values,
-            },
-            path,
-        )
-        raise NonFiniteLossError(
-            f"step {self.step}: loss terms {values} are not finite on some rank; "
-            f"batch and model saved in {path}"
-        )
 
 
 class _Clock:
@@ -368,6 +369,15 @@ class _Clock:
         lap = (max(now - self._start, 1e-9), self._waited, self._steps)
         self._start, self._waited, self._steps = now, 0.0, 0
         return lap
+
+
+def _groups(parameters: list[nn.Parameter], undecayed: list[nn.Parameter]) -> list[dict[str, Any]]:
+    """Parameter groups: those with weight decay, and those without where there are any."""
+    without = {id(parameter) for parameter in undecayed}
+    groups: list[dict[str, Any]] = [{"params": [p for p in parameters if id(p) not in without]}]
+    if undecayed:
+        groups.append({"params": undecayed, "weight_decay": 0.0})
+    return groups
 
 
 def _seed_everything(settings: RunSettings) -> None:

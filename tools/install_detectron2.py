@@ -38,7 +38,7 @@ REQUIREMENTS = [
     "iopath",
     "matplotlib",
     "omegaconf",
-    "opencv-python-headless",
+    "opencv-contrib-python-headless",
     "packaging",
     "pycocotools",
     "setuptools<81",  # detectron2.model_zoo imports pkg_resources

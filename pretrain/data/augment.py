@@ -7,6 +7,7 @@ torchvision; the arithmetic is float32 without rounding in between.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Annotated, Self
@@ -30,7 +31,9 @@ FACTORS = slice(4, 8)
 GRAY, SIGMA, SOLARIZE, FLIP = range(8, 12)
 """Columns of the further operations: 0 or 1, but the standard deviation of the blur in px."""
 PARAMETERS = 12
+_IDENTITY = np.array([BRIGHTNESS, CONTRAST, SATURATION, HUE, 1, 1, 1, 0, 0, 0, 0, 0], np.float32)
 
+TINY = 1e-12
 LUMA = (0.2989, 0.587, 0.114)
 SOLARIZE_FROM = 128 / 255
 BLUR_EXTENT = 3.0
@@ -88,16 +91,18 @@ def draw(rng: np.random.Generator, settings: AugmentSettings, size: int) -> NDAr
         size: side of the view, px.
     """
     order = rng.permutation(4)
-    uniform = rng.uniform(size=9)
+    uniform = rng.random(10).tolist()
     chance, strengths, spread = uniform[:5], uniform[5:9], settings.jitter
-    sigma = rng.uniform(*settings.blur_sigma)
+    low, high = settings.blur_sigma
+    sigma = low + (high - low) * uniform[9]
     parameters = identity()
     parameters[ORDER] = order
     if chance[0] < settings.jitter_p:
+        factors = parameters[FACTORS]
         for number in (BRIGHTNESS, CONTRAST, SATURATION):
             low, high = max(0.0, 1 - spread[number]), 1 + spread[number]
-            parameters[FACTORS][number] = low + strengths[number] * (high - low)
-        parameters[FACTORS][HUE] = (2 * strengths[HUE] - 1) * spread[HUE]
+            factors[number] = low + strengths[number] * (high - low)
+        factors[HUE] = (2 * strengths[HUE] - 1) * spread[HUE]
     parameters[GRAY] = chance[1] < settings.gray_p
     if chance[2] < settings.blur_p:
         parameters[SIGMA] = sigma * size / settings.blur_reference
@@ -108,10 +113,7 @@ def draw(rng: np.random.Generator, settings: AugmentSettings, size: int) -> NDAr
 
 def identity() -> NDArray[np.float32]:
     """Parameters that change nothing: float32 (P,)."""
-    parameters = np.zeros(PARAMETERS, np.float32)
-    parameters[ORDER] = range(4)
-    parameters[FACTORS] = (1, 1, 1, 0)
-    return parameters
+    return _IDENTITY.copy()
 
 
 def blur_radius(settings: AugmentSettings, size: int) -> int:
@@ -134,16 +136,40 @@ def apply(images: Tensor, parameters: Tensor, settings: AugmentSettings) -> Tens
     """
     # The caller may be inside autocast; colours are not to be rounded to 8 bits of mantissa.
     with torch.autocast(images.device.type, enabled=False):
-        radius = blur_radius(settings, images.shape[-1])
-        x = images.to(torch.float32).div_(255)
-        _jitter(x, parameters)
-        _change(x, parameters[:, GRAY] > 0, parameters, lambda x, _: _luma(x).expand_as(x))
-        _change(x, parameters[:, SIGMA] > 0, parameters, lambda x, p: _blur(x, p[:, SIGMA], radius))
-        _change(x, parameters[:, SOLARIZE] > 0, parameters, lambda x, _: _solarize(x))
-        _change(x, parameters[:, FLIP] > 0, parameters, lambda x, _: x.flip(-1))
-        x -= torch.tensor(settings.mean, device=x.device, dtype=x.dtype).view(1, 3, 1, 1)
-        x /= torch.tensor(settings.std, device=x.device, dtype=x.dtype).view(1, 3, 1, 1)
+        # One plane a channel: most operations take the channels apart.
+        x = images.to(torch.float32, memory_format=torch.contiguous_format)
+        if _selects(x.device):
+            for n in range(len(x)):  # one sample at a time stays in the core's cache
+                _chain(x[n : n + 1], parameters[n : n + 1], settings)
+        else:
+            _chain(x, parameters, settings)
     return x
+
+
+def apply_compiled(images: Tensor, parameters: Tensor, settings: AugmentSettings) -> Tensor:
+    """``apply`` on an accelerator with its operations fused into few kernels.
+
+    The first batch of every shape is compiled, which takes about a minute.
+    """
+    return _fused()(images, parameters, settings)
+
+
+@functools.cache
+def _fused() -> Callable[[Tensor, Tensor, AugmentSettings], Tensor]:
+    return torch.compile(apply, dynamic=False, fullgraph=True)
+
+
+def _chain(x: Tensor, parameters: Tensor, settings: AugmentSettings) -> None:
+    """All operations on float32 (B, 3, S, S) of 0..255, in place."""
+    radius = blur_radius(settings, x.shape[-1])
+    x.div_(255)
+    _jitter(x, parameters)
+    _change(x, parameters[:, GRAY] > 0, parameters, lambda x, _: _luma(x).expand_as(x))
+    _change(x, parameters[:, SIGMA] > 0, parameters, lambda x, p: _blur(x, p[:, SIGMA], radius))
+    _change(x, parameters[:, SOLARIZE] > 0, parameters, lambda x, _: _solarize(x))
+    _change(x, parameters[:, FLIP] > 0, parameters, lambda x, _: x.flip(-1))
+    x -= torch.tensor(settings.mean, device=x.device, dtype=x.dtype).view(1, 3, 1, 1)
+    x /= torch.tensor(settings.std, device=x.device, dtype=x.dtype).view(1, 3, 1, 1)
 
 
 def _change(
@@ -152,11 +178,11 @@ def _change(
     """Replace the masked samples of ``x`` by what the operation makes of them.
 
     An accelerator computes all samples: to ask it which are wanted would cost a synchronisation.
+    A CPU has one sample at a time.
     """
     if _selects(x.device):
-        chosen = mask.nonzero().flatten()
-        if len(chosen):
-            x[chosen] = operation(x[chosen], parameters[chosen])
+        if bool(mask):
+            x.copy_(operation(x, parameters))
     else:
         x.copy_(torch.where(mask.view(-1, 1, 1, 1), operation(x, parameters), x))
 
@@ -196,24 +222,28 @@ def _blend_place(x: Tensor, parameters: Tensor, place: int, active: Tensor) -> N
 
 def _blend(x: Tensor, kind: Tensor, factor: Tensor) -> Tensor:
     """Mix with black (brightness), the mean grey (contrast) or the own grey (saturation)."""
-    grey = _luma(x)
-    kind, factor = kind.view(-1, 1, 1, 1), factor.view(-1, 1, 1, 1)
-    other = torch.where(kind == CONTRAST, grey.mean((1, 2, 3), keepdim=True), grey)
-    other = torch.where(kind == BRIGHTNESS, 0.0, other)
-    return torch.lerp(other, x, factor).clamp_(0, 1)
+    grey, kind = _luma(x), kind.view(-1, 1, 1, 1)
+    mean = grey.mean((1, 2, 3), keepdim=True) * (kind == CONTRAST)
+    other = torch.addcmul(mean, grey, (kind == SATURATION).to(x.dtype))
+    return torch.lerp(other, x, factor.view(-1, 1, 1, 1)).clamp_(0, 1)
 
 
 def _shift_hue(x: Tensor, turns: Tensor) -> Tensor:
-    """Turn the hue of HSV, keeping saturation and value."""
+    """Turn the hue of HSV, keeping saturation and value.
+
+    Choices are products with 0 and 1, since torch's ``where`` costs a CPU ten of them.
+    """
     red, green, blue = x.unbind(1)
-    high, low = x.amax(1), x.amin(1)
-    chroma = high - low
-    is_red, is_green = high == red, high == green
-    difference = torch.where(is_red, green - blue, torch.where(is_green, blue - red, red - green))
+    high = torch.maximum(torch.maximum(red, green), blue)
+    chroma = high - torch.minimum(torch.minimum(red, green), blue)
+    not_red = (high - red).sign_()
+    is_blue = (high - green).sign_().mul_(not_red)
+    is_green = not_red - is_blue
+    difference = torch.addcmul(green - blue, not_red, blue - green)
+    difference.addcmul_(is_green, blue - red).addcmul_(is_blue, red - green)
     # Sixths of a turn from red; grey has no hue, any will do.
-    hue = difference / torch.where(chroma > 0, chroma, 1.0)
-    hue += torch.where(is_red, 0.0, torch.where(is_green, 2.0, 4.0))
-    hue += 6 * turns.view(-1, 1, 1)
+    hue = difference.div_(chroma.clamp_min(TINY))
+    hue.add_(is_green, alpha=2).add_(is_blue, alpha=4).add_(6 * turns.view(-1, 1, 1))
     turned = torch.empty_like(x)
     for channel, opposite in enumerate((3, 5, 1)):
         # A channel is low within one sixth of the hue opposite to it, high beyond two.
@@ -236,12 +266,21 @@ def _solarize(x: Tensor) -> Tensor:
 
 def _blur(x: Tensor, sigma: Tensor, radius: int) -> Tensor:
     """Gaussian blur, one kernel a sample; borders mirrored without repeating the edge."""
-    count, channels, height, width = x.shape
     distance = torch.arange(-radius, radius + 1, device=x.device, dtype=x.dtype)
     kernel = torch.exp(-0.5 * (distance / sigma.clamp_min(1e-3)[:, None]) ** 2)
-    kernel = (kernel / kernel.sum(1, keepdim=True)).repeat_interleave(channels, 0)
-    # All samples' channels as channels of one image: a convolution by groups has a kernel each.
-    padded = F.pad(x, (radius,) * 4, mode="reflect").flatten(0, 1)[None]
-    rows = F.conv2d(padded, kernel[:, None, None, :], groups=count * channels)
-    both = F.conv2d(rows, kernel[:, None, :, None], groups=count * channels)
-    return both.view(count, channels, height, width)
+    kernel /= kernel.sum(1, keepdim=True)
+    across = _filter_rows(x, kernel, radius)
+    return _filter_rows(across.mT.contiguous(), kernel, radius).mT
+
+
+def _filter_rows(x: Tensor, kernel: Tensor, radius: int) -> Tensor:
+    """Each row of (B, C, H, W) with its sample's kernel (B, taps)."""
+    count, channels, height, width = x.shape
+    # A convolution by groups has a kernel for each of its channels, and a CPU takes 16 of them
+    # at a time: strips of rows are made into channels, as rows do not need one another.
+    strips = next(n for n in (4, 3, 2, 1) if height % n == 0)
+    groups = count * channels * strips
+    padded = F.pad(x, (radius, radius, 0, 0), mode="reflect")
+    padded = padded.view(1, groups, height // strips, width + 2 * radius)
+    own = kernel.repeat_interleave(channels * strips, 0)[:, None, None, :]
+    return F.conv2d(padded, own, groups=groups).view(count, channels, height, width)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
 import struct
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +17,19 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg
 
+from pretrain.data.jpeg_header import jpeg_size
+
+try:
+    simplejpeg: Any = importlib.import_module("simplejpeg")
+except ImportError:  # optional: the same pixels without it, a little later
+    simplejpeg = None
+
 JPEG = b"\xff\xd8\xff"
+SIMPLE_COLOURS = ("YCbCr", "Gray", "RGB")
+"""What simplejpeg turns into RGB as Pillow does; CMYK is not among it."""
+
+MAX_PIXELS = 178_956_970
+"""More are taken for an attack on the memory; Pillow's own limit for other kinds of file."""
 
 
 # Pillow's plugins let through what their parsing runs into.
@@ -34,15 +48,33 @@ class ImageError(Exception):
     """An image cannot be used; the message says why."""
 
 
-def read_image(path: Path, size: tuple[int, int]) -> Tensor:
+class Scratch:
+    """Memory for one decoded image at a time, kept from one to the next.
+
+    A fresh array of a megabyte costs its page faults, a tenth of the decoding.
+    """
+
+    def __init__(self, memory: NDArray[np.uint8] | None = None) -> None:
+        self._bytes = np.empty(0, np.uint8) if memory is None else memory
+
+    def take(self, size: int) -> NDArray[np.uint8]:
+        """At least this many bytes; what was taken before is overwritten."""
+        if size > len(self._bytes):
+            self._bytes = np.empty(size, np.uint8)
+        return self._bytes
+
+
+def read_image(path: Path, size: tuple[int, int], scratch: Scratch | None = None) -> Tensor:
     """Decode an image file to uint8 (3, H, W), RGB.
 
-    JPEG files go through torchvision, all others, and those it refuses, through Pillow.
+    JPEG files go through simplejpeg where it is installed, else through torchvision; all others,
+    and those they refuse, through Pillow. All give the same pixels.
 
     Args:
         path: of the file.
         size: width and height by the annotations. If they are those of the image turned by its
             EXIF orientation, it is turned.
+        scratch: memory the image may lie in, valid until the next image is read into it.
 
     Raises:
         ImageError: the file cannot be read, is truncated, or has another size.
@@ -51,7 +83,7 @@ def read_image(path: Path, size: tuple[int, int]) -> Tensor:
         content = path.read_bytes()
     except OSError as error:
         raise ImageError(f"cannot be read: {error.strerror}") from None
-    image = decode(content)
+    image = decode(content, scratch=scratch)
     if _size(image) != size and _size(image) == size[::-1]:
         image = decode(content, upright=True)
     if _size(image) != size:
@@ -60,7 +92,7 @@ def read_image(path: Path, size: tuple[int, int]) -> Tensor:
     return image
 
 
-def decode(content: bytes, *, upright: bool = False) -> Tensor:
+def decode(content: bytes, *, upright: bool = False, scratch: Scratch | None = None) -> Tensor:
     """Decode to uint8 (3, H, W), RGB; ``upright`` heeds the EXIF orientation.
 
     Raises:
@@ -69,10 +101,30 @@ def decode(content: bytes, *, upright: bool = False) -> Tensor:
     if not content:
         raise ImageError("the file is empty")
     if content.startswith(JPEG):
-        # What torchvision refuses, Pillow may know; if not, it says what is wrong.
+        width, height = jpeg_size(content) or (0, 0)
+        if width * height > MAX_PIXELS:
+            raise ImageError(f"it claims {width}x{height} px, more than is reasonable")
+        # What one of them refuses, the next may know; if not, Pillow says what is wrong.
+        if simplejpeg is not None and not upright:
+            with contextlib.suppress(ValueError):
+                return decode_simplejpeg(content, scratch)
         with contextlib.suppress(RuntimeError):
             return decode_torchvision(content, upright=upright)
     return decode_pillow(content, upright=upright)
+
+
+def decode_simplejpeg(content: bytes, scratch: Scratch | None = None) -> Tensor:
+    """Decode a JPEG as it is stored; rows of pixels one after another in memory.
+
+    Raises:
+        ValueError: damaged, truncated or of another kind.
+    """
+    height, width, colours, _ = simplejpeg.decode_jpeg_header(content)
+    if colours not in SIMPLE_COLOURS:
+        raise ValueError(f"colour space {colours}")
+    buffer = None if scratch is None else scratch.take(height * width * 3)
+    pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(content, buffer=buffer)
+    return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
 def decode_torchvision(content: bytes, *, upright: bool = False) -> Tensor:

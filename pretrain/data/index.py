@@ -1,27 +1,27 @@
 """The index: what is known of every image, in columns that all processes share.
 
 A folder of plain arrays that are mapped, not loaded: opening costs the same for a thousand images
-and for a million, and worker processes share the pages.
+and for a million, and worker processes share the pages. ``index_writer`` writes it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pretrain.data.records import ReadReport
+from pretrain.data.records import ReadReport, Stream
 from pretrain.errors import InputError
 
-VERSION = 1
+VERSION = 2
 META = "meta.json"
+DROPPED = "dropped.tsv"
+"""Reason, file name and entry of all that was left out as faulty; absent if nothing was."""
+
 COLUMNS = {
     # name: (dtype, trailing shape)
     "path_bytes": (np.uint8, ()),
@@ -31,24 +31,35 @@ COLUMNS = {
     "boxes": (np.float32, (4,)),
     "box_offsets": (np.int64, ()),
     "labels": (np.int32, ()),
+    "flags": (np.uint8, ()),
 }
+DIGEST_CHUNK = 1 << 24
+"""Bytes of a column hashed at a time, so that a build of any size needs the same memory."""
+
+AGAIN = "delete the folder; a run builds its own again, hcl data prepare a prepared one"
 
 
 class Index:
-    """Rows of (path, size, boxes, labels); open with ``Index.open`` or ``Index.build``.
+    """Rows of (path, size, boxes, labels, flags); open with ``Index.open`` or ``Index.build``.
 
     Attributes:
         folder: where the index lies.
+        images: folder of the images.
         meta: version, counts, categories, image folder, source, options, fingerprint.
     """
 
     def __init__(
-        self, folder: Path, meta: dict[str, Any], columns: dict[str, NDArray[Any]]
+        self,
+        folder: Path,
+        meta: dict[str, Any],
+        columns: dict[str, NDArray[Any]],
+        images: Path | None = None,
     ) -> None:
         self.folder = folder
         self.meta = meta
+        self.images = images or Path(meta["images"])
         self._columns = columns
-        self._images = Path(meta["images"])
+        self._moved = images
 
     @staticmethod
     def exists(folder: Path) -> bool:
@@ -56,91 +67,76 @@ class Index:
         return (folder / META).is_file()
 
     @classmethod
-    def open(cls, folder: Path) -> Index:
+    def open(cls, folder: Path, images: Path | None = None) -> Index:
         """Map an index; its arrays are not read.
+
+        Args:
+            folder: of the index.
+            images: folder of the images, if they lie elsewhere than when it was built.
 
         Raises:
             InputError: there is none, it is damaged, or another version wrote it.
         """
         if not cls.exists(folder):
             raise InputError(f"{folder}: no index here (no {META}); build it, or check data.index")
-        remedy = "delete the folder and it will be built again"
         try:
             meta = json.loads((folder / META).read_text(encoding="utf-8"))
             version = meta["version"]
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{folder}/{META}: damaged ({error}); {remedy}") from None
+            raise InputError(f"{folder}/{META}: damaged ({error}); {AGAIN}") from None
         if version != VERSION:
             raise InputError(
-                f"{folder}: index of version {version}, this program needs {VERSION}; {remedy}"
+                f"{folder}: index of version {version}, this program needs {VERSION}; {AGAIN}"
             )
         columns = {}
         try:
             for name, (dtype, tail) in COLUMNS.items():
                 shape = (meta["lengths"][name], *tail)
                 columns[name] = _map(folder / f"{name}.npy", np.dtype(dtype), shape)
-            index = cls(folder, meta, columns)
+            index = cls(folder, meta, columns, images)
             _ = index.categories, index.category_ids, index.fingerprint
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{folder}: damaged index ({error}); {remedy}") from None
+            raise InputError(f"{folder}: damaged index ({error}); {AGAIN}") from None
         return index
 
     @classmethod
     def build(
-        cls, report: ReadReport, folder: Path, options: dict[str, Any] | None = None
+        cls, source: Stream | ReadReport, folder: Path, options: dict[str, Any] | None = None
     ) -> Index:
-        """Write an index and open it.
+        """Write an index of all records of a source and open it.
 
         The folder appears complete or not at all. If another process was faster, its index is
-        opened.
+        opened. Memory does not grow with the number of records.
 
         Args:
-            report: of a reader.
+            source: of a reader.
             folder: to create.
             options: with which the source was read, kept in ``meta``.
 
         Raises:
-            InputError: the folder cannot be written, or holds something else.
+            InputError: the source is at fault; the folder cannot be written, or holds something
+                else.
         """
-        columns = _columns(report)
-        meta = {
-            "version": VERSION,
-            "images": str(report.images.resolve()),
-            "categories": list(report.categories),
-            "category_ids": list(report.category_ids),
-            "dropped": report.dropped,
-            "clipped": report.clipped,
-            "options": options or {},
-            "source": {
-                "path": str(report.annotations.resolve()),
-                "size": report.source_size,
-                "mtime_ns": report.source_mtime_ns,
-                "sha256": report.source_sha256,
-            },
-            "lengths": {name: len(column) for name, column in columns.items()},
-            "fingerprint": _fingerprint(columns, report.categories, report.category_ids),
-        }
-        try:
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-        except OSError as error:
-            raise InputError(
-                f"{folder}: cannot write the index ({error.strerror}); set data.index to a "
-                "folder that can be written"
-            ) from None
-        try:
-            _write(temporary, meta, columns)
-            try:
-                temporary.rename(folder)
-            except OSError as error:
-                if not cls.exists(folder):
-                    raise InputError(
-                        f"{folder}: cannot write the index here ({error.strerror}); delete the "
-                        "folder, or set data.index to another one"
-                    ) from None
-            _sync(folder.parent)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+        from pretrain.data.index_writer import IndexWriter
+
+        with IndexWriter(folder, source.images) as writer:
+            if isinstance(source, Stream) and source.on_drop is None:
+                source.on_drop = writer.note_dropped
+            for record in source.records:
+                writer.append(record)
+            writer.finish(
+                categories=source.categories,
+                category_ids=source.category_ids,
+                dropped=source.dropped,
+                clipped=source.clipped,
+                options=options,
+                source={
+                    "path": str(source.annotations.resolve()),
+                    "size": source.source_size,
+                    "mtime_ns": source.source_mtime_ns,
+                    "sha256": source.source_sha256,
+                },
+            )
         return cls.open(folder)
 
     def __len__(self) -> int:
@@ -148,7 +144,7 @@ class Index:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A worker gets the name and maps the same pages, whatever the start method.
-        return Index.open, (self.folder,)
+        return Index.open, (self.folder, self._moved)
 
     @property
     def categories(self) -> tuple[str, ...]:
@@ -162,7 +158,7 @@ class Index:
 
     @property
     def fingerprint(self) -> str:
-        """sha256 of names, sizes, boxes, labels and categories; not of the pixels."""
+        """sha256 of names, sizes, boxes, labels, flags and categories; not of the pixels."""
         return str(self.meta["fingerprint"])
 
     @property
@@ -170,9 +166,13 @@ class Index:
         """Boxes of all rows."""
         return len(self._columns["labels"])
 
+    def column(self, name: str) -> NDArray[Any]:
+        """A whole column of ``COLUMNS``, mapped and read-only, for work over all rows."""
+        return self._columns[name]
+
     def path(self, row: int) -> Path:
         """The image file."""
-        return self._images / self.file_name(row)
+        return self.images / self.file_name(row)
 
     def file_name(self, row: int) -> str:
         """The image file, relative to the folder of the images."""
@@ -190,13 +190,15 @@ class Index:
 
     def boxes(self, row: int) -> NDArray[np.float32]:
         """float32 (n, 4), x1 y1 x2 y2 in px; read-only."""
-        start, stop = self._columns["box_offsets"][row : row + 2]
-        return self._columns["boxes"][start:stop]
+        return self._of_row("boxes", row)
 
     def labels(self, row: int) -> NDArray[np.int32]:
         """int32 (n,); read-only."""
-        start, stop = self._columns["box_offsets"][row : row + 2]
-        return self._columns["labels"][start:stop]
+        return self._of_row("labels", row)
+
+    def flags(self, row: int) -> NDArray[np.uint8]:
+        """uint8 (n,), bits of ``records.Flag``; read-only."""
+        return self._of_row("flags", row)
 
     def verify(self) -> None:
         """Read everything and compare it with the fingerprint.
@@ -204,41 +206,28 @@ class Index:
         Raises:
             InputError: the content is not what was written.
         """
-        found = _fingerprint(self._columns, self.categories, self.category_ids)
+        found = fingerprint(self._columns, self.categories, self.category_ids)
         if found != self.fingerprint:
             raise InputError(
-                f"{self.folder}: the index's content has changed since it was written; delete "
-                "the folder and it will be built again"
+                f"{self.folder}: the index's content has changed since it was written; {AGAIN}"
             )
 
-
-def _columns(report: ReadReport) -> dict[str, NDArray[Any]]:
-    names = [record.file_name.encode("utf-8") for record in report.records]
-    boxes = [record.boxes for record in report.records]
-    labels = [record.labels for record in report.records]
-    return {
-        "path_bytes": np.frombuffer(b"".join(names), np.uint8),
-        "path_offsets": _offsets([len(name) for name in names]),
-        "image_ids": np.array([record.image_id for record in report.records], np.int64),
-        "sizes": np.array([(r.width, r.height) for r in report.records], np.int32).reshape(-1, 2),
-        "boxes": np.concatenate([np.empty((0, 4), np.float32), *boxes]),
-        "box_offsets": _offsets([len(part) for part in boxes]),
-        "labels": np.concatenate([np.empty(0, np.int32), *labels]),
-    }
+    def _of_row(self, name: str, row: int) -> NDArray[Any]:
+        start, stop = self._columns["box_offsets"][row : row + 2]
+        return self._columns[name][start:stop]
 
 
-def _offsets(lengths: list[int]) -> NDArray[np.int64]:
-    return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int64)
-
-
-def _fingerprint(
+def fingerprint(
     columns: dict[str, NDArray[Any]], categories: tuple[str, ...], ids: tuple[int, ...]
 ) -> str:
+    """sha256 of all columns and categories."""
     digest = hashlib.sha256(json.dumps([VERSION, list(categories), list(ids)]).encode())
     for name in COLUMNS:
-        column = np.ascontiguousarray(columns[name])
+        column = columns[name]
         digest.update(f"{name}{column.dtype.str}{column.shape}".encode())
-        digest.update(column.data)
+        rows = max(1, DIGEST_CHUNK // max(1, column.dtype.itemsize * int(column[:1].size)))
+        for start in range(0, len(column), rows):
+            digest.update(np.ascontiguousarray(column[start : start + rows]).data)
     return digest.hexdigest()
 
 
@@ -246,27 +235,6 @@ def _map(file: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[An
     column = np.load(file, mmap_mode="r", allow_pickle=False)
     if column.dtype != dtype or column.shape != shape:
         raise ValueError(f"{file.name} holds {column.dtype} {column.shape}, not {dtype} {shape}")
-    array: NDArray[Any] = column
+    # A plain view of the mapping: a row read from memmaps costs three times as much.
+    array: NDArray[Any] = np.asarray(column)
     return array
-
-
-def _write(folder: Path, meta: dict[str, Any], columns: dict[str, NDArray[Any]]) -> None:
-    folder.chmod(0o755)  # mkdtemp makes it private, but an index may be shared
-    for name, column in columns.items():
-        with (folder / f"{name}.npy").open("wb") as file:
-            np.save(file, column, allow_pickle=False)
-            file.flush()
-            os.fsync(file.fileno())
-    with (folder / META).open("w", encoding="utf-8") as text:
-        json.dump(meta, text, indent=1)
-        text.flush()
-        os.fsync(text.fileno())
-    _sync(folder)
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -5,15 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from torch import Tensor
 
-Region = Literal["image", "object", "object_context", "scene"]
+Region = Literal["image", "object", "object_context", "object_jittered", "scene"]
 """Where a crop is cut from.
 
 image: the whole image. object: the exact box of the row's object. object_context: that box
 extended at random into its surroundings. scene: the union of the object's box and others.
 The object, its context and the scene are drawn once per (seed, epoch, row), so crops of one row
-that name the same region share it.
+that name the same region share it. object_jittered: a window that shares more than half with the
+object's box, moved and reshaped at random (ORL); every crop that names it gets one of its own.
 """
 
 
@@ -50,15 +52,56 @@ class ViewPlan:
 
 
 @dataclass
+class Sources:
+    """Decoded images whose views are still to be cut, by ``device.cut``.
+
+    Attributes:
+        pixels: uint8 (N,): the images one after another, each (height, width, 3), RGB.
+        offsets: int64 (B,): where in ``pixels`` each begins.
+        sizes: int64 (B, 2): width and height, px.
+        windows: per crop name, int64 (B, 4): x1 y1 x2 y2 in pixels of these images.
+        greatest: the greatest width and the greatest height.
+    """
+
+    pixels: Tensor
+    offsets: Tensor
+    sizes: Tensor
+    windows: dict[str, Tensor]
+    greatest: tuple[int, int]
+
+    def to(self, device: torch.device) -> Sources:
+        """Copied to a device."""
+        return Sources(
+            self.pixels.to(device, non_blocking=True),
+            self.offsets.to(device, non_blocking=True),
+            self.sizes.to(device, non_blocking=True),
+            {name: w.to(device, non_blocking=True) for name, w in self.windows.items()},
+            self.greatest,
+        )
+
+    def pin_memory(self) -> Sources:
+        """Page-locked, for copies to a CUDA device."""
+        return Sources(
+            self.pixels.pin_memory(),
+            self.offsets.pin_memory(),
+            self.sizes.pin_memory(),
+            {name: windows.pin_memory() for name, windows in self.windows.items()},
+            self.greatest,
+        )
+
+
+@dataclass
 class Batch:
     """Views as the loader hands them over, before augmentation on the device.
 
     Attributes:
-        images: per crop name, uint8 (B, 3, S, S), RGB.
+        images: per crop name, uint8 (B, 3, S, S), RGB; empty where ``sources`` is given.
         augmentation: per crop name, float32 (B, P): the parameters of ``augment.apply``.
         rows: int64 (B,): rows of the index.
         fallback: bool (B,): the row had too few boxes for its plan.
         bad: (row, path, reason) of images that could not be read and were replaced.
+        sources: what the device is to cut the views from, if it does.
+        seconds: how long a worker took to make the batch.
     """
 
     images: dict[str, Tensor]
@@ -66,6 +109,8 @@ class Batch:
     rows: Tensor
     fallback: Tensor
     bad: list[tuple[int, str, str]]
+    sources: Sources | None = None
+    seconds: float = 0.0
 
     def pin_memory(self) -> Batch:
         """Called by the DataLoader where the device is CUDA."""
@@ -75,4 +120,6 @@ class Batch:
             self.rows,
             self.fallback,
             self.bad,
+            None if self.sources is None else self.sources.pin_memory(),
+            self.seconds,
         )

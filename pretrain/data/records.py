@@ -2,11 +2,32 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import enum
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+
+
+class Flag(enum.IntFlag):
+    """What the source says of a box; bits of the index's column ``flags`` (uint8)."""
+
+    GROUP = 1  # many objects in one box: COCO's iscrowd, OpenImages' IsGroupOf
+    DEPICTION = 2  # a drawing, not the thing
+    OCCLUDED = 4
+    TRUNCATED = 8  # reaches over the border of the image
+    DIFFICULT = 16
+    INSIDE = 32  # a picture of the inside of the object
+    PROPOSAL = 64  # computed, not drawn by a person
+
+
+FLAG_NAMES = tuple(flag.name.lower() for flag in Flag if flag.name is not None)
+
+OnDrop = Callable[[str, str, str], None]
+"""Told of every single thing left out: reason, file name of the image, what it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +40,8 @@ class Record:
         height: px.
         boxes: float32 (n, 4), x1 y1 x2 y2 in px, inside the image.
         labels: int32 (n,), positions in the report's categories.
-        image_id: of the source.
+        image_id: of the source; the number of the row where the source has none.
+        flags: uint8 (n,), bits of ``Flag``; None: no flag of any box is set.
     """
 
     file_name: str
@@ -28,6 +50,7 @@ class Record:
     boxes: NDArray[np.float32]
     labels: NDArray[np.int32]
     image_id: int
+    flags: NDArray[np.uint8] | None = None
 
 
 @dataclass(frozen=True)
@@ -69,4 +92,55 @@ class ReadReport:
         return (
             f"{self.annotations}: {len(self.records)} images, {self.box_count} boxes, "
             f"{len(self.categories)} categories; left out: {left_out}; clipped: {self.clipped}"
+        )
+
+
+@dataclass
+class Stream:
+    """A source being read: its records can be taken once; the rest is complete after the last.
+
+    Attributes are those of ``ReadReport``, and:
+
+    Attributes:
+        on_drop: if set before the records are taken, told of all that is left out as faulty
+            (what a filter leaves out is only counted).
+    """
+
+    annotations: Path
+    images: Path
+    records: Iterable[Record] = ()
+    categories: tuple[str, ...] = ()
+    category_ids: tuple[int, ...] = ()
+    dropped: dict[str, int] = field(default_factory=dict)
+    clipped: int = 0
+    source_size: int = 0
+    source_mtime_ns: int = 0
+    source_sha256: str = ""
+    on_drop: OnDrop | None = None
+
+    def drop(self, reason: str, file_name: str, what: str) -> None:
+        """Count one faulty thing left out, and tell."""
+        self.dropped[reason] = self.dropped.get(reason, 0) + 1
+        if self.on_drop is not None:
+            self.on_drop(reason, file_name, what)
+
+    def stamp(self, stat: os.stat_result, sha256: str) -> None:
+        """Note which state of the source was read."""
+        self.source_size, self.source_mtime_ns = stat.st_size, stat.st_mtime_ns
+        self.source_sha256 = sha256
+
+    def read(self) -> ReadReport:
+        """Take all records at once."""
+        records = list(self.records)
+        return ReadReport(
+            self.annotations,
+            self.images,
+            self.categories,
+            self.category_ids,
+            records,
+            self.dropped,
+            self.clipped,
+            self.source_size,
+            self.source_mtime_ns,
+            self.source_sha256,
         )

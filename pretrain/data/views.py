@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from torch import Tensor
-from torch.nn import functional as F
 
 from pretrain.data import streams
+from pretrain.data.jitter import jitter
 from pretrain.data.plan import ViewPlan
 from pretrain.settings import Settings
 
@@ -41,6 +41,11 @@ class ViewSettings(Settings):
         scene_boxes: least and greatest number of boxes in the scene, the object's included.
         official_window_bug: extend a small box downwards by what its *width* lacks, as the
             published HCL code does.
+        official_scene_count: draw the number of boxes in the scene below the second of
+            ``scene_boxes`` (or of the valid boxes, where those are fewer), and then the object's
+            on top where it is not among them, as the published HCL code does.
+        resample_weak_images: put a random image in the place of one with fewer than ``min_boxes``
+            valid boxes, as the published HCL code does, instead of the fallback.
     """
 
     size: Annotated[int, Field(ge=1)] = 224
@@ -51,6 +56,8 @@ class ViewSettings(Settings):
     min_boxes: Annotated[int, Field(ge=1)] = 2
     scene_boxes: tuple[int, int] = (2, 6)
     official_window_bug: bool = False
+    official_scene_count: bool = False
+    resample_weak_images: bool = False
 
     @model_validator(mode="after")
     def _ranges(self) -> Self:
@@ -67,12 +74,21 @@ class ViewSettings(Settings):
 
 @dataclass(frozen=True)
 class Regions:
-    """What the views of one row are cut from; ``fallback`` where the boxes did not suffice."""
+    """What the views of one row are cut from.
+
+    Attributes:
+        object: the box of the object.
+        object_context: that box extended.
+        scene: the union of boxes.
+        fallback: there were too few boxes for a scene.
+        count: valid boxes.
+    """
 
     object: Window
     object_context: Window
     scene: Window
     fallback: bool
+    count: int
 
 
 @dataclass(frozen=True)
@@ -84,7 +100,7 @@ class Views:
         windows: per crop name, the pixels of the image it shows.
         generators: per crop name, its random stream after the crop has been drawn, for the
             parameters of the augmentation.
-        fallback: the image had too few valid boxes.
+        fallback: the image had too few valid boxes for what the plan asks.
     """
 
     images: dict[str, Tensor]
@@ -113,8 +129,7 @@ def choose_regions(
         rng: the row's stream for regions.
     """
     width, height = size
-    areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-    valid = whole_pixels(boxes[areas >= settings.min_box_area], size)
+    valid = whole_pixels(boxes[_valid(boxes, settings)], size)
     count = len(valid)
     if count == 0:
         chosen = _random_rectangle(size, rng)
@@ -125,12 +140,14 @@ def choose_regions(
     if fallback:
         scene = (0, 0, width, height)
     else:
-        low, high = settings.scene_boxes
-        taken = int(rng.integers(low, min(count, high), endpoint=True))
-        others = rng.permutation(np.delete(np.arange(count), first))[: taken - 1]
-        together = valid[[first, *others]]
+        together = valid[[first, *_others(first, count, settings, rng)]]
         scene = _window(np.concatenate([together[:, :2].min(0), together[:, 2:].max(0)]))
-    return Regions(chosen, _extend(chosen, size, settings, rng), scene, fallback)
+    return Regions(chosen, _extend(chosen, size, settings, rng), scene, fallback, count)
+
+
+def count_objects(boxes: NDArray[np.float32], settings: ViewSettings) -> int:
+    """How many of the boxes are large enough to be objects."""
+    return int(_valid(boxes, settings).sum())
 
 
 def whole_pixels(boxes: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.int64]:
@@ -176,24 +193,34 @@ def choose_windows(
     epoch: int,
     row: int,
 ) -> tuple[dict[str, Window], dict[str, np.random.Generator], bool]:
-    """The window and the further random stream of every crop, and whether it is a fallback."""
+    """The window and the further random stream of every crop, and whether it is a fallback.
+
+    It is one where the image has fewer than ``min_boxes`` valid boxes and the plan asks for a
+    scene, or none and the plan asks for an object.
+    """
     rng = streams.generator(seed, epoch, row, streams.REGIONS)
     regions = choose_regions(boxes, size, settings, rng)
+    asked = {crop.region for crop in plan.crops}
+    needed = settings.min_boxes if "scene" in asked else int(bool(asked - {"image"}))
     windows: dict[str, Window] = {}
     generators: dict[str, np.random.Generator] = {}
     for number, crop in enumerate(plan.crops):
         rng = streams.generator(seed, epoch, row, 1 + number)
-        region = {
-            "image": (0, 0, *size),
-            "object": regions.object,
-            "object_context": regions.object_context,
-            "scene": regions.scene,
-        }[crop.region]
+        region = (
+            jitter(regions.object, size, rng)
+            if crop.region == "object_jittered"
+            else {
+                "image": (0, 0, *size),
+                "object": regions.object,
+                "object_context": regions.object_context,
+                "scene": regions.scene,
+            }[crop.region]
+        )
         windows[crop.name] = (
             random_resized(region, settings, rng) if crop.random_resized else region
         )
         generators[crop.name] = rng
-    return windows, generators, regions.fallback
+    return windows, generators, regions.count < needed
 
 
 def cut(
@@ -225,16 +252,70 @@ def cut(
     return Views(images, windows, generators, fallback)
 
 
-def resize(image: Tensor, window: Window, size: int) -> Tensor:
+def resize(image: Tensor, window: Window, size: int, out: Tensor | None = None) -> Tensor:
     """The window of the image as uint8 (3, size, size): cropped first, then resized.
 
     Antialiased bilinear, within 1 of 255 of Pillow's; no pixel outside the window takes part.
+    The three values of a pixel lie together in the result, as torch's kernel for bytes wants it.
+
+    Args:
+        image: uint8 (3, H, W); nothing is copied where its pixels lie together too.
+        window: in whole pixels of the image.
+        size: side of the view, px.
+        out: what to write to: a view of a contiguous (size, size, 3); None: a new tensor.
     """
     x1, y1, x2, y2 = window
+    if out is None:
+        out = blank_views(1, size)[0]
     part = image[None, :, y1:y2, x1:x2]
     if part.shape[2:] == (size, size):
-        return part[0].contiguous()
-    return F.interpolate(part, (size, size), mode="bilinear", antialias=True)[0].to(torch.uint8)
+        return out.copy_(part[0])
+    part = part.contiguous(memory_format=torch.channels_last)
+    # What F.interpolate calls, which cannot write to a tensor that is there.
+    torch.ops.aten._upsample_bilinear2d_aa.out(part, (size, size), False, None, None, out=out[None])
+    return out
+
+
+def scaled(window: Window, size: tuple[int, int], to: tuple[int, int]) -> Window:
+    """The window of an image of one (width, height) in the same image of another.
+
+    Rounded to whole pixels, inside the image and at least 1 px wide and high.
+    """
+    if size == to:
+        return window
+    start = [
+        min(round(value * new / old), new - 1)
+        for value, old, new in zip(window[:2], size, to, strict=True)
+    ]
+    stop = [
+        max(round(value * new / old), first + 1)
+        for value, old, new, first in zip(window[2:], size, to, start, strict=True)
+    ]
+    return start[0], start[1], stop[0], stop[1]
+
+
+def blank_views(count: int, size: int) -> Tensor:
+    """Memory for views: uint8 (count, 3, size, size), the values of a pixel together."""
+    return torch.empty(count, size, size, 3, dtype=torch.uint8).permute(0, 3, 1, 2)
+
+
+def _valid(boxes: NDArray[np.float32], settings: ViewSettings) -> NDArray[np.bool_]:
+    """Which boxes are large enough to be objects: bool (n,)."""
+    areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    large: NDArray[np.bool_] = areas >= settings.min_box_area
+    return large
+
+
+def _others(
+    first: int, count: int, settings: ViewSettings, rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """Which boxes make up the scene together with the object's, the first."""
+    low, high = settings.scene_boxes
+    if settings.official_scene_count:
+        taken = int(rng.integers(low, max(min(count, high), low + 1)))
+        return rng.permutation(count)[:taken]
+    taken = int(rng.integers(low, min(count, high), endpoint=True))
+    return rng.permutation(np.delete(np.arange(count), first))[: taken - 1]
 
 
 def _random_rectangle(size: tuple[int, int], rng: np.random.Generator) -> Window:

@@ -82,6 +82,17 @@ class Method(nn.Module, ABC):
     def begin_step(self, step: int, total_steps: int) -> None:
         """Before ``forward``: what depends on the step, and the momentum update."""
 
+    def statistics(self) -> Metrics:
+        """Of the last ``forward``, before the optimiser's step; for logged steps, on all ranks.
+
+        Scalars, or vectors such as histograms, detached.
+        """
+        return {}
+
+    def undecayed(self) -> list[nn.Parameter]:
+        """Parameters that weight decay leaves alone."""
+        return []
+
     def end_step(self) -> None:
         """After the optimiser: what must not change while gradients are computed."""
 

@@ -27,19 +27,20 @@ def main(output: str) -> None:
     with distributed.process_group("cpu") as world:
         # In a function of its own: whatever holds the process group must be gone before the
         # group is, or gloo's threads and the interpreter may wait for each other at exit.
-        state = steps(world)
+        found = {name: steps(world, name == "learned") for name in ("fixed", "learned")}
         if world.is_main:
-            torch.save(state, Path(output))
+            torch.save(found, Path(output))
 
 
-def steps(world: distributed.World) -> dict[str, Any]:
+def steps(world: distributed.World, learn_curvature: bool) -> dict[str, Any]:
     """Losses and state after a few steps."""
     torch.manual_seed(0)
     encoder = EncoderSettings(backbone="resnet18", dim=8)
     context = Context(encoder, 32, BATCH, BATCH // world.size, seed=1)
     base = Moco(MocoSettings(name="moco", queue=24, norm_group=4), context)
     # In float64 a difference between world sizes is a mistake, not rounding.
-    method = HCL(base, HCLSettings(queue=24, weight=1.0), context).double().train()
+    settings = HCLSettings(queue=24, weight=1.0, learn_curvature=learn_curvature)
+    method = HCL(base, settings, context).double().train()
     model: nn.Module = method
     if world.size > 1:
         model = DistributedDataParallel(method, broadcast_buffers=False)
@@ -64,8 +65,9 @@ def steps(world: distributed.World) -> dict[str, Any]:
         distributed.average_batch_norm(method)
         method.end_step()
         losses.append(distributed.mean_over_ranks(loss.detach()))
-    states = distributed.all_gather(nn.utils.parameters_to_vector(method.buffers())[None])
-    assert torch.equal(states, states[:1].expand_as(states)), "ranks hold different buffers"
+    held = [value.double() for value in method.state_dict().values()]
+    states = distributed.all_gather(nn.utils.parameters_to_vector(held)[None])
+    assert torch.equal(states, states[:1].expand_as(states)), "ranks hold different states"
     assert distributed.any_rank(world.rank == world.size - 1, world.device)
     return {"losses": torch.stack(losses), "state": method.state_dict()}
 

@@ -47,9 +47,13 @@ def test_steps__equal_those_of_one_process(
     tmp_path: Path, alone: dict[str, Any], processes: int
 ) -> None:
     together = steps(tmp_path / "state.pt", processes)
-    torch.testing.assert_close(together["losses"], alone["losses"], rtol=1e-12, atol=0)
-    for name, value in alone["state"].items():
-        torch.testing.assert_close(together["state"][name], value, rtol=1e-10, atol=1e-11)
+    for kind, expected in alone.items():
+        found = together[kind]
+        torch.testing.assert_close(found["losses"], expected["losses"], rtol=1e-12, atol=0)
+        for name, value in expected["state"].items():
+            torch.testing.assert_close(found["state"][name], value, rtol=1e-10, atol=1e-11)
+    # All ranks learned the curvature, from the gradient averaged over all of them.
+    assert abs(alone["learned"]["state"]["log_curvature"].exp() - 0.05) > 1e-4
 
 
 def test_device__cuda_without_cuda(monkeypatch: pytest.MonkeyPatch) -> None:

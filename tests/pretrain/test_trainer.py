@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -19,6 +20,7 @@ import torch
 import pretrain
 from pretrain import checkpoint
 from pretrain.metrics import read_metrics
+from pretrain.pretrained import load_pretrained
 
 ROOT = Path(pretrain.__file__).parent.parent
 STEPS = 10
@@ -75,7 +77,8 @@ def train(arguments: Sequence[str], processes: int = 1, status: int = 0) -> str:
 def losses(run: Path) -> list[tuple[float, ...]]:
     lines = read_metrics(run / "metrics.jsonl")
     assert [line["step"] for line in lines] == list(range(1, len(lines) + 1))
-    return [(x["loss"], x["loss/euclidean"], x["loss/hyperbolic"], x["norm/scene"]) for x in lines]
+    names = ("loss", "loss/euclidean", "loss/hyperbolic", "norm/scene", "curvature")
+    return [tuple(line[name] for name in names) for line in lines]
 
 
 def final_state(run: Path) -> dict[str, Any]:
@@ -218,7 +221,8 @@ def test_non_finite_loss__stops_and_saves_the_batch(scenes: Path, tmp_path: Path
         overrides(scenes, run, optim__lr=1e30, optim__warmup_steps=0, optim__clip_norm=None),
         status=1,
     )
-    assert "not finite" in output
+    assert re.search(r"step \d+: loss .* not finite \(", output)
+    assert re.search(r"First: aten\.\w+\.\w+ in base\.encoder_\S+ made", output)
     assert json.loads((run / "run.json").read_text())["state"] == "failed"
     (saved,) = (run / "nonfinite").glob("step_*_rank0.pt")
     state = torch.load(saved, weights_only=True)
@@ -243,3 +247,30 @@ def test_half_precision__trains_and_resumes(scenes: Path, tmp_path: Path, precis
         file.unlink()  # as if killed after step 2
     assert "resumed from" in train(arguments)
     assert losses(run) == whole
+
+
+def test_learned_curvature__resumes_bit_identically(scenes: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    arguments = overrides(
+        scenes,
+        run,
+        hcl__learn_curvature=True,
+        optim__lr=0.05,
+        optim__warmup_steps=0,
+        optim__clip_norm=None,
+        train__steps=4,
+        train__checkpoint_every=2,
+    )
+    train(arguments)
+    whole = losses(run)
+    state = checkpoint.load(run / "checkpoints/step_00000004.pt")
+    curvature = state["model"]["log_curvature"]
+    assert curvature.dtype == torch.float64
+    assert len({line[-1] for line in whole}) == 4  # another c each step
+    assert state["description"]["curvature"] == curvature.exp().item()
+    assert load_pretrained(run).description.curvature == curvature.exp().item()
+    for file in (run / "checkpoints").glob("step_00000004.*"):
+        file.unlink()  # as if killed after step 2
+    assert "resumed from" in train(arguments)
+    assert losses(run) == whole
+    assert_same_state(checkpoint.load(run / "checkpoints/step_00000004.pt"), state)

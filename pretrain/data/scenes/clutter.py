@@ -6,7 +6,6 @@ import math
 
 import numpy as np
 
-from pretrain.data.scenes.contexts import CATEGORIES
 from pretrain.data.scenes.drawing import Drawing, Part, Sprite, Style, pose, render
 from pretrain.data.scenes.outlines import limb, lumps, polygon, smooth
 from pretrain.data.scenes.source import Light, Source
@@ -35,9 +34,10 @@ def stray(rng: np.random.Generator, size: int, light: Light) -> Sprite:
 
 def fragment(source: Source, rng: np.random.Generator, size: int, light: Light) -> Sprite:
     """A corner of some object: too little of it to be called one."""
-    category = CATEGORIES[int(rng.integers(len(CATEGORIES)))]
+    categories = source.world.categories
+    category = categories[int(rng.integers(len(categories)))]
     pixels = max(8, round(size * rng.uniform(0.1, 0.3)))
-    sprite = source.draw_object(category, pixels, light, rng)
+    sprite = source.draw_object(category, pixels, light, rng).sprite
     height, width = sprite.shape[:2]
     h, w = max(2, round(height * 0.4)), max(2, round(width * 0.4))
     y, x = int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1))

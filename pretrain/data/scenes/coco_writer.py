@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -18,8 +19,6 @@ import numpy as np
 from PIL import Image
 
 from pretrain.data.scenes.compose import compose
-from pretrain.data.scenes.contexts import CATEGORIES
-from pretrain.data.scenes.procedural import ProceduralSource
 from pretrain.data.scenes.rle import bounds, encode
 from pretrain.data.scenes.scene_set import GENERATOR, Record, SceneSet
 from pretrain.errors import InputError
@@ -143,7 +142,8 @@ def _generate(
     wanted: SceneSet, folder: Path, workers: int, progress: Callable[[int], None] | None
 ) -> None:
     (folder / "annotations").mkdir(parents=True)
-    numbers = {category.name: i for i, category in enumerate(CATEGORIES, start=1)}
+    known = wanted.source.world.categories
+    numbers = {category.name: i for i, category in enumerate(known, start=1)}
     categories = [
         {
             "id": numbers[category.name],
@@ -151,14 +151,15 @@ def _generate(
             "supercategory": category.contexts[0],
             "contexts": list(category.contexts),
         }
-        for category in CATEGORIES
+        for category in known
     ]
     next_id = 1
     with _mapper(workers) as apply:
         for stream, (split, first, count) in enumerate(wanted.splits()):
             (folder / split).mkdir()
             images, annotations = [], []
-            draw = partial(_draw, wanted, folder / split, stream, first)
+            part = replace(wanted, source=wanted.source.of_split(split))
+            draw = partial(_draw, part, folder / split, stream, first)
             for image, objects in apply(draw, range(count)):
                 for record in objects:
                     record["id"] = next_id
@@ -205,7 +206,7 @@ def _draw(
 ) -> tuple[Record, list[Record]]:
     """Draw and save one image; its random stream depends on nothing but its own numbers."""
     rng = np.random.default_rng([wanted.seed, stream, index])
-    scene = compose(ProceduralSource(), wanted.size, wanted.out_of_context, rng)
+    scene = compose(wanted.source, wanted.size, wanted.out_of_context, rng)
     image_id = first + index
     name = _file_name(image_id)
     Image.fromarray(scene.image).save(folder / name, quality=JPEG_QUALITY)
@@ -216,6 +217,7 @@ def _draw(
         "height": wanted.size,
         "context": scene.context,
         "out_of_context": None,
+        **({} if scene.background is None else {"background": scene.background}),
     }
     objects = [
         {
@@ -227,6 +229,7 @@ def _draw(
             "segmentation": {"size": [wanted.size, wanted.size], "counts": encode(item.mask)},
             "iscrowd": 0,
             "out_of_context": item.foreign,
+            **({} if item.name is None else {"cutout": item.name}),
         }
         for item in scene.objects
     ]

@@ -9,8 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-from pretrain.data.scenes.clutter import fragment, stray
-from pretrain.data.scenes.contexts import CONTEXTS, FOREIGN, Category
+from pretrain.data.scenes.contexts import Category
 from pretrain.data.scenes.layers import Layer, paint, visible
 from pretrain.data.scenes.source import Light, Source
 from pretrain.data.scenes.textures import noise
@@ -30,20 +29,26 @@ class SceneObject:
         category: what it is.
         mask: its visible pixels, bool (size, size).
         foreign: it is out of its context.
+        name: which individual it is, where those are given ones.
     """
 
     category: Category
     mask: NDArray[np.bool_]
     foreign: bool
+    name: str | None
 
 
 @dataclass(frozen=True)
 class Scene:
-    """An image, uint8 (size, size, 3), and what is in it, back to front."""
+    """An image, uint8 (size, size, 3), and what is in it, back to front.
+
+    ``background`` says which one it is, where those are given ones.
+    """
 
     image: NDArray[np.uint8]
     context: str
     objects: list[SceneObject]
+    background: str | None
 
 
 def compose(source: Source, size: int, out_of_context: float, rng: np.random.Generator) -> Scene:
@@ -55,8 +60,9 @@ def compose(source: Source, size: int, out_of_context: float, rng: np.random.Gen
         out_of_context: probability that the scene holds exactly one foreign object.
         rng: every random choice is drawn from it.
     """
-    weights = np.array([len(members) for members in CONTEXTS.values()], dtype=np.float64)
-    context = list(CONTEXTS)[int(rng.choice(len(CONTEXTS), p=weights / weights.sum()))]
+    contexts = source.world.contexts
+    weights = np.array([len(members) for members in contexts.values()], dtype=np.float64)
+    context = list(contexts)[int(rng.choice(len(contexts), p=weights / weights.sum()))]
     with_foreign = bool(rng.random() < out_of_context)
     light = _draw_light(rng)
     background = source.draw_background(context, size, rng)
@@ -75,7 +81,7 @@ def compose(source: Source, size: int, out_of_context: float, rng: np.random.Gen
         )
         kept, masks = visible(sorted(layers + litter, key=lambda layer: layer.depth), size)
         objects = [
-            SceneObject(layer.category, mask, layer.foreign)
+            SceneObject(layer.category, mask, layer.foreign, layer.name)
             for layer, mask in zip(kept, masks, strict=True)
             if layer.category is not None
         ]
@@ -86,7 +92,7 @@ def compose(source: Source, size: int, out_of_context: float, rng: np.random.Gen
     picture = background.image.copy()
     for layer in kept:
         paint(picture, layer, background, light)
-    return Scene(_develop(picture, light, rng), context, objects)
+    return Scene(_develop(picture, light, rng), context, objects, background.name)
 
 
 def _draw_light(rng: np.random.Generator) -> Light:
@@ -99,13 +105,11 @@ def _draw_light(rng: np.random.Generator) -> Light:
 def _draw_clutter(source: Source, size: int, light: Light, rng: np.random.Generator) -> list[Layer]:
     layers = []
     for _ in range(int(rng.integers(1, 6))):
-        sprite = (
-            fragment(source, rng, size, light) if rng.random() < 0.4 else stray(rng, size, light)
-        )
+        sprite = source.draw_clutter(size, light, rng)
         x, y = (round(v) for v in rng.uniform(-0.1, 1.0, 2) * size)
         # Most lie behind everything; some are in between and occlude.
         depth = -1.0 if rng.random() < 0.6 else rng.uniform(0, 1)
-        layers.append(Layer(sprite, x, y, depth, None))
+        layers.append(Layer(sprite, x, y, depth, None, shadow=source.clutter_shadows))
     return layers
 
 
@@ -121,7 +125,7 @@ def _layout(
 ) -> list[Layer]:
     """Random objects at random places that do not cover each other much."""
     count = int(rng.integers(OBJECTS[0], OBJECTS[1] + 1))
-    home, away = CONTEXTS[context], FOREIGN[context]
+    home, away = source.world.contexts[context], source.world.foreign[context]
     layers: list[Layer] = []
     taken: list[tuple[float, float, float, float]] = []
     for i in range(count):
@@ -129,8 +133,8 @@ def _layout(
         choices = away if foreign else home
         category = choices[int(rng.integers(len(choices)))]
         share = math.exp(rng.uniform(math.log(SIDE[0]), math.log(SIDE[1])))
-        sprite = source.draw_object(category, max(8, round(share * size)), light, rng)
-        height, width = sprite.shape[:2]
+        drawn = source.draw_object(category, max(8, round(share * size)), light, rng)
+        height, width = drawn.sprite.shape[:2]
         standing = category.grounded and horizon is not None
         for _ in range(6):
             x = rng.uniform(0.02, 0.98) * size - width / 2
@@ -143,7 +147,19 @@ def _layout(
                 break
         taken.append(place)
         depth = (y + height) / size if standing else rng.uniform(0, 1)
-        layers.append(Layer(sprite, round(x), round(y), depth, category, foreign, standing))
+        layers.append(
+            Layer(
+                drawn.sprite,
+                round(x),
+                round(y),
+                depth,
+                category,
+                foreign=foreign,
+                standing=standing,
+                shadow=True,
+                name=drawn.name,
+            )
+        )
     return layers
 
 

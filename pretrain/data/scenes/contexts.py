@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 Pose = Literal["upright", "leaning", "free"]
@@ -24,6 +25,35 @@ class Category:
     contexts: tuple[str, ...]
     pose: Pose = "upright"
     grounded: bool = True
+
+
+@dataclass(frozen=True)
+class World:
+    """What a source can show.
+
+    Attributes:
+        categories: all of them.
+        names: of the contexts.
+    """
+
+    categories: tuple[Category, ...]
+    names: tuple[str, ...]
+
+    @cached_property
+    def contexts(self) -> dict[str, tuple[Category, ...]]:
+        """The categories at home in each context."""
+        return {
+            name: tuple(category for category in self.categories if name in category.contexts)
+            for name in self.names
+        }
+
+    @cached_property
+    def foreign(self) -> dict[str, tuple[Category, ...]]:
+        """The categories out of place in each context."""
+        return {
+            name: tuple(category for category in self.categories if name not in category.contexts)
+            for name in self.names
+        }
 
 
 CATEGORIES: tuple[Category, ...] = (
@@ -69,14 +99,8 @@ CATEGORIES: tuple[Category, ...] = (
     Category("ufo", ("space", "sky"), "leaning", grounded=False),
 )
 
-CONTEXTS: dict[str, tuple[Category, ...]] = {
-    context: tuple(category for category in CATEGORIES if context in category.contexts)
-    for context in ("kitchen", "office", "street", "forest", "sea", "sky", "space")
-}
-"""The categories at home in each context."""
+PROCEDURAL = World(CATEGORIES, ("kitchen", "office", "street", "forest", "sea", "sky", "space"))
+"""Of the embedded scenes."""
 
-FOREIGN: dict[str, tuple[Category, ...]] = {
-    context: tuple(category for category in CATEGORIES if context not in category.contexts)
-    for context in CONTEXTS
-}
-"""The categories out of place in each context."""
+CONTEXTS = PROCEDURAL.contexts
+FOREIGN = PROCEDURAL.foreign

@@ -153,7 +153,7 @@ def render(
         area[..., 3] += coverage
     alpha = np.minimum(total[..., 3:], 1.0)
     rgb = np.clip(total[..., :3] / np.maximum(alpha, 1 / 512), 0.0, 1.0)
-    return _tight(np.concatenate([rgb, alpha], axis=2))
+    return tight(np.concatenate([rgb, alpha], axis=2))
 
 
 def _shade(cover: Image.Image, light: tuple[float, float], style: Style) -> Field:
@@ -174,7 +174,7 @@ def _shade(cover: Image.Image, light: tuple[float, float], style: Style) -> Fiel
     return shade
 
 
-def _tight(sprite: Sprite) -> Sprite:
+def tight(sprite: Sprite) -> Sprite:
     """The sprite without empty borders."""
     solid = sprite[..., 3] >= 0.5
     if not solid.any():

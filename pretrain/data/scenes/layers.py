@@ -20,7 +20,11 @@ MIN_PIXELS = 40
 
 @dataclass(frozen=True)
 class Layer:
-    """A sprite at a place; clutter has no category. Larger ``depth`` is nearer."""
+    """A sprite at a place; clutter has no category. Larger ``depth`` is nearer.
+
+    ``foreign``: out of its context. ``standing``: on the ground. ``shadow``: casts one.
+    ``name``: which individual it is, where those are given ones.
+    """
 
     sprite: Sprite
     x: int
@@ -29,6 +33,8 @@ class Layer:
     category: Category | None
     foreign: bool = False
     standing: bool = False
+    shadow: bool = False
+    name: str | None = None
 
     def window(self, size: int) -> tuple[slice, slice, slice, slice]:
         """Rows and columns in the image, then in the sprite, of the part inside the image."""
@@ -68,7 +74,7 @@ def visible(layers: list[Layer], size: int) -> tuple[list[Layer], list[NDArray[n
 def paint(picture: NDArray[np.float32], layer: Layer, background: Background, light: Light) -> None:
     """Put the layer and its shadow into the picture."""
     size = picture.shape[0]
-    if background.shadow > 0 and layer.category is not None:
+    if background.shadow > 0 and layer.shadow:
         shadow = _shadow(layer, light)
         rows, columns, own_rows, own_columns = shadow.window(size)
         dark = shadow.sprite[own_rows, own_columns, 3:] * np.float32(0.6 * background.shadow)

@@ -2,23 +2,39 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
 
 from pretrain.data.scenes.backgrounds import BACKGROUNDS
-from pretrain.data.scenes.contexts import Category
+from pretrain.data.scenes.clutter import fragment, stray
+from pretrain.data.scenes.contexts import PROCEDURAL, Category
 from pretrain.data.scenes.drawing import Sprite, Style, pose, render
 from pretrain.data.scenes.forms import FORMS
-from pretrain.data.scenes.source import Background, Light
+from pretrain.data.scenes.source import Background, Drawn, Light
 
 
+@dataclass(frozen=True)
 class ProceduralSource:
     """Objects from parametric forms, backgrounds from noise and patterns."""
 
     name = "procedural"
+    description = "Procedural scenes of many objects"
+    world = PROCEDURAL
+    clutter_shadows = False
+
+    def info(self) -> dict[str, Any]:
+        """See ``Source.info``."""
+        return {}
+
+    def of_split(self, split: str) -> ProceduralSource:
+        """See ``Source.of_split``: no two objects are the same, so nothing is held out."""
+        return self
 
     def draw_object(
         self, category: Category, pixels: int, light: Light, rng: np.random.Generator
-    ) -> Sprite:
+    ) -> Drawn:
         """See ``Source.draw_object``."""
         if category.pose == "free":
             turn = rng.uniform(0, 360)
@@ -26,8 +42,15 @@ class ProceduralSource:
             turn = float(rng.normal(0, 18 if category.pose == "leaning" else 5))
         drawing = FORMS[category.name](rng)
         transform = pose(rng, turn, flip=bool(rng.random() < 0.5))
-        return render(drawing, Style.draw(rng), transform, pixels, light.toward, rng=rng)
+        style = Style.draw(rng)
+        return Drawn(render(drawing, style, transform, pixels, light.toward, rng=rng))
 
     def draw_background(self, context: str, size: int, rng: np.random.Generator) -> Background:
         """See ``Source.draw_background``."""
         return BACKGROUNDS[context](size, rng)
+
+    def draw_clutter(self, size: int, light: Light, rng: np.random.Generator) -> Sprite:
+        """See ``Source.draw_clutter``."""
+        if rng.random() < 0.4:
+            return fragment(self, rng, size, light)
+        return stray(rng, size, light)

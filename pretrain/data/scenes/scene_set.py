@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from pretrain.data.scenes.contexts import CONTEXTS
 from pretrain.data.scenes.procedural import ProceduralSource
+from pretrain.data.scenes.source import Source
 from pretrain.errors import InputError
 
 GENERATOR = "hcl data scenes"
@@ -28,6 +28,7 @@ class SceneSet:
         seed: of everything random.
         size: side of the square images in pixels.
         out_of_context: share of scenes with one foreign object.
+        source: of objects and backgrounds.
     """
 
     images: int
@@ -35,6 +36,7 @@ class SceneSet:
     seed: int
     size: int = 256
     out_of_context: float = 0.15
+    source: Source = field(default_factory=ProceduralSource)
 
     def __post_init__(self) -> None:
         faults = []
@@ -59,14 +61,18 @@ class SceneSet:
     def info(self) -> Record:
         """The ``info`` of the annotation files: all that determines the set."""
         return {
-            "description": "Procedural scenes of many objects",
+            "description": self.source.description,
             "generator": GENERATOR,
             "version": VERSION,
-            "source": ProceduralSource.name,
+            "source": self.source.name,
             "seed": self.seed,
             "images": self.images,
             "val": self.val,
             "size": self.size,
             "out_of_context": self.out_of_context,
-            "contexts": {name: [c.name for c in members] for name, members in CONTEXTS.items()},
+            **self.source.info(),
+            "contexts": {
+                name: [category.name for category in members]
+                for name, members in self.source.world.contexts.items()
+            },
         }

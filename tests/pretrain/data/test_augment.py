@@ -289,3 +289,26 @@ def test_probabilities_do_not_shift_other_choices():
 def test_impossible_settings(values):
     with pytest.raises(InputError, match=r"x\.yaml: "):
         parse(AugmentSettings, values, source="x.yaml", at="augment")
+
+
+def test_the_layout_in_memory_does_not_matter(either_way):
+    images = some_images(6)
+    settings = AugmentSettings(blur_reference=SIZE)
+    rng = np.random.default_rng(0)
+    parameters = torch.from_numpy(np.stack([draw(rng, settings, SIZE) for _ in range(6)]))
+    together = images.contiguous(memory_format=torch.channels_last)
+    expected = apply(images, parameters, settings)
+    assert torch.equal(apply(together, parameters, settings), expected)
+
+
+def test_the_chain_is_one_graph(monkeypatch):
+    """What is compiled for an accelerator traces without a break and computes the same."""
+    monkeypatch.setattr(augment, "_selects", lambda device: False)
+    traced = torch.compile(apply, dynamic=False, fullgraph=True, backend="aot_eager")
+    monkeypatch.setattr(augment, "_fused", lambda: traced)
+    images = some_images(4)
+    settings = AugmentSettings(blur_reference=SIZE)
+    rng = np.random.default_rng(0)
+    parameters = torch.from_numpy(np.stack([draw(rng, settings, SIZE) for _ in range(4)]))
+    found = augment.apply_compiled(images, parameters, settings)
+    assert (found - apply(images, parameters, settings)).abs().max() < 1e-5

@@ -7,10 +7,13 @@ import pytest
 import torch
 from PIL import Image
 
+from pretrain.data import decode as module
 from pretrain.data.decode import (
     ImageError,
+    Scratch,
     decode,
     decode_pillow,
+    decode_simplejpeg,
     decode_torchvision,
     read_image,
 )
@@ -132,3 +135,47 @@ def test_turned_only_where_the_annotations_are(rgb, tmp_path, kind):
     file.write_bytes(encode(rgb, kind, exif=exif))
     stored, upright = read_image(file, (60, 40)), read_image(file, (40, 60))
     assert torch.equal(torch.rot90(stored, -1, (1, 2)), upright)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0}])
+def test_the_optional_decoder_gives_the_same_pixels(rgb, mode, options):
+    pytest.importorskip("simplejpeg", reason="simplejpeg is optional and not installed")
+    content = encode(rgb.convert(mode), "JPEG", quality=90, **options)
+    expected = decode_pillow(content)
+    assert torch.equal(decode_simplejpeg(content), expected)
+    assert torch.equal(decode_simplejpeg(content, Scratch()), expected)
+
+
+@pytest.mark.parametrize("lost", [1, 2, 100, 1000])
+def test_the_optional_decoder_finds_truncation(rgb, lost):
+    pytest.importorskip("simplejpeg", reason="simplejpeg is optional and not installed")
+    content = encode(rgb, "JPEG", quality=95)
+    with pytest.raises(ValueError, match=r"."):
+        decode_simplejpeg(content[:-lost])
+
+
+def test_the_optional_decoder_leaves_cmyk_to_the_others(rgb):
+    pytest.importorskip("simplejpeg", reason="simplejpeg is optional and not installed")
+    with pytest.raises(ValueError, match="colour space CMYK"):
+        decode_simplejpeg(encode(rgb.convert("CMYK"), "JPEG"))
+
+
+def test_the_same_without_the_optional_decoder(rgb, monkeypatch):
+    content = encode(rgb, "JPEG", quality=90)
+    first = decode(content)
+    monkeypatch.setattr(module, "simplejpeg", None)
+    assert torch.equal(decode(content), first)
+
+
+def test_scratch_memory_is_used_again(rgb, tmp_path):
+    scratch, content = Scratch(), encode(rgb, "JPEG", quality=90)
+    file, small = tmp_path / "a.jpg", tmp_path / "b.jpg"
+    file.write_bytes(content)
+    small.write_bytes(encode(rgb.resize((30, 20)), "JPEG", quality=90))
+    first = read_image(file, (60, 40), scratch)
+    assert torch.equal(first, decode_pillow(content))
+    second = read_image(small, (30, 20), scratch)
+    assert torch.equal(second, decode(small.read_bytes()))
+    if module.simplejpeg is not None:
+        assert first.data_ptr() == second.data_ptr()

@@ -141,7 +141,7 @@ def test_other_version(built):
     _, index = built
     meta = index.meta | {"version": 99}
     (index.folder / "meta.json").write_text(json.dumps(meta))
-    with pytest.raises(InputError, match=r"index of version 99, this program needs 1; delete"):
+    with pytest.raises(InputError, match=r"index of version 99, this program needs 2; delete"):
         Index.open(index.folder)
 
 

@@ -14,15 +14,10 @@ from pretrain.data import views
 from pretrain.data.augment import PARAMETERS, AugmentSettings, apply, draw
 from pretrain.data.decode import read_image
 from pretrain.data.index import Index
-from pretrain.data.loader import (
-    BadImages,
-    DataSettings,
-    build_loader,
-    choose_workers,
-    open_index,
-)
+from pretrain.data.loader import BadImages, build_loader, choose_workers
 from pretrain.data.plan import Batch, Crop, ViewPlan
 from pretrain.data.sampler import BatchSampler
+from pretrain.data.source import DataSettings, open_index
 from pretrain.data.views import ViewSettings
 from pretrain.errors import InputError
 from pretrain.settings import parse

@@ -14,11 +14,13 @@ from pretrain.data import streams
 from pretrain.data.plan import Crop, ViewPlan
 from pretrain.data.views import (
     ViewSettings,
+    blank_views,
     choose_regions,
     choose_windows,
     cut,
     random_resized,
     resize,
+    scaled,
     whole_pixels,
 )
 from pretrain.errors import InputError
@@ -313,6 +315,39 @@ def test_resize_of_a_view_of_the_right_size_copies():
     assert torch.equal(view, image[:, 10:42, 10:42])
     view.zero_()
     assert image[:, 10:42, 10:42].any()
+
+
+@pytest.mark.parametrize("window", [(0, 0, 100, 80), (20, 10, 90, 70), (10, 10, 42, 42)])
+@pytest.mark.parametrize("layout", ["planar", "interleaved"])
+def test_resize_into_memory_that_is_there(window, layout):
+    image = some_image()
+    if layout == "interleaved":
+        image = image.permute(1, 2, 0).contiguous().permute(2, 0, 1)
+    block = blank_views(3, 32).fill_(7)
+    returned = resize(image, window, 32, out=block[1])
+    assert returned.data_ptr() == block[1].data_ptr()
+    assert torch.equal(block[1], resize(image, window, 32))
+    assert (block[0] == 7).all()
+    assert (block[2] == 7).all()
+
+
+@given(
+    st.tuples(st.integers(1, 900), st.integers(1, 900)),
+    st.tuples(st.integers(1, 900), st.integers(1, 900)),
+    st.data(),
+)
+@settings(deadline=None)
+def test_scaled_windows(size, to, data):
+    x = sorted(data.draw(st.lists(st.integers(0, size[0]), min_size=2, max_size=2, unique=True)))
+    y = sorted(data.draw(st.lists(st.integers(0, size[1]), min_size=2, max_size=2, unique=True)))
+    window = (x[0], y[0], x[1], y[1])
+    found = scaled(window, size, to)
+    assert inside(found, to)
+    assert scaled((0, 0, *size), size, to) == (0, 0, *to)
+    assert scaled(window, size, size) == window
+    for place in range(4):
+        exact = window[place] * to[place % 2] / size[place % 2]
+        assert abs(found[place] - exact) <= 1
 
 
 @pytest.mark.parametrize(

@@ -136,3 +136,36 @@ def test_sentinel_is_silent_on_sound_losses():
         ball = poincare.to_ball(query, 1.0)
         hyperbolic_info_nce(ball, ball, rows(0), c=1.0, temperature=0.1).backward()
     assert math.isfinite(query.grad.sum().item())
+
+
+class Root(torch.nn.Module):
+    def forward(self, x):
+        return (x - x.detach()).sqrt() + x
+
+
+def test_sentinel_names_the_module():
+    network = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.Sequential(Root()))
+    with torch.no_grad():
+        network[0].weight[0, 0] = 1e30
+    named = pytest.raises(FloatingPointError, match=r"aten\.\w+\.\w+ in 0 ")
+    with named, NonFiniteSentinel(network):
+        network(torch.full((1, 3), 1e30))
+    assert all(not part._forward_hooks for part in network.modules())
+
+
+def test_sentinel_names_the_backward_and_goes_on_where_it_must():
+    network = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.Sequential(Root()))
+    sentinel = NonFiniteSentinel(network, stop=False)
+    with sentinel:
+        network(torch.ones(1, 3)).sum().backward()
+    assert "in SqrtBackward0 made a non-finite number" in sentinel.found
+    assert not torch.isfinite(network[0].weight.grad).all()
+
+
+def test_sentinel_names_the_module_of_a_backward():
+    network = torch.nn.Sequential(torch.nn.Linear(2, 2, bias=False), torch.nn.Tanh())
+    sentinel = NonFiniteSentinel(network, stop=False)
+    x = torch.full((1, 2), 1e-30)
+    with sentinel:
+        (network(x) * 3e38).sum().mul(10).backward()
+    assert "Backward0" in sentinel.found

@@ -191,11 +191,6 @@ def test_build_method() -> None:
     assert stripped == Encoder(context().encoder).state_dict().keys()
 
 
-def test_hcl__curvature_must_be_positive() -> None:
-    with pytest.raises(InputError, match=r"hcl\.curvature: must be positive"):
-        HCL(moco(), HCLSettings(curvature=0.0), context())
-
-
 def test_interface_is_complete() -> None:
     """What HCL needs of a method is abstract there: a method without it cannot be made."""
 

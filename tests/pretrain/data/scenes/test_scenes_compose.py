@@ -1,32 +1,47 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
+from pretrain.data.scenes.clutter import fragment, stray
 from pretrain.data.scenes.compose import MAX_LAYOUTS, OBJECTS, compose
-from pretrain.data.scenes.contexts import CATEGORIES, CONTEXTS, Category
+from pretrain.data.scenes.contexts import CATEGORIES, CONTEXTS, PROCEDURAL, Category
 from pretrain.data.scenes.layers import MIN_PIXELS, MIN_VISIBLE, Layer, visible
-from pretrain.data.scenes.source import Background, Light
+from pretrain.data.scenes.source import Background, Drawn, Light
 
 
 class Squares:
     """A source other than the procedural one: full squares on grey."""
 
     name = "squares"
+    description = "Squares"
+    world = PROCEDURAL
+    clutter_shadows = False
 
     def __init__(self, alpha: float = 1.0) -> None:
         self.alpha = alpha
 
     def draw_object(
         self, category: Category, pixels: int, light: Light, rng: np.random.Generator
-    ) -> np.ndarray:
+    ) -> Drawn:
         sprite = np.zeros((pixels, pixels, 4), dtype=np.float32)
         sprite[..., CATEGORIES.index(category) % 3] = 1.0
         sprite[..., 3] = self.alpha
-        return sprite
+        return Drawn(sprite, f"square {pixels}")
+
+    def info(self) -> dict[str, Any]:
+        return {}
+
+    def of_split(self, split: str) -> Squares:
+        return self
+
+    def draw_clutter(self, size: int, light: Light, rng: np.random.Generator) -> np.ndarray:
+        return fragment(self, rng, size, light) if rng.random() < 0.4 else stray(rng, size, light)
 
     def draw_background(self, context: str, size: int, rng: np.random.Generator) -> Background:
-        return Background(np.full((size, size, 3), 0.5, dtype=np.float32), None, 0.0)
+        return Background(np.full((size, size, 3), 0.5, dtype=np.float32), None, 0.0, "grey")
 
 
 def square(x: int, y: int, side: int, depth: float, labelled: bool = True) -> Layer:

@@ -14,7 +14,7 @@ LIGHT = Light((-0.6, -0.8), np.ones(3, dtype=np.float32))
 
 def draw(number: int, pixels: int, seed: int) -> np.ndarray:
     rng = np.random.default_rng([seed, number])
-    return ProceduralSource().draw_object(CATEGORIES[number], pixels, LIGHT, rng)
+    return ProceduralSource().draw_object(CATEGORIES[number], pixels, LIGHT, rng).sprite
 
 
 def test_every_category_has_a_form_and_one_or_two_contexts() -> None:

@@ -1,0 +1,181 @@
+"""A picture of what a method sees: images with boxes and windows, and the views cut from them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from pretrain.data.augment import AugmentSettings, apply, draw
+from pretrain.data.decode import ImageError, read_image
+from pretrain.data.index import Index
+from pretrain.data.plan import ViewPlan
+from pretrain.data.views import ViewSettings, Window, cut
+
+CELL = 176
+"""Side of a view on the sheet, px; the image has half as much again in width."""
+WIDE = CELL * 3 // 2
+GAP, LINE = 6, 16
+
+INK, PAPER, FAINT, WARNING = (20, 20, 20), (255, 255, 255), (110, 110, 110), (200, 0, 0)
+COLOURS = (
+    (230, 159, 0),
+    (86, 180, 233),
+    (0, 158, 115),
+    (240, 228, 66),
+    (213, 94, 0),
+    (204, 121, 167),
+)
+"""Of the crops, by number: the palette of Okabe and Ito, told apart by the colour-blind too."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One row of the sheet; without an image where it could not be read.
+
+    Attributes:
+        title: what stands above it.
+        fault: why there is no image, or "".
+        fallback: the image had too few boxes for the plan.
+        image: uint8 (3, H, W).
+        boxes: float32 (n, 4), x1 y1 x2 y2 in px.
+        windows: per crop name.
+        before: per crop name, uint8 (3, S, S), as cut.
+        after: per crop name, uint8 (3, S, S), augmented.
+    """
+
+    title: str
+    fault: str
+    fallback: bool
+    image: Tensor
+    boxes: NDArray[np.float32]
+    windows: dict[str, Window]
+    before: dict[str, Tensor]
+    after: dict[str, Tensor]
+
+
+def sample(
+    index: Index,
+    plan: ViewPlan,
+    views: ViewSettings,
+    augment: AugmentSettings,
+    *,
+    seed: int,
+    epoch: int,
+    row: int,
+) -> Sample:
+    """What a run with this seed gets of a row in an epoch."""
+    boxes, size = index.boxes(row), index.size(row)
+    title = f"row {row}  {index.file_name(row)}  {size[0]} x {size[1]}  {len(boxes)} boxes"
+    try:
+        image = read_image(index.path(row), size)
+    except ImageError as error:
+        blank = torch.zeros(3, 1, 1, dtype=torch.uint8)
+        return Sample(title, str(error), False, blank, boxes, {}, {}, {})
+    found = cut(image, boxes, plan, views, seed=seed, epoch=epoch, row=row)
+    after = {}
+    for name, view in found.images.items():
+        parameters = torch.from_numpy(draw(found.generators[name], augment, plan.size))
+        after[name] = denormalised(apply(view[None], parameters[None], augment)[0], augment)
+    return Sample(title, "", found.fallback, image, boxes, found.windows, found.images, after)
+
+
+def denormalised(view: Tensor, settings: AugmentSettings) -> Tensor:
+    """A normalised float view as uint8 again."""
+    mean, std = (torch.tensor(value).view(3, 1, 1) for value in (settings.mean, settings.std))
+    return ((view * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
+
+
+def sheet(samples: Sequence[Sample], plan: ViewPlan, heading: str) -> Image.Image:
+    """The samples one below the other: image, views as cut, views as augmented."""
+    count = len(plan.crops)
+    width = 3 * GAP + WIDE + 2 * count * (CELL + GAP)
+    row_height = LINE + CELL + 2 * GAP
+    picture = Image.new("RGB", (width, 3 * LINE + GAP + len(samples) * row_height), PAPER)
+    pen = ImageDraw.Draw(picture)
+    _text(pen, (GAP, 2), heading, INK)
+    for number, crop in enumerate(plan.crops):
+        how = "random part of " if crop.random_resized else ""
+        for block, when in enumerate(("", ", augmented")):
+            x = _column(number + block * count, count)
+            pen.rectangle((x, LINE + 5, x + CELL - 1, LINE + 8), fill=_colour(number))
+            _text(pen, (x, LINE + 10), f"{crop.name}{when}", INK)
+            _text(pen, (x, 2 * LINE + 8), f"{how}{crop.region}", FAINT)
+    for number, one in enumerate(samples):
+        _row(picture, pen, 3 * LINE + GAP + number * row_height, one, plan)
+    return picture
+
+
+def _column(number: int, count: int) -> int:
+    """Left edge of a view; a wider gap stands between those as cut and those augmented."""
+    return 2 * GAP + WIDE + number * (CELL + GAP) + (GAP if number >= count else 0)
+
+
+def _row(
+    picture: Image.Image, pen: ImageDraw.ImageDraw, top: int, one: Sample, plan: ViewPlan
+) -> None:
+    title = one.title + ("  FALLBACK: too few boxes large enough" if one.fallback else "")
+    _text(pen, (GAP, top), title, WARNING if one.fallback or one.fault else INK)
+    top += LINE
+    if one.fault:
+        _text(pen, (GAP, top + CELL // 2), one.fault, WARNING)
+        return
+    overview = _overview(one, plan)
+    picture.paste(overview, (GAP, top))
+    if one.fallback:
+        frame = (GAP - 3, top - 1, GAP + overview.width + 2, top + overview.height)
+        pen.rectangle(frame, outline=WARNING, width=3)
+    for number, crop in enumerate(plan.crops):
+        for block, views in enumerate((one.before, one.after)):
+            x = _column(number + block * len(plan.crops), len(plan.crops))
+            view = _picture(views[crop.name]).resize((CELL, CELL), Image.Resampling.BILINEAR)
+            picture.paste(view, (x, top))
+
+
+def _overview(one: Sample, plan: ViewPlan) -> Image.Image:
+    """The image at the sheet's scale, its boxes in white, the windows in the crops' colours."""
+    image = _picture(one.image)
+    scale = min(WIDE / image.width, CELL / image.height)
+    small = image.resize(
+        (max(1, round(image.width * scale)), max(1, round(image.height * scale))),
+        Image.Resampling.BILINEAR,
+        reducing_gap=3,
+    )
+    pen = ImageDraw.Draw(small)
+    for box in one.boxes:
+        _frame(pen, box.tolist(), scale, (255, 255, 255), 1)
+    for number, crop in enumerate(plan.crops):
+        _frame(pen, one.windows[crop.name], scale, _colour(number), 2)
+    return small
+
+
+def _frame(
+    pen: ImageDraw.ImageDraw,
+    box: Sequence[float],
+    scale: float,
+    colour: tuple[int, int, int],
+    width: int,
+) -> None:
+    x1, y1, x2, y2 = (value * scale for value in box)
+    corners = (x1, y1, max(x1, x2 - 1), max(y1, y2 - 1))
+    pen.rectangle(corners, outline=(0, 0, 0), width=width + 1)
+    pen.rectangle(corners, outline=colour, width=width)
+
+
+def _colour(number: int) -> tuple[int, int, int]:
+    return COLOURS[number % len(COLOURS)]
+
+
+def _picture(view: Tensor) -> Image.Image:
+    return Image.fromarray(view.permute(1, 2, 0).contiguous().numpy())
+
+
+def _text(
+    pen: ImageDraw.ImageDraw, place: tuple[int, int], text: str, colour: tuple[int, int, int]
+) -> None:
+    pen.text(place, text, fill=colour, font=ImageFont.load_default(11))

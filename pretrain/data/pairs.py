@@ -1,0 +1,215 @@
+"""ORL's inter-RoI pairs: a region of one image and one much like it in another image."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pretrain.data import streams
+from pretrain.data.views import Window, whole_pixels
+from pretrain.errors import InputError
+
+VERSION = 1
+META = "pairs.json"
+COLUMNS: dict[str, tuple[type[np.generic], tuple[int, ...]]] = {
+    "neighbour_offsets": (np.int64, ()),
+    "neighbours": (np.int64, ()),
+    "pair_offsets": (np.int64, ()),
+    "query": (np.float32, (4,)),
+    "key": (np.float32, (4,)),
+}
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One matched pair of regions.
+
+    Attributes:
+        query: window of the row's own image.
+        row: of the other image.
+        key: window of the other image.
+    """
+
+    query: Window
+    row: int
+    key: Window
+
+
+@dataclass(frozen=True)
+class Neighbour:
+    """The pairs of one image with one of its neighbours.
+
+    Attributes:
+        row: of the neighbour.
+        query: float32 (p, 4), boxes in the image, x1 y1 x2 y2 in px.
+        key: float32 (p, 4), the boxes they match in the neighbour.
+    """
+
+    row: int
+    query: NDArray[np.float32]
+    key: NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class PairTable:
+    """All pairs of a data set, in columns that may be mapped.
+
+    Attributes:
+        fingerprint: of the index that the rows are of.
+        neighbour_offsets: int64 (N + 1,), where each row's neighbours start.
+        neighbours: int64 (M,), rows; each has at least one pair.
+        pair_offsets: int64 (M + 1,), where each neighbour's pairs start.
+        query: float32 (P, 4), boxes in the row's image, x1 y1 x2 y2 in px.
+        key: float32 (P, 4), boxes in the neighbour's image.
+    """
+
+    fingerprint: str
+    neighbour_offsets: NDArray[np.int64]
+    neighbours: NDArray[np.int64]
+    pair_offsets: NDArray[np.int64]
+    query: NDArray[np.float32]
+    key: NDArray[np.float32]
+
+    @classmethod
+    def build(cls, fingerprint: str, rows: Iterable[list[Neighbour]]) -> PairTable:
+        """Put together what each row of the index has; neighbours without pairs are left out."""
+        parts = [[part for part in row if len(part.query)] for row in rows]
+        every = [part for row in parts for part in row]
+        assert all(len(part.query) == len(part.key) for part in every)
+        empty = np.empty((0, 4), np.float32)
+        return cls(
+            fingerprint,
+            _offsets([len(row) for row in parts]),
+            np.array([part.row for part in every], np.int64),
+            _offsets([len(part.query) for part in every]),
+            np.concatenate([empty, *(part.query for part in every)]),
+            np.concatenate([empty, *(part.key for part in every)]),
+        )
+
+    @classmethod
+    def open(cls, folder: Path) -> PairTable:
+        """Map a table.
+
+        Raises:
+            InputError: there is none, it is damaged, or another version wrote it.
+        """
+        try:
+            meta = json.loads((folder / META).read_text(encoding="utf-8"))
+            if meta["version"] != VERSION:
+                raise InputError(
+                    f"{folder}: table of pairs of version {meta['version']}, this program needs "
+                    f"{VERSION}; make it again"
+                )
+            columns = {name: _map(folder, name, meta["lengths"][name]) for name in COLUMNS}
+            return cls(meta["fingerprint"], **columns)
+        except FileNotFoundError as error:
+            raise InputError(f"{folder}: no table of pairs here (no {error.filename})") from None
+        except (OSError, KeyError, TypeError, ValueError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(f"{folder}: damaged table of pairs ({error}); make it again") from None
+
+    def write(self, folder: Path) -> None:
+        """Write the table; the folder appears complete or not at all.
+
+        Raises:
+            InputError: the folder is there already, or cannot be written.
+        """
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        except OSError as error:
+            raise InputError(f"{folder}: cannot be written ({error.strerror})") from None
+        try:
+            temporary.chmod(0o755)
+            for name in COLUMNS:
+                np.save(temporary / f"{name}.npy", getattr(self, name), allow_pickle=False)
+            lengths = {name: len(getattr(self, name)) for name in COLUMNS}
+            meta = {"version": VERSION, "fingerprint": self.fingerprint, "lengths": lengths}
+            (temporary / META).write_text(json.dumps(meta, indent=1), encoding="utf-8")
+            temporary.rename(folder)
+        except OSError as error:
+            raise InputError(f"{folder}: cannot be written ({error.strerror})") from None
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+    def __len__(self) -> int:
+        return len(self.neighbour_offsets) - 1
+
+
+def top_pairs(
+    similarity: NDArray[np.floating[Any]], share: float = 0.1
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Which regions of two images make pairs (ORL, stage 2).
+
+    The most similar of all B x B' combinations, as many as ``share`` of B, at least one. A region
+    may be in several.
+
+    Args:
+        similarity: (B, B') of the regions of an image and of a neighbour.
+        share: of the image's own regions.
+
+    Returns:
+        Rows and columns of the similarity, most similar first; equal ones in row-major order.
+    """
+    if not similarity.size:
+        return np.empty(0, np.int64), np.empty(0, np.int64)
+    count = max(1, int(share * len(similarity)))
+    best = np.argsort(-similarity.ravel(), kind="stable")[:count]
+    rows, columns = np.unravel_index(best, similarity.shape)
+    return rows.astype(np.int64), columns.astype(np.int64)
+
+
+def choose_pair(
+    table: PairTable,
+    row: int,
+    size_of: Callable[[int], tuple[int, int]],
+    rng: np.random.Generator,
+) -> Pair | None:
+    """A random neighbour of the row, and a random one of its pairs; None if there is none.
+
+    Args:
+        table: of pairs.
+        row: of the index.
+        size_of: width and height of a row's image, px.
+        rng: as of ``pair_stream``.
+    """
+    first, stop = (int(place) for place in table.neighbour_offsets[row : row + 2])
+    if first == stop:
+        return None
+    chosen = first + int(rng.integers(stop - first))
+    start, end = (int(place) for place in table.pair_offsets[chosen : chosen + 2])
+    pair = start + int(rng.integers(end - start))
+    other = int(table.neighbours[chosen])
+    query, key = table.query[pair], table.key[pair]
+    return Pair(_whole(query, size_of(row)), other, _whole(key, size_of(other)))
+
+
+def pair_stream(seed: int, epoch: int, row: int) -> np.random.Generator:
+    """The stream that a row's pair is drawn from: both of its views must see the same one."""
+    return streams.generator(seed, epoch, row, streams.PAIR)
+
+
+def _whole(box: NDArray[np.float32], size: tuple[int, int]) -> Window:
+    x1, y1, x2, y2 = (int(value) for value in whole_pixels(box[None], size)[0])
+    return x1, y1, x2, y2
+
+
+def _offsets(lengths: list[int]) -> NDArray[np.int64]:
+    return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int64)
+
+
+def _map(folder: Path, name: str, length: int) -> NDArray[Any]:
+    dtype, tail = COLUMNS[name]
+    column: NDArray[Any] = np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+    if column.dtype != dtype or column.shape != (length, *tail):
+        raise ValueError(f"{name}.npy holds {column.dtype} {column.shape}")
+    return column

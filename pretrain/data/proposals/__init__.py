@@ -1,0 +1,1 @@
+"""Boxes for images that have none: proposed, filtered, and written as an index of their own."""

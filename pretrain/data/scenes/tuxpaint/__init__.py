@@ -1,0 +1,1 @@
+"""Photographs of objects and backgrounds from Debian packages of Tux Paint and desktops."""

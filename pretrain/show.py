@@ -1,0 +1,107 @@
+"""``hcl data show``: a contact sheet of the crops a method will really see."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from pretrain.errors import InputError
+
+MAX_ROWS = 200
+
+
+def main(argv: list[str]) -> int:
+    """Run ``hcl data show ...``."""
+    parser = argparse.ArgumentParser(
+        prog="hcl data show",
+        description="Write a PNG of what a run of this configuration sees: images with their boxes "
+        "and the windows of all crops, the crops as cut and as augmented. Rows whose image had too "
+        "few boxes are marked.",
+    )
+    parser.add_argument("index", metavar="INDEX", type=Path, help="folder of the index")
+    parser.add_argument(
+        "--config", required=True, metavar="C", help="configuration of pretraining: file or preset"
+    )
+    parser.add_argument("--out", required=True, metavar="PNG", type=Path, help="file to write")
+    parser.add_argument(
+        "--count", type=int, default=8, metavar="N", help="rows shown (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--rows", metavar="R,...", help="these rows (default: the first that the run will see)"
+    )
+    parser.add_argument("--epoch", type=int, default=0, metavar="E", help="default: %(default)s")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="changes to the configuration"
+    )
+    # Overrides may stand anywhere, not only next to INDEX.
+    return _show(parser.parse_intermixed_args(argv))
+
+
+def _show(arguments: argparse.Namespace) -> int:
+    from pretrain.config import load_settings
+    from pretrain.data.contact_sheet import sample, sheet
+    from pretrain.data.index import Index
+    from pretrain.data.sampler import permutation
+    from pretrain.methods.base import Context
+    from pretrain.methods.build import build_method
+
+    if not 1 <= arguments.count <= MAX_ROWS:
+        raise InputError(f"--count {arguments.count}: choose 1 to {MAX_ROWS}")
+    if arguments.epoch < 0:
+        raise InputError(f"--epoch {arguments.epoch}: it must be at least 0")
+    index = Index.open(arguments.index)
+    settings = load_settings(arguments.config, arguments.overrides)
+    if len(index) == 0:
+        raise InputError(f"{arguments.index}: the index has no images")
+    if arguments.rows is not None:
+        rows = _rows(arguments.rows, len(index))
+    else:
+        order = permutation(settings.seed, arguments.epoch, len(index))
+        rows = order[: arguments.count].tolist()
+    batch = settings.optim.batch_size
+    context = Context(settings.model, settings.views.size, batch, batch, settings.seed)
+    plan = build_method(settings.method, settings.hcl, context).view_plan
+    samples = [
+        sample(
+            index,
+            plan,
+            settings.views,
+            settings.augment,
+            seed=settings.seed,
+            epoch=arguments.epoch,
+            row=row,
+        )
+        for row in rows
+    ]
+    heading = (
+        f"{settings.method_name}, views of {plan.size} px, seed {settings.seed}, "
+        f"epoch {arguments.epoch}: {arguments.index}"
+    )
+    picture = sheet(samples, plan, heading)
+    try:
+        arguments.out.parent.mkdir(parents=True, exist_ok=True)
+        picture.save(arguments.out, "PNG")
+    except OSError as error:
+        raise InputError(f"{arguments.out}: cannot be written ({error})") from None
+    fallback = sum(one.fallback for one in samples)
+    unreadable = [one for one in samples if one.fault]
+    print(
+        f"{arguments.out}: {len(samples)} rows, {fallback} of them with too few boxes, "
+        f"{len(unreadable)} unreadable"
+    )
+    for one in unreadable:
+        print(f"unreadable: {one.title}: {one.fault}")
+    return 0
+
+
+def _rows(text: str, count: int) -> list[int]:
+    try:
+        rows = [int(part) for part in text.split(",")]
+    except ValueError:
+        raise InputError(f"--rows {text}: give numbers between commas, as in 0,7,12") from None
+    wrong = [row for row in rows if not 0 <= row < count]
+    if wrong:
+        raise InputError(f"--rows: the index has rows 0 to {count - 1}, not {wrong[0]}")
+    if len(rows) > MAX_ROWS:
+        raise InputError(f"--rows: at most {MAX_ROWS}")
+    return rows
