@@ -21,7 +21,7 @@ $(VENV)/.installed: setup.py constraints.txt tools/install_detectron2.py
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "HCL needs Python 3.11 or newer; set PYTHON=")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) install --quiet --constraint constraints.txt setuptools wheel
-	$(PIP) install --quiet --constraint constraints.txt --editable '.[detection,retrieval,fast,dev]'
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[detection,retrieval,fast,timm,dev]'
 	$(BIN)/python tools/install_detectron2.py
 	touch $@
 

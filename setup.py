@@ -56,6 +56,7 @@ setup(
         "detection": DETECTION,
         "retrieval": ["faiss-cpu>=1.11"],
         "fast": ["simplejpeg>=1.8"],
+        "timm": ["timm>=1.0.15"],
         "proposals": ["opencv-contrib-python-headless>=4.10"],
         "gpu": ["faiss-gpu>=1.11"],
         "dev": [

@@ -28,9 +28,7 @@ class OptimSettings(Settings):
         optimizer: ``sgd``; ``lars``, its layer-wise scaled form for large batches (You et al.
             2017, arXiv 1708.03888; needs timm), which leaves parameters without decay unscaled;
             ``adamw``.
-        batch_size: global, over all processes and accumulated parts.
-        accumulate: parts in which each process works through its share, one after the other. The
-            queue stands still meanwhile; groups of batch norm must divide a part.
+        batch_size: global, over all processes.
         lr: peak rate for ``batch_size``, or for ``base_batch`` where that is given.
         base_batch: the batch that ``lr`` was tuned for.
         scale_lr: ``linear``: the rate used is lr·batch_size/base_batch. ``none``: it is lr, and a
@@ -54,7 +52,6 @@ class OptimSettings(Settings):
 
     optimizer: Literal["sgd", "lars", "adamw"] = "sgd"
     batch_size: int = 256
-    accumulate: Annotated[int, Field(ge=1)] = 1
     lr: float = 0.03
     base_batch: Annotated[int, Field(ge=1)] | None = None
     scale_lr: Literal["none", "linear"] = "none"

@@ -35,6 +35,7 @@ from pretrain.methods.build import build_method
 from pretrain.methods.hcl import HCL
 from pretrain.metrics import Recorder, split_values, view_grid
 from pretrain.models import Encoder
+from pretrain.optim import build_optimizer
 from pretrain.pretrained import Description
 from pretrain.run import RunFolder
 from pretrain.schedule import learning_rate
@@ -87,12 +88,7 @@ class Trainer:
         self.memory_format = torch.channels_last if train.channels_last else torch.contiguous_format
         self.method.to(device=self.device, memory_format=self.memory_format)  # type: ignore[call-overload]
         self.parameters = [p for p in self.method.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.SGD(
-            _groups(self.parameters, self.method.undecayed()),
-            lr=settings.optim.lr,
-            momentum=settings.optim.momentum,
-            weight_decay=settings.optim.weight_decay,
-        )
+        self.optimizer = build_optimizer(settings.optim, self.method)
         self.scaler = GradScaler(self.device.type, enabled=train.precision == "fp16")
         self.step = 0
         self._bad_images = BadImages(settings.data.max_bad_images, len(self.index))
@@ -369,15 +365,6 @@ class _Clock:
         lap = (max(now - self._start, 1e-9), self._waited, self._steps)
         self._start, self._waited, self._steps = now, 0.0, 0
         return lap
-
-
-def _groups(parameters: list[nn.Parameter], undecayed: list[nn.Parameter]) -> list[dict[str, Any]]:
-    """Parameter groups: those with weight decay, and those without where there are any."""
-    without = {id(parameter) for parameter in undecayed}
-    groups: list[dict[str, Any]] = [{"params": [p for p in parameters if id(p) not in without]}]
-    if undecayed:
-        groups.append({"params": undecayed, "weight_decay": 0.0})
-    return groups
 
 
 def _seed_everything(settings: RunSettings) -> None:

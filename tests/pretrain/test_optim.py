@@ -90,7 +90,7 @@ def test_rate_follows_the_batch_where_asked(caplog: pytest.LogCaptureFixture) ->
         ({"milestones": [3]}, "need each other"),
         ({"schedule": "step", "milestones": [3, 2]}, "must grow"),
         ({"lr": 0}, "must be positive"),
-        ({"accumulate": 0}, "greater than or equal to 1"),
+        ({"warmup_from": 2}, "less than or equal to 1"),
     ],
 )
 def test_faults(values: dict[str, Any], message: str) -> None:
