@@ -38,6 +38,10 @@ HELP = {
 
 def main(argv: list[str]) -> int:
     """Run ``hcl data prepare READER ROOT ...``."""
+    if argv[:1] == ["scenes"]:  # made, not read; people look for them here too
+        from pretrain.data.commands import scenes
+
+        return scenes.main(argv[1:])
     arguments = _parser().parse_args(argv)
     from pretrain.data.prepare import Plan, config_lines, prepare
 

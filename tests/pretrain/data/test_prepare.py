@@ -239,3 +239,9 @@ def test_the_table_of_releases_is_well_formed(remote):
     assert remote.url.startswith(("http://", "https://"))
     assert remote.md5 == "" or (len(remote.md5) == 32 and int(remote.md5, 16))
     assert remote.size is None or remote.size > 10**6
+
+
+def test_scenes_are_made_here_too(tmp_path, run):
+    status, out, _ = run("scenes", tmp_path / "set", "--images", 2, "--size", 64)
+    assert status == 0
+    assert "2 training and 0 validation scenes" in out
