@@ -22,7 +22,6 @@ import functools
 import gc
 import json
 import os
-import platform
 import random
 import statistics
 import subprocess
@@ -32,6 +31,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from surroundings import surroundings
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -73,7 +73,12 @@ def main(arguments: list[str]) -> int:
     if options.what == "one":
         print(peak_memory(options))
         return 0
-    started = surroundings(options)
+    started = {
+        **surroundings(options.device, ("torch", "geoopt")),
+        "threads": options.threads,
+        "allocator": {name: os.environ.get(name) for name in ALLOCATOR},
+        "settings": {"D": D, "c": C, "temperature": T, "dtype": "float32"},
+    }
     measure = {"time": measure_time, "memory": measure_memory, "errors": measure_errors}
     report = {**started, options.what: measure[options.what](options)}
     report["load_after"] = os.getloadavg()
@@ -81,31 +86,6 @@ def main(arguments: list[str]) -> int:
     file.parent.mkdir(exist_ok=True)
     file.write_text(json.dumps(report, indent=1) + "\n")
     return 0
-
-
-def surroundings(options: argparse.Namespace) -> dict[str, object]:
-    """Hardware, versions and commit."""
-
-    def git(*words: str) -> str:
-        done = subprocess.run(("git", *words), capture_output=True, text=True, check=False)
-        return done.stdout.strip()
-
-    cpu = Path("/proc/cpuinfo")
-    models = [line for line in cpu.read_text().splitlines() if line.startswith("model name")]
-    return {
-        "commit": git("rev-parse", "HEAD"),
-        "uncommitted": bool(git("status", "--porcelain", "--untracked-files=no")),
-        "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "device": torch.cuda.get_device_name() if options.device == "cuda" else "cpu",
-        "cpu": models[0].split(":")[1].strip() if models else platform.processor(),
-        "cores": os.cpu_count(),
-        "threads": options.threads,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "allocator": {name: os.environ.get(name) for name in ALLOCATOR},
-        "load_before": os.getloadavg(),
-        "settings": {"D": D, "c": C, "temperature": T, "dtype": "float32"},
-    }
 
 
 # ------------------------------------------------------------------------------ contestants

@@ -11,11 +11,8 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
-import os
-import platform
 import resource
 import shutil
-import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
@@ -24,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from surroundings import surroundings
 
 from pretrain.data.index import Index
 from pretrain.data.index_writer import IndexWriter
@@ -163,11 +161,6 @@ def workers(index: Index, method: str, count: int, rows: int) -> dict[str, Any]:
     }
 
 
-def _git(*arguments: str) -> str:
-    found = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)
-    return found.stdout.strip()
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--images", type=int, default=1_700_000)
@@ -176,7 +169,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=100_000, help="random rows a worker reads")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
-    load = os.getloadavg()
+    machine = surroundings(packages=("numpy",))
     temporary = Path(tempfile.mkdtemp(prefix="index-benchmark-"))
     try:
         folder = temporary / "index"
@@ -200,15 +193,7 @@ def main() -> None:
             "verify_s": round(verified, 2),
             "forked": workers(index, "fork", arguments.workers, arguments.rows),
             "spawned": workers(index, "spawn", arguments.workers, arguments.rows),
-            "machine": {
-                "commit": _git("rev-parse", "HEAD"),
-                "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-                "load_before": load,
-                "system": platform.platform(),
-                "python": platform.python_version(),
-                "numpy": np.__version__,
-                "cores": len(os.sched_getaffinity(0)),
-            },
+            "machine": machine,
         }
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -18,14 +18,11 @@ from __future__ import annotations
 
 import argparse
 import functools
-import importlib.metadata
 import json
 import math
 import os
-import platform
 import random
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -36,6 +33,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image, ImageFilter
+from surroundings import surroundings
 from torch import Tensor
 from torchvision import transforms as T
 from torchvision.io import ImageReadMode, decode_jpeg
@@ -93,7 +91,8 @@ def main(arguments: list[str]) -> int:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     random.seed(0)
-    report = surroundings(options)
+    packages = ("torch", "torchvision", "pillow", "simplejpeg", "lightly", "numpy")
+    report = surroundings(options.device, packages)
     with tempfile.TemporaryDirectory() as folder:
         index, report["images"] = data_set(options.images, Path(folder))
         report["contestants"] = pipelines(index, Path(folder), options)
@@ -105,35 +104,6 @@ def main(arguments: list[str]) -> int:
     file = RESULTS / f"loader_{options.device}.json"
     file.write_text(json.dumps(report, indent=1) + "\n")
     return 0
-
-
-def surroundings(options: argparse.Namespace) -> dict[str, object]:
-    """Hardware, versions and commit."""
-
-    def git(*words: str) -> str:
-        done = subprocess.run(("git", *words), capture_output=True, text=True, check=False)
-        return done.stdout.strip()
-
-    def version(package: str) -> str | None:
-        try:
-            return importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            return None
-
-    cpu = Path("/proc/cpuinfo")
-    models = [line for line in cpu.read_text().splitlines() if line.startswith("model name")]
-    packages = ("torch", "torchvision", "pillow", "simplejpeg", "lightly", "numpy")
-    return {
-        "commit": git("rev-parse", "HEAD"),
-        "uncommitted": bool(git("status", "--porcelain", "--untracked-files=no")),
-        "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "device": torch.cuda.get_device_name() if options.device == "cuda" else "cpu",
-        "cpu": models[0].split(":")[1].strip() if models else platform.processor(),
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
-        "versions": {package: version(package) for package in packages},
-        "load_before": os.getloadavg(),
-    }
 
 
 def data_set(images: Path | None, folder: Path) -> tuple[Index, dict[str, object]]:

@@ -21,7 +21,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -35,6 +34,7 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import torch
 import torchvision
+from surroundings import surroundings
 from torch import Tensor, nn
 from torch.optim.optimizer import (
     register_optimizer_step_post_hook,
@@ -104,7 +104,14 @@ def main(arguments: list[str]) -> int:
         print(json.dumps(costs(), indent=1))
         return 0
     if options.what == "all":
-        started = surroundings()
+        started = {
+            **surroundings(),
+            "threads": 1,
+            "settings": SETTINGS,
+            "rate_over_recipe": RATE / RECIPE_RATE,
+            "network": f"ResNet-18 of 1/{WIDTH_SHARE} of the width",
+            "scenes": " ".join(SCENES),
+        }
         kept = json.loads(file.read_text())["runs"] if options.name else {}
         runs = {**kept, **run_all(options.name or list(RUNS), options.steps)}
         report = {**started, "cost_ms": costs(), "runs": runs, "load_after": os.getloadavg()}
@@ -126,33 +133,6 @@ def summary(run: dict[str, Any]) -> str:
 
     keys = ("loss", "curvature", "norm/scene", "norm/object", "ball/scene/projected")
     return "  ".join(f"{key} {last(key):.4g}" for key in keys)
-
-
-def surroundings() -> dict[str, Any]:
-    """Hardware, versions and commit."""
-
-    def git(*words: str) -> str:
-        done = subprocess.run(("git", *words), capture_output=True, text=True, check=False)
-        return done.stdout.strip()
-
-    cpu = Path("/proc/cpuinfo")
-    lines = cpu.read_text().splitlines() if cpu.is_file() else []
-    models = [line for line in lines if line.startswith("model name")]
-    return {
-        "commit": git("rev-parse", "HEAD"),
-        "uncommitted": bool(git("status", "--porcelain", "--untracked-files=no")),
-        "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "cpu": models[0].split(":")[1].strip() if models else platform.processor(),
-        "cores": os.cpu_count(),
-        "threads": 1,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "load_before": os.getloadavg(),
-        "settings": SETTINGS,
-        "rate_over_recipe": RATE / RECIPE_RATE,
-        "network": f"ResNet-18 of 1/{WIDTH_SHARE} of the width",
-        "scenes": " ".join(SCENES),
-    }
 
 
 # --------------------------------------------------------------------------------- the runs

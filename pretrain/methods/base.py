@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 import pretrain.methods
-from pretrain.data.plan import ViewPlan
+from pretrain.data.plan import Crop, Region, ViewPlan
 from pretrain.errors import InputError
 from pretrain.models import Encoder, EncoderSettings
 from pretrain.settings import Settings, parse
@@ -112,6 +112,38 @@ class KeyedMethod(Method):
             images: this rank's views.
             view: which of the step's key views this is; each is shuffled by its own permutation.
         """
+
+
+class TwoViewMethod(KeyedMethod):
+    """A method of two random crops of one region, with a query and a key encoder.
+
+    Attributes:
+        encoder_q: what is trained and exported.
+        encoder_k: its moving average.
+        context: of the run.
+        region: what both views are cut from.
+    """
+
+    encoder_q: Encoder
+    encoder_k: Encoder
+    context: Context
+    region: Region
+
+    @property
+    def view_plan(self) -> ViewPlan:
+        """Two views of the same region."""
+        crops = (Crop("view_1", self.region, True), Crop("view_2", self.region, True))
+        return ViewPlan(self.context.size, crops)
+
+    @property
+    def encoder(self) -> Encoder:
+        """The query encoder."""
+        return self.encoder_q
+
+    @property
+    def encoder_prefix(self) -> str:
+        """Its place in the state."""
+        return "encoder_q."
 
 
 MethodClass = type[Method]

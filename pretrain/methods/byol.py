@@ -16,16 +16,16 @@ from pydantic import Field
 from torch import Tensor
 
 from pretrain import distributed
-from pretrain.data.plan import Crop, Region, ViewPlan
+from pretrain.data.plan import Region
 from pretrain.errors import InputError
 from pretrain.geometry.precision import as_float
 from pretrain.losses import cosine_regression
 from pretrain.methods.base import (
     Context,
-    KeyedMethod,
     Losses,
     MethodSettings,
     Metrics,
+    TwoViewMethod,
     register,
 )
 from pretrain.models import (
@@ -54,7 +54,7 @@ class ByolSettings(MethodSettings):
 
 
 @register("byol")
-class Byol(KeyedMethod):
+class Byol(TwoViewMethod):
     """Bootstrap your own latent."""
 
     settings_class = ByolSettings
@@ -66,7 +66,7 @@ class Byol(KeyedMethod):
                 "model.head: BYOL collapses without batch norm in its projector; set "
                 "model.head=mlp_bn (and, as published, model.hidden=4096 model.dim=256)"
             )
-        self.settings, self.context = settings, context
+        self.settings, self.context, self.region = settings, context, settings.crops
         self.encoder_q = Encoder(context.encoder)
         dim = context.encoder.dim
         self.predictor = build_head("mlp_bn", dim, settings.predictor_hidden, dim)
@@ -75,24 +75,6 @@ class Byol(KeyedMethod):
             self.predictor = synchronise_batch_norm(self.predictor)  # type: ignore[assignment]
         self.encoder_k = momentum_copy(self.encoder_q)
         self._momentum = settings.momentum
-
-    @property
-    def view_plan(self) -> ViewPlan:
-        """Two views of the same region."""
-        region = self.settings.crops
-        return ViewPlan(
-            self.context.size, (Crop("view_1", region, True), Crop("view_2", region, True))
-        )
-
-    @property
-    def encoder(self) -> Encoder:
-        """The online network."""
-        return self.encoder_q
-
-    @property
-    def encoder_prefix(self) -> str:
-        """Its place in the state."""
-        return "encoder_q."
 
     def begin_step(self, step: int, total_steps: int) -> None:
         """The momentum of this step: 1 - (1 - m₀)(cos(πt) + 1)/2 at t = step/total."""

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pretrain import distributed
-from pretrain.data.plan import Crop, Region, ViewPlan
+from pretrain.data.plan import Region
 from pretrain.errors import InputError
 from pretrain.geometry.precision import as_float
 from pretrain.losses import info_nce
@@ -23,10 +23,10 @@ from pretrain.losses.paths import Path as LossPath
 from pretrain.methods import shuffle
 from pretrain.methods.base import (
     Context,
-    KeyedMethod,
     Losses,
     MethodSettings,
     Metrics,
+    TwoViewMethod,
     local_rows,
     register,
 )
@@ -61,14 +61,14 @@ class MocoSettings(MethodSettings):
 
 
 @register("moco")
-class Moco(KeyedMethod):
+class Moco(TwoViewMethod):
     """Momentum contrast."""
 
     settings_class = MocoSettings
 
     def __init__(self, settings: MocoSettings, context: Context) -> None:
         super().__init__()
-        self.settings, self.context = settings, context
+        self.settings, self.context, self.region = settings, context, settings.crops
         self.encoder_q = self.build_encoder()
         if settings.norm_group is not None:
             _check_group(settings.norm_group, context)
@@ -85,24 +85,6 @@ class Moco(KeyedMethod):
     def build_encoder(self) -> Encoder:
         """The network, with its random initialisation."""
         return Encoder(self.context.encoder)
-
-    @property
-    def view_plan(self) -> ViewPlan:
-        """Two views of the same region."""
-        region = self.settings.crops
-        return ViewPlan(
-            self.context.size, (Crop("view_1", region, True), Crop("view_2", region, True))
-        )
-
-    @property
-    def encoder(self) -> Encoder:
-        """The query encoder."""
-        return self.encoder_q
-
-    @property
-    def encoder_prefix(self) -> str:
-        """Its place in the state."""
-        return "encoder_q."
 
     def begin_step(self, step: int, total_steps: int) -> None:
         """Momentum update; equal to the official one between query and key forwards."""
