@@ -72,7 +72,7 @@ class Byol(TwoViewMethod):
         self.predictor = build_head("mlp_bn", dim, settings.predictor_hidden, dim)
         if settings.synchronise:
             synchronise_batch_norm(self.encoder_q)
-            self.predictor = synchronise_batch_norm(self.predictor)  # type: ignore[assignment]
+            synchronise_batch_norm(self.predictor)
         self.encoder_k = momentum_copy(self.encoder_q)
         self._momentum = settings.momentum
 

@@ -15,14 +15,22 @@ from pretrain import distributed
 from pretrain.geometry.precision import as_float
 
 
-class SynchronisedBatchNorm(nn.SyncBatchNorm):
-    """``nn.SyncBatchNorm`` that works on a CPU too."""
+class SynchronisedBatchNorm(nn.modules.batchnorm._BatchNorm):
+    """As ``nn.SyncBatchNorm``, but for a CPU too; in evaluation and alone, plain batch norm.
+
+    No subclass of PyTorch's, which data-parallel training refuses on a CPU.
+    """
+
+    process_group = None  # all processes; read by PyTorch's forward
 
     def forward(self, input: Tensor) -> Tensor:
         """Normalise (N, C) or (N, C, H, W) over the samples of all processes."""
-        if input.device.type != "cpu" or not (self.training and distributed.is_active()):
+        if not (self.training and distributed.is_active()):
             plain: Tensor = super().forward(input)
             return plain
+        if input.device.type != "cpu":
+            fused: Tensor = nn.SyncBatchNorm.forward(self, input)  # type: ignore[arg-type]
+            return fused
         x = as_float(input)
         dims = [0, *range(2, x.ndim)]
         shape = [1, -1, *[1] * (x.ndim - 2)]
@@ -34,6 +42,12 @@ class SynchronisedBatchNorm(nn.SyncBatchNorm):
         scaled = centred * (variance.view(shape) + self.eps).rsqrt()
         result = scaled * self.weight.view(shape) + self.bias.view(shape)
         return result.to(input.dtype)
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        assert input.ndim in (2, 4), f"(N, C) or (N, C, H, W), got {tuple(input.shape)}"
+
+    def _check_non_zero_input_channels(self, input: Tensor) -> None:
+        """Asked by PyTorch's forward; ours has channels."""
 
     def _track(self, mean: Tensor, variance: Tensor) -> None:
         assert self.running_mean is not None
@@ -66,10 +80,8 @@ def _all_reduce(value: Tensor) -> Tensor:
     return total
 
 
-def synchronise_batch_norm(module: nn.Module) -> nn.Module:
-    """``module`` with every batch norm replaced by one over the global batch; names are kept."""
-    converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(module)  # type: ignore[no-untyped-call]
-    for layer in converted.modules():
-        if type(layer) is nn.SyncBatchNorm:
+def synchronise_batch_norm(module: nn.Module) -> None:
+    """Let every batch norm of ``module`` work on the global batch, in place."""
+    for layer in module.modules():
+        if type(layer) in (nn.BatchNorm1d, nn.BatchNorm2d):
             layer.__class__ = SynchronisedBatchNorm
-    return converted

@@ -1,4 +1,4 @@
-"""A few steps of MoCo + HCL in float64, as one process of several; run by test_distributed.py.
+"""A few steps of every method in float64, as one process of several; run by test_distributed.py.
 
 Usage: torchrun ... distributed_step.py OUTPUT
 """
@@ -14,12 +14,20 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from pretrain import distributed
-from pretrain.methods.base import Context, local_rows
-from pretrain.methods.hcl import HCL, HCLSettings
-from pretrain.methods.moco import Moco, MocoSettings
+from pretrain.methods.base import Context, local_rows, parse_method
+from pretrain.methods.build import build_method
+from pretrain.methods.hcl import HCLSettings
 from pretrain.models import EncoderSettings
 
 BATCH, STEPS = 16, 3
+
+
+RUNS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "fixed": ({"name": "moco", "queue": 24, "norm_group": 4}, {}),
+    "learned": ({"name": "moco", "queue": 24, "norm_group": 4}, {"learn_curvature": True}),
+    "densecl": ({"name": "densecl", "queue": 24, "norm_group": 4, "symmetric": True}, {}),
+    "byol": ({"name": "byol", "predictor_hidden": 12}, {}),
+}
 
 
 def main(output: str) -> None:
@@ -27,20 +35,23 @@ def main(output: str) -> None:
     with distributed.process_group("cpu") as world:
         # In a function of its own: whatever holds the process group must be gone before the
         # group is, or gloo's threads and the interpreter may wait for each other at exit.
-        found = {name: steps(world, name == "learned") for name in ("fixed", "learned")}
+        found = {name: steps(world, *run) for name, run in RUNS.items()}
         if world.is_main:
             torch.save(found, Path(output))
 
 
-def steps(world: distributed.World, learn_curvature: bool) -> dict[str, Any]:
+def steps(
+    world: distributed.World, method_settings: dict[str, Any], branch: dict[str, Any]
+) -> dict[str, Any]:
     """Losses and state after a few steps."""
     torch.manual_seed(0)
-    encoder = EncoderSettings(backbone="resnet18", dim=8)
+    head: Any = "mlp_bn" if method_settings["name"] == "byol" else "mlp"
+    encoder = EncoderSettings(backbone="resnet18", head=head, hidden=16, dim=8)
     context = Context(encoder, 32, BATCH, BATCH // world.size, seed=1)
-    base = Moco(MocoSettings(name="moco", queue=24, norm_group=4), context)
+    base = parse_method(method_settings, source="test")
     # In float64 a difference between world sizes is a mistake, not rounding.
-    settings = HCLSettings(queue=24, weight=1.0, learn_curvature=learn_curvature)
-    method = HCL(base, settings, context).double().train()
+    hcl = HCLSettings(queue=24, weight=1.0, **branch)
+    method = build_method(base, hcl, context).double().train()
     model: nn.Module = method
     if world.size > 1:
         model = DistributedDataParallel(method, broadcast_buffers=False)
