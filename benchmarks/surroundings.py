@@ -9,8 +9,6 @@ import subprocess
 import time
 from pathlib import Path
 
-import torch
-
 
 def surroundings(
     device: str = "cpu", packages: tuple[str, ...] = ("torch", "numpy")
@@ -20,13 +18,19 @@ def surroundings(
         "commit": _git("rev-parse", "HEAD"),
         "uncommitted": bool(_git("status", "--porcelain", "--untracked-files=no")),
         "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
+        "device": _accelerator() if device == "cuda" else "cpu",
         "cpu": _processor(),
         "cores": os.cpu_count(),
         "python": platform.python_version(),
         "versions": {package: _version(package) for package in packages},
         "load_before": os.getloadavg(),
     }
+
+
+def _accelerator() -> str:
+    import torch  # noqa: PLC0415  # a benchmark of memory must not load it
+
+    return torch.cuda.get_device_name()
 
 
 def _git(*words: str) -> str:
