@@ -40,6 +40,18 @@ BLUR_EXTENT = 3.0
 """The kernel of the blur reaches this many standard deviations of the strongest blur."""
 
 
+class ViewAugmentSettings(Settings):
+    """What one view does differently; see ``AugmentSettings``. None: as the others."""
+
+    jitter: tuple[float, float, float, float] | None = None
+    jitter_p: Share | None = None
+    gray_p: Share | None = None
+    blur_p: Share | None = None
+    blur_sigma: tuple[float, float] | None = None
+    solarize_p: Share | None = None
+    flip_p: Share | None = None
+
+
 class AugmentSettings(Settings):
     """Strengths and probabilities; the defaults are MoCo v2's.
 
@@ -54,6 +66,8 @@ class AugmentSettings(Settings):
         flip_p: probability of mirroring left and right.
         mean: of the channels, subtracted at the end.
         std: of the channels, divided by at the end.
+        views: by name of a view, what it does differently (BYOL blurs its first view always and
+            solarises only its second).
     """
 
     jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.4, 0.1)
@@ -66,6 +80,7 @@ class AugmentSettings(Settings):
     flip_p: Share = 0.5
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    views: dict[str, ViewAugmentSettings] = {}
 
     @model_validator(mode="after")
     def _ranges(self) -> Self:
@@ -77,7 +92,15 @@ class AugmentSettings(Settings):
             raise ValueError("blur_sigma must be two growing positive numbers")
         if not all(value > 0 for value in self.std):
             raise ValueError("std must be positive")
+        for name in self.views:
+            self.of(name)  # checks the ranges of what the view changes
         return self
+
+    def of(self, view: str) -> AugmentSettings:
+        """The settings of one view."""
+        own = self.views.get(view)
+        changes = {} if own is None else own.model_dump(exclude_none=True)
+        return AugmentSettings(**{**self.model_dump(exclude={"views"}), **changes})
 
 
 def draw(rng: np.random.Generator, settings: AugmentSettings, size: int) -> NDArray[np.float32]:

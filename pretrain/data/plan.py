@@ -8,7 +8,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-Region = Literal["image", "object", "object_context", "object_jittered", "scene"]
+Region = Literal[
+    "image", "object", "object_context", "object_jittered", "scene", "pair_query", "pair_key"
+]
 """Where a crop is cut from.
 
 image: the whole image. object: the exact box of the row's object. object_context: that box
@@ -16,6 +18,8 @@ extended at random into its surroundings. scene: the union of the object's box a
 The object, its context and the scene are drawn once per (seed, epoch, row), so crops of one row
 that name the same region share it. object_jittered: a window that shares more than half with the
 object's box, moved and reshaped at random (ORL); every crop that names it gets one of its own.
+pair_query, pair_key: a region of this image and one much like it in another image, from the table
+of pairs (ORL); one pair is drawn a row and epoch.
 """
 
 
@@ -28,16 +32,18 @@ class Crop:
         region: where it is cut from.
         random_resized: cut a random part of the region (scale and ratio of the settings), else
             resize the whole region, changing its aspect.
+        size: side of the view, px; None: the plan's.
     """
 
     name: str
     region: Region
     random_resized: bool
+    size: int | None = None
 
 
 @dataclass(frozen=True)
 class ViewPlan:
-    """All views of one row, each (3, size, size)."""
+    """All views of one row, each (3, size, size) where its crop does not say otherwise."""
 
     size: int
     crops: tuple[Crop, ...]
@@ -46,8 +52,12 @@ class ViewPlan:
         names = [crop.name for crop in self.crops]
         assert len(set(names)) == len(names), f"crop names repeat: {names}"
 
+    def side(self, crop: Crop) -> int:
+        """Side of the crop's view, px."""
+        return self.size if crop.size is None else crop.size
+
     def extended(self, *crops: Crop) -> ViewPlan:
-        """The plan with further crops of the same size."""
+        """The plan with further crops."""
         return ViewPlan(self.size, self.crops + crops)
 
 

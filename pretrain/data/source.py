@@ -54,6 +54,7 @@ class DataSettings(Settings):
         workers: processes that decode, per training process; None: up to 8, as cores allow.
         prefetch: batches each worker keeps ready; None: up to 4, as shared memory allows.
         pack: folder of ``hcl data pack``: images come from there, decoded and shrunk.
+        pairs: folder of the table of pairs that `hcl correspond` made of this data (ORL).
         crop_on: where views are cut. "worker": each sends its views. "device": workers only
             decode, which takes them less time, and the model's device cuts.
         max_bad_images: share of images that may be unreadable before the run stops.
@@ -72,6 +73,7 @@ class DataSettings(Settings):
     workers: Annotated[int, Field(ge=0)] | None = None
     prefetch: Annotated[int, Field(ge=1)] | None = None
     pack: str | None = None
+    pairs: str | None = None
     crop_on: Literal["worker", "device"] = "worker"
     max_bad_images: Annotated[float, Field(ge=0, le=1)] = 0.001
 
