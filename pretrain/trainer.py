@@ -26,6 +26,7 @@ from pretrain.data import device
 from pretrain.data.index import Index
 from pretrain.data.loader import BadImages, Loader, build_loader, choose_workers
 from pretrain.data.pack import Pack
+from pretrain.data.pairs import PairTable
 from pretrain.data.plan import Batch
 from pretrain.data.source import open_index
 from pretrain.distributed import World
@@ -85,6 +86,7 @@ class Trainer:
             settings.model, settings.views.size, batch, batch // world.size, settings.seed
         )
         self.method = build_method(settings.method, settings.hcl, context)
+        self._colours = settings.augment.by_view(list(self.method.view_plan.sides))
         self.memory_format = torch.channels_last if train.channels_last else torch.contiguous_format
         self.method.to(device=self.device, memory_format=self.memory_format)  # type: ignore[call-overload]
         self.parameters = [p for p in self.method.parameters() if p.requires_grad]
@@ -190,6 +192,7 @@ class Trainer:
             pin_memory=self.device.type == "cuda",
             device_crops=data.crop_on == "device",
             pack=Pack.open(Path(data.pack)) if data.pack is not None else None,
+            pairs=PairTable.open(Path(data.pairs)) if data.pairs is not None else None,
         )
         return iter(self._loader)
 
@@ -243,8 +246,8 @@ class Trainer:
         return device.views(
             batch,
             self.device,
-            settings.augment,
-            settings.views.size,
+            self._colours,
+            self.method.view_plan.sides,
             memory_format=self.memory_format,
             compiled=settings.train.compile and self.device.type == "cuda",
         )

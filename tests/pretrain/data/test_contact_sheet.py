@@ -78,7 +78,7 @@ def test_views_stand_where_they_should_and_fallbacks_are_marked(index):
         marked = (picture[top : top + height] == WARNING).all(-1).sum()
         assert (marked > 500) == one.fallback
         for column, name in enumerate(("first", "object", "first", "object")):
-            x = contact_sheet._column(column, 2)
+            x = contact_sheet._column(column, PLAN)
             cell = picture[top + contact_sheet.LINE :][:CELL, x : x + CELL]
             expected = Image.fromarray(one.before[name].permute(1, 2, 0).contiguous().numpy())
             expected = expected.resize((CELL, CELL), Image.Resampling.BILINEAR)
