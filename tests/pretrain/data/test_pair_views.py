@@ -361,20 +361,21 @@ def test_a_spawned_worker_gets_the_name_of_the_table(table):
 def test_a_sample_of_the_sheet_is_what_the_loader_gives(index, table):
     broken = 2
     index.path(broken).write_bytes(b"no image")
-    batch = batches(index, table, total=2)[1]
-    reasons = 0
-    for place, row in enumerate(batch.rows.tolist()):
-        one = sample(index, PLAN, VIEWS, AUGMENT, seed=SEED, epoch=0, row=row, pairs=table)
-        assert one.fallback == batch.fallback[place]
+    dataset = ViewDataset(index, PLAN, VIEWS, AUGMENT, SEED, pairs=table)
+    keys = [(epoch, row) for epoch in range(4) for row in (0, 1, *LONELY)]
+    batch = dataset.__getitems__(keys)
+    assert isinstance(batch, Batch)
+    alone = []
+    for place, (epoch, row) in enumerate(keys):
+        one = sample(index, PLAN, VIEWS, AUGMENT, seed=SEED, epoch=epoch, row=row, pairs=table)
+        assert one.fallback == batch.fallback[place] == (row in LONELY)
         for name in PLAN.sides:
             assert torch.equal(one.before[name], batch.images[name][place])
-        reasons += "which is unreadable" in one.title
-    alone = [
-        row
-        for row in batch.rows.tolist()
-        if (pair := pair_of(table, index, row)) is not None and pair.row == broken
-    ]
-    assert reasons == len(alone) > 0
+        if "which is unreadable" in one.title:
+            alone.append(row)
+    assert len(alone) == len(batch.bad)
+    assert set(alone) == {1}  # of whose two neighbours one is broken
+    assert len(alone) < 4
 
 
 def test_the_sheet_shows_the_partner_beside_the_image(index, table):
