@@ -12,6 +12,7 @@ from pretrain.data import device, loader, packing, views
 from pretrain.data.augment import AugmentSettings, ViewAugmentSettings, apply, draw
 from pretrain.data.decode import read_image
 from pretrain.data.index import Index
+from pretrain.data.pairs import Neighbour, PairTable, choose_pair, pair_stream
 from pretrain.data.plan import Batch, Crop, ViewPlan
 from pretrain.data.sampler import BatchSampler
 from pretrain.data.source import DataSettings, open_index
@@ -165,3 +166,32 @@ def test_grid_of_views_of_different_sizes():
         assert (grid[:, top + 6 : top + 14, 14:] == 255).all()
     assert (grid == 51).sum() == 2 * 3 * 100
     assert (grid == 153).sum() == 2 * 3 * 16
+
+
+@pytest.mark.parametrize("options", [{}, {"workers": 2}, {"device_crops": True}])
+def test_the_partners_jpeg_file_leaves_the_rows_own_image_as_it_is(index, options):
+    """Decoders write to memory that is used again; both images are needed at once."""
+    plan = ViewPlan(
+        24,
+        (
+            Crop("key", "pair_key", random_resized=False, size=9),
+            Crop("query", "pair_query", random_resized=True),
+            Crop("view", "image", random_resized=True),
+        ),
+    )
+    boxes = np.array([[3, 4, 33, 40]], np.float32)
+    rows = [[Neighbour((row + 5) % 13, boxes, boxes + 3)] for row in range(13)]
+    table = PairTable.build(index.fingerprint, rows)
+    found = batches(index, plan, AugmentSettings(), pairs=table, **options)
+    for batch, keys in zip(found, BatchSampler(13, 4, 5, start_step=0, total_steps=7), strict=True):
+        cut = device.cut(batch.sources, plan.sides) if batch.sources else batch.images
+        for place, (epoch, row) in enumerate(keys):
+            pair = choose_pair(table, row, index.size, pair_stream(5, epoch, row))
+            assert pair is not None
+            image, partner = (read_image(index.path(r), index.size(r)) for r in (row, pair.row))
+            expected = views.cut(
+                image, index.boxes(row), plan, VIEWS, seed=5, epoch=epoch, row=row,
+                pair=(pair.query, pair.key), partner=partner,
+            )  # fmt: skip
+            for name, view in expected.images.items():
+                assert torch.equal(cut[name][place], view)
