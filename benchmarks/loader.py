@@ -364,6 +364,7 @@ def pipelines(index: Index, folder: Path, options: argparse.Namespace) -> dict[s
 def device_part(index: Index, options: argparse.Namespace) -> dict[str, object]:
     """What the device does, per sample of four views: cutting where it cuts, colours, both."""
     target = torch.device(options.device)
+    colours = AUGMENT.by_view(list(PLAN.sides))
     count = 8 if options.device == "cpu" else 128
     rows = [(0, row % len(index)) for row in range(count)]
     parts: dict[str, Callable[[], object]] = {}
@@ -376,7 +377,7 @@ def device_part(index: Index, options: argparse.Namespace) -> dict[str, object]:
             label = f"{name}, compiled" if compiled else name
             dtype = torch.float32 if options.device == "cpu" else torch.bfloat16
             parts[label] = functools.partial(
-                device.views, batch, target, AUGMENT, SIZE, dtype=dtype, compiled=compiled
+                device.views, batch, target, colours, PLAN.sides, dtype=dtype, compiled=compiled
             )
     found: dict[str, object] = {"samples": count}
     for label, part in parts.items():

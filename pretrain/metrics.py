@@ -117,18 +117,22 @@ def view_grid(
 ) -> Tensor:
     """The views as the networks see them, a row per image: uint8 (3, H, W).
 
+    Views smaller than the largest stand in the upper left corner of their place.
+
     Args:
-        views: normalised, each (B, 3, S, S).
+        views: normalised, each (B, 3, S, S) with a side of its own.
         mean: of the normalisation.
         std: of the normalisation.
         rows: how many images to show.
     """
     scale = torch.tensor(std).view(3, 1, 1)
     shift = torch.tensor(mean).view(3, 1, 1)
+    height = max(view.shape[2] for view in views.values())
     columns = []
     for view in views.values():
         images = view[:rows].detach().float().cpu() * scale + shift
-        images = torch.nn.functional.pad(images.clamp(0, 1), (2, 2, 2, 2), value=1.0)
+        border = (2, 2, 2, 2 + height - view.shape[2])
+        images = torch.nn.functional.pad(images.clamp(0, 1), border, value=1.0)
         columns.append(torch.cat(list(images), dim=1))
     return (torch.cat(columns, dim=2) * 255).round().to(torch.uint8)
 

@@ -41,6 +41,7 @@ def _show(arguments: argparse.Namespace) -> int:
     from pretrain.config import load_settings
     from pretrain.data.contact_sheet import sample, sheet
     from pretrain.data.index import Index
+    from pretrain.data.pairs import PairTable, check_pairs
     from pretrain.data.sampler import permutation
     from pretrain.methods.base import Context
     from pretrain.methods.build import build_method
@@ -61,6 +62,10 @@ def _show(arguments: argparse.Namespace) -> int:
     batch = settings.optim.batch_size
     context = Context(settings.model, settings.views.size, batch, batch, settings.seed)
     plan = build_method(settings.method, settings.hcl, context).view_plan
+    pairs = None
+    if plan.pairs and settings.data.pairs is not None:
+        pairs = PairTable.open(Path(settings.data.pairs))
+    check_pairs(pairs, plan, index)
     samples = [
         sample(
             index,
@@ -70,6 +75,7 @@ def _show(arguments: argparse.Namespace) -> int:
             seed=settings.seed,
             epoch=arguments.epoch,
             row=row,
+            pairs=pairs,
         )
         for row in rows
     ]
@@ -86,7 +92,8 @@ def _show(arguments: argparse.Namespace) -> int:
     fallback = sum(one.fallback for one in samples)
     unreadable = [one for one in samples if one.fault]
     print(
-        f"{arguments.out}: {len(samples)} rows, {fallback} of them with too few boxes, "
+        f"{arguments.out}: {len(samples)} rows, {fallback} of them with too few boxes"
+        f"{' or no pair' if plan.pairs else ''}, "
         f"{len(unreadable)} unreadable"
     )
     for one in unreadable:

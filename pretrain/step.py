@@ -65,6 +65,8 @@ class Stepper:
     ) -> None:
         self.settings, self.world, self.method = settings, world, method
         self.total_steps, self.epoch_steps = total_steps, epoch_steps
+        self.sides = method.view_plan.sides
+        self.colours = settings.augment.by_view(list(self.sides))
         self.parameters = [p for p in method.parameters() if p.requires_grad]
         self.optimizer = build_optimizer(settings.optim, method)
         self.scaler = GradScaler(world.device.type, enabled=settings.train.precision == "fp16")
@@ -149,8 +151,8 @@ class Stepper:
         return device.views(
             batch,
             self.world.device,
-            settings.augment,
-            settings.views.size,
+            self.colours,
+            self.sides,
             memory_format=torch.channels_last if channels_last else torch.contiguous_format,
             compiled=settings.train.compile and self.world.device.type == "cuda",
         )

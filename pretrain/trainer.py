@@ -22,6 +22,7 @@ from pretrain.config import RunSettings
 from pretrain.data.index import Index
 from pretrain.data.loader import BadImages, Loader, build_loader, choose_workers
 from pretrain.data.pack import Pack
+from pretrain.data.pairs import PairTable
 from pretrain.data.plan import Batch
 from pretrain.data.source import open_index
 from pretrain.distributed import World
@@ -188,6 +189,7 @@ class Trainer:
             pin_memory=self.device.type == "cuda",
             device_crops=data.crop_on == "device",
             pack=Pack.open(Path(data.pack)) if data.pack is not None else None,
+            pairs=PairTable.open(Path(data.pairs)) if data.pairs is not None else None,
         )
         return iter(self._loader)
 

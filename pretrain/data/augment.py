@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, Self
 
 import numpy as np
@@ -19,9 +19,11 @@ from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn import functional as F
 
+from pretrain.errors import InputError
 from pretrain.settings import Settings
 
 Share = Annotated[float, Field(ge=0, le=1)]
+Channels = tuple[float, float, float]
 
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 ORDER = slice(0, 4)
@@ -78,8 +80,8 @@ class AugmentSettings(Settings):
     blur_reference: Annotated[int, Field(ge=1)] = 224
     solarize_p: Share = 0.0
     flip_p: Share = 0.5
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    mean: Channels = (0.485, 0.456, 0.406)
+    std: Channels = (0.229, 0.224, 0.225)
     views: dict[str, ViewAugmentSettings] = {}
 
     @model_validator(mode="after")
@@ -101,6 +103,19 @@ class AugmentSettings(Settings):
         own = self.views.get(view)
         changes = {} if own is None else own.model_dump(exclude_none=True)
         return AugmentSettings(**{**self.model_dump(exclude={"views"}), **changes})
+
+    def by_view(self, names: Sequence[str]) -> dict[str, AugmentSettings]:
+        """The settings of each of these views, which are all that a method has.
+
+        Raises:
+            InputError: ``views`` names another one.
+        """
+        unknown = [name for name in self.views if name not in names]
+        if unknown:
+            raise InputError(
+                f"augment.views: no view '{unknown[0]}'; this method has {', '.join(names)}"
+            )
+        return {name: self.of(name) for name in names}
 
 
 def draw(rng: np.random.Generator, settings: AugmentSettings, size: int) -> NDArray[np.float32]:
@@ -145,54 +160,62 @@ def blur_radius(settings: AugmentSettings, size: int) -> int:
     return max(0, min(math.ceil(BLUR_EXTENT * sigma), size - 1))
 
 
-@torch.no_grad()
 def apply(images: Tensor, parameters: Tensor, settings: AugmentSettings) -> Tensor:
     """Augment and normalise a batch on its device.
 
     Args:
         images: uint8 (B, 3, S, S), RGB.
         parameters: float32 (B, P) from ``draw``, on the same device.
-        settings: with which the parameters were drawn.
+        settings: of this view, with which the parameters were drawn.
 
     Returns:
         float32 (B, 3, S, S).
     """
+    radius = blur_radius(settings, images.shape[-1])
+    return _apply(images, parameters, radius, settings.mean, settings.std)
+
+
+def apply_compiled(images: Tensor, parameters: Tensor, settings: AugmentSettings) -> Tensor:
+    """``apply`` on an accelerator with its operations fused into few kernels.
+
+    The first batch of every shape and reach of the blur is compiled, which takes about a minute.
+    """
+    radius = blur_radius(settings, images.shape[-1])
+    return _fused()(images, parameters, radius, settings.mean, settings.std)
+
+
+@functools.cache
+def _fused() -> Callable[[Tensor, Tensor, int, Channels, Channels], Tensor]:
+    return torch.compile(_apply, dynamic=False, fullgraph=True)
+
+
+@torch.no_grad()
+def _apply(
+    images: Tensor, parameters: Tensor, radius: int, mean: Channels, std: Channels
+) -> Tensor:
+    # No settings here: views whose settings differ in probabilities alone share what is compiled.
     # The caller may be inside autocast; colours are not to be rounded to 8 bits of mantissa.
     with torch.autocast(images.device.type, enabled=False):
         # One plane a channel: most operations take the channels apart.
         x = images.to(torch.float32, memory_format=torch.contiguous_format)
         if _selects(x.device):
             for n in range(len(x)):  # one sample at a time stays in the core's cache
-                _chain(x[n : n + 1], parameters[n : n + 1], settings)
+                _chain(x[n : n + 1], parameters[n : n + 1], radius, mean, std)
         else:
-            _chain(x, parameters, settings)
+            _chain(x, parameters, radius, mean, std)
     return x
 
 
-def apply_compiled(images: Tensor, parameters: Tensor, settings: AugmentSettings) -> Tensor:
-    """``apply`` on an accelerator with its operations fused into few kernels.
-
-    The first batch of every shape is compiled, which takes about a minute.
-    """
-    return _fused()(images, parameters, settings)
-
-
-@functools.cache
-def _fused() -> Callable[[Tensor, Tensor, AugmentSettings], Tensor]:
-    return torch.compile(apply, dynamic=False, fullgraph=True)
-
-
-def _chain(x: Tensor, parameters: Tensor, settings: AugmentSettings) -> None:
+def _chain(x: Tensor, parameters: Tensor, radius: int, mean: Channels, std: Channels) -> None:
     """All operations on float32 (B, 3, S, S) of 0..255, in place."""
-    radius = blur_radius(settings, x.shape[-1])
     x.div_(255)
     _jitter(x, parameters)
     _change(x, parameters[:, GRAY] > 0, parameters, lambda x, _: _luma(x).expand_as(x))
     _change(x, parameters[:, SIGMA] > 0, parameters, lambda x, p: _blur(x, p[:, SIGMA], radius))
     _change(x, parameters[:, SOLARIZE] > 0, parameters, lambda x, _: _solarize(x))
     _change(x, parameters[:, FLIP] > 0, parameters, lambda x, _: x.flip(-1))
-    x -= torch.tensor(settings.mean, device=x.device, dtype=x.dtype).view(1, 3, 1, 1)
-    x /= torch.tensor(settings.std, device=x.device, dtype=x.dtype).view(1, 3, 1, 1)
+    x -= torch.tensor(mean, device=x.device, dtype=x.dtype).view(1, 3, 1, 1)
+    x /= torch.tensor(std, device=x.device, dtype=x.dtype).view(1, 3, 1, 1)
 
 
 def _change(

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import Dataset, get_worker_info
+from torch.utils.data import Dataset
 
 from pretrain.data.augment import PARAMETERS, AugmentSettings, draw
-from pretrain.data.blocks import Blocks, Parcel, fill, shared_memory
+from pretrain.data.blocks import Blocks, Parcel, fill
 from pretrain.data.decode import ImageError, Scratch, read_image
 from pretrain.data.index import Index
 from pretrain.data.pack import Pack
-from pretrain.data.plan import Batch, Sources, ViewPlan
-from pretrain.data.views import ViewSettings, Window, choose_windows, resize, scaled
+from pretrain.data.pairs import PairTable, choose_pair, pair_stream
+from pretrain.data.plan import Batch, ViewPlan
+from pretrain.data.targets import ImageTarget, Memory, Target, ViewTarget
+from pretrain.data.views import ViewSettings, Window, choose_windows, scaled
 from pretrain.data.weak import choose_row
 from pretrain.errors import InputError
 
@@ -25,11 +28,28 @@ MAX_REPLACEMENTS = 100
 """Unreadable images in a row after which the data set itself must be out of reach."""
 
 
+@dataclass(frozen=True)
+class _Choice:
+    """What the views of a row show.
+
+    Attributes:
+        windows: of the crops, in pixels of the image files.
+        fallback: the row had too little for its plan.
+        partner: row of the image that the crops of ``plan.of_partner`` are cut from; None: the
+            row's own.
+    """
+
+    windows: list[Window]
+    fallback: bool
+    partner: int | None
+
+
 class ViewDataset(Dataset[Batch]):
     """The views of lists of ``(epoch, row)``, a batch at a time.
 
     An image that cannot be read is replaced by that of the next row, the last followed by the
-    first, and named in ``Batch.bad``.
+    first, and named in ``Batch.bad``. A partner that cannot be read is named there too; the
+    region of the row's own image then stands for both of the pair.
 
     Args:
         index: of the data set.
@@ -39,6 +59,7 @@ class ViewDataset(Dataset[Batch]):
         seed: of the run.
         device_crops: hand over decoded images and windows instead of views.
         pack: to take images from instead of files; windows are chosen as for the files.
+        pairs: of regions of this index; needed where the plan asks for pairs.
         blocks: memory for the batches, which are then handed over as parcels.
     """
 
@@ -52,16 +73,20 @@ class ViewDataset(Dataset[Batch]):
         *,
         device_crops: bool = False,
         pack: Pack | None = None,
+        pairs: PairTable | None = None,
         blocks: Blocks | None = None,
     ) -> None:
+        assert pairs is not None or not plan.pairs, "a plan of pairs without a table of them"
         self.index = index
         self.plan = plan
         self.views = views
-        self.augment = augment
+        self.colours = augment.by_view([crop.name for crop in plan.crops])
         self.seed = seed
         self.device_crops = device_crops
         self.pack = pack
+        self.pairs = pairs if plan.pairs else None
         self.blocks = blocks
+        self._of_partner = [crop.name in plan.of_partner for crop in plan.crops]
 
     def __len__(self) -> int:
         return len(self.index)
@@ -71,33 +96,42 @@ class ViewDataset(Dataset[Batch]):
 
         Raised in a worker it would arrive as a page of traceback.
         """
-        memory = _Memory(self.blocks)
+        memory = Memory(self.blocks)
         try:
             return self._hand_over(keys, memory)
         except InputError as error:
             memory.give_back()
             return error
 
-    def _hand_over(self, keys: Sequence[tuple[int, int]], memory: _Memory) -> Batch | Parcel:
+    def _hand_over(self, keys: Sequence[tuple[int, int]], memory: Memory) -> Batch | Parcel:
         start = time.perf_counter()
-        names = tuple(crop.name for crop in self.plan.crops)
         # Who stands in for whom must be known before any memory is taken.
         images = [
             choose_row(self.index, self.views, seed=self.seed, epoch=epoch, row=row)
             for epoch, row in keys
         ]
-        target: _Views | _Images
-        if self.device_crops:
-            target = _Images(len(names), [self._size(row) for row in images], memory)
-        else:
-            target = _Views(len(names), len(keys), self.plan.size, memory)
-        batch = self._batch(keys, images, names, target)
-        pixels = target.finish(batch, names)
+        tables = np.empty((len(self.plan.crops), len(keys), PARAMETERS), np.float32)
+        # All choices first: code that runs again at once is still in the core's cache, and takes
+        # half the time that it takes after the decoding of an image.
+        choices = [
+            self._choose(epoch, image, row, tables[:, place])
+            for place, ((epoch, row), image) in enumerate(zip(keys, images, strict=True))
+        ]
+        target = self._target(images, choices, memory)
+        batch = self._batch(keys, images, choices, tables, target)
+        pixels = target.finish(batch)
         batch.seconds = time.perf_counter() - start
         if self.blocks is None or memory.block is None:
-            fill(batch, names, pixels)
+            fill(batch, self.plan.sides, pixels)
             return batch
-        return Parcel(batch, names, tuple(pixels.shape), self.blocks.number, memory.block)
+        return Parcel(batch, self.plan.sides, len(pixels), self.blocks.number, memory.block)
+
+    def _target(self, images: Sequence[int], choices: Sequence[_Choice], memory: Memory) -> Target:
+        """Where the pixels go."""
+        if not self.device_crops:
+            return ViewTarget(self.plan, len(images), memory)
+        partners = [None if c.partner is None else self._size(c.partner) for c in choices]
+        return ImageTarget(self.plan, [self._size(row) for row in images], partners, memory)
 
     def _size(self, row: int) -> tuple[int, int]:
         """Width and height of the image as it will be read, px."""
@@ -107,43 +141,58 @@ class ViewDataset(Dataset[Batch]):
         self,
         keys: Sequence[tuple[int, int]],
         images: Sequence[int],
-        names: Sequence[str],
-        target: _Views | _Images,
+        choices: Sequence[_Choice],
+        tables: NDArray[np.float32],
+        target: Target,
     ) -> Batch:
         """The batch but for its pixels, which go to ``target``; ``images`` are the rows to read."""
         count = len(keys)
-        tables = np.empty((len(names), count, PARAMETERS), np.float32)
         batch = Batch(
             images={},
-            augmentation=dict(zip(names, torch.from_numpy(tables), strict=True)),
+            augmentation=dict(zip(self.plan.sides, torch.from_numpy(tables), strict=True)),
             rows=torch.empty(count, dtype=torch.int64),
             fallback=torch.empty(count, dtype=torch.bool),
             bad=[],
         )
-        # All choices first: code that runs again at once is still in the core's cache, and takes
-        # half the time that it takes after the decoding of an image.
-        choices = [
-            self._choose(epoch, image, row, tables[:, place])
-            for place, ((epoch, row), image) in enumerate(zip(keys, images, strict=True))
-        ]
-        for place, ((epoch, _), wanted) in enumerate(zip(keys, images, strict=True)):
-            row, image = self._read(wanted, batch.bad, target.scratch(place))
-            if row != wanted:
-                choices[place] = self._choose(epoch, row, row, tables[:, place])
-            windows, fallback = choices[place]
-            size, there = self.index.size(row), (image.shape[2], image.shape[1])
-            target.put(place, image, [scaled(window, size, there) for window in windows])
-            batch.rows[place] = row
-            batch.fallback[place] = fallback
+        for place, ((epoch, key), wanted) in enumerate(zip(keys, images, strict=True)):
+            choice, parameters = choices[place], tables[:, place]
+            found, image = self._read(wanted, batch.bad, target.scratch(place))
+            row = key if found == wanted else found
+            if found != wanted:
+                choice = self._choose(epoch, found, row, parameters)
+            partner = None
+            if choice.partner is not None:
+                partner = self._read_partner(
+                    choice.partner, batch.bad, target.partner_scratch(place)
+                )
+                if partner is None:
+                    choice = self._choose(epoch, found, row, parameters, alone=True)
+            target.put(place, image, partner, self._windows(choice, found, image, partner))
+            batch.rows[place] = found
+            batch.fallback[place] = choice.fallback
         return batch
 
     def _choose(
-        self, epoch: int, image: int, row: int, parameters: NDArray[np.float32]
-    ) -> tuple[list[Window], bool]:
-        """Every view's window, and whether it is a fallback; writes the views' parameters.
+        self,
+        epoch: int,
+        image: int,
+        row: int,
+        parameters: NDArray[np.float32],
+        *,
+        alone: bool = False,
+    ) -> _Choice:
+        """What the views show; writes the parameters of their augmentation.
 
-        The boxes are those of ``image``, the random streams those of ``row``.
+        The boxes and pairs are those of ``image``, the random streams those of ``row``. ``alone``:
+        the partner cannot be read.
         """
+        pair, partner = None, None
+        if self.pairs is not None:
+            stream = pair_stream(self.seed, epoch, row)
+            chosen = choose_pair(self.pairs, image, self.index.size, stream)
+            if chosen is not None:
+                pair = (chosen.query, chosen.query if alone else chosen.key)
+                partner = None if alone or not any(self._of_partner) else chosen.row
         windows, generators, fallback = choose_windows(
             self.index.boxes(image),
             self.index.size(image),
@@ -152,10 +201,26 @@ class ViewDataset(Dataset[Batch]):
             seed=self.seed,
             epoch=epoch,
             row=row,
+            pair=pair,
         )
         for number, crop in enumerate(self.plan.crops):
-            parameters[number] = draw(generators[crop.name], self.augment, self.plan.size)
-        return [windows[crop.name] for crop in self.plan.crops], fallback
+            parameters[number] = draw(
+                generators[crop.name], self.colours[crop.name], self.plan.side(crop)
+            )
+        return _Choice([windows[crop.name] for crop in self.plan.crops], fallback, partner)
+
+    def _windows(
+        self, choice: _Choice, row: int, image: Tensor, partner: Tensor | None
+    ) -> list[Window]:
+        """The choice's windows in pixels of the images as they have been read."""
+        own = (self.index.size(row), (image.shape[2], image.shape[1]))
+        other = own
+        if choice.partner is not None and partner is not None:
+            other = (self.index.size(choice.partner), (partner.shape[2], partner.shape[1]))
+        return [
+            scaled(window, *(other if of_partner else own))
+            for window, of_partner in zip(choice.windows, self._of_partner, strict=True)
+        ]
 
     def _read(
         self, wanted: int, bad: list[tuple[int, str, str]], scratch: Scratch
@@ -168,9 +233,7 @@ class ViewDataset(Dataset[Batch]):
         for step in range(min(len(self.index), MAX_REPLACEMENTS)):
             row = (wanted + step) % len(self.index)
             try:
-                if self.pack is not None:
-                    return row, self.pack.image(row)
-                return row, read_image(self.index.path(row), self.index.size(row), scratch)
+                return row, self._image(row, scratch)
             except ImageError as error:
                 bad.append((row, str(self.index.path(row)), str(error)))
         _, path_name, reason = bad[first]
@@ -179,92 +242,17 @@ class ViewDataset(Dataset[Batch]):
             "read; check data.images"
         )
 
+    def _read_partner(
+        self, row: int, bad: list[tuple[int, str, str]], scratch: Scratch
+    ) -> Tensor | None:
+        """The row's image; None if it cannot be read."""
+        try:
+            return self._image(row, scratch)
+        except ImageError as error:
+            bad.append((row, str(self.index.path(row)), str(error)))
+            return None
 
-class _Memory:
-    """Where one batch's pixels go."""
-
-    def __init__(self, blocks: Blocks | None) -> None:
-        self.block: int | None = None
-        self._blocks = blocks
-
-    def take(self, size: int) -> Tensor:
-        """uint8 (size,); in a worker process where the training process can read it."""
-        if self._blocks is not None:
-            self.block, memory = self._blocks.take(size)
-            return memory
-        if get_worker_info() is not None:
-            return shared_memory(size)
-        return torch.empty(size, dtype=torch.uint8)
-
-    def give_back(self) -> None:
-        """The batch will not lie here."""
-        if self._blocks is not None and self.block is not None:
-            self._blocks.give_back(self.block)
-        self.block = None
-
-
-class _Views:
-    """Views cut into the memory of their batch."""
-
-    def __init__(self, views: int, count: int, size: int, memory: _Memory) -> None:
-        self._size = size
-        self._pixels = memory.take(views * count * size * size * 3).view(
-            views, count, size, size, 3
-        )
-        self._views = self._pixels.permute(0, 1, 4, 2, 3)
-        self._scratch = Scratch()
-
-    def scratch(self, place: int) -> Scratch:
-        return self._scratch
-
-    def put(self, place: int, image: Tensor, windows: list[Window]) -> None:
-        for number, window in enumerate(windows):
-            resize(image, window, self._size, out=self._views[number, place])
-
-    def finish(self, batch: Batch, names: Sequence[str]) -> Tensor:
-        """All views, (views, B, S, S, 3)."""
-        return self._pixels
-
-
-class _Images:
-    """Whole images, decoded into the memory of their batch where the decoder can."""
-
-    def __init__(self, views: int, sizes: list[tuple[int, int]], memory: _Memory) -> None:
-        self._sizes = np.array(sizes, np.int64)
-        ends = np.cumsum(3 * self._sizes.prod(1))
-        self._memory = memory
-        self._pixels = memory.take(max(1, int(ends[-1])))
-        self._slots = np.split(self._pixels.numpy(), ends[:-1])
-        self._windows = np.empty((views, len(sizes), 4), np.int64)
-        self._replaced = False
-
-    def scratch(self, place: int) -> Scratch:
-        return Scratch(self._slots[place])
-
-    def put(self, place: int, image: Tensor, windows: list[Window]) -> None:
-        size = (image.shape[2], image.shape[1])
-        pixels = image.permute(1, 2, 0)
-        if size != tuple(self._sizes[place]):  # the image of another row: it gets its own memory
-            self._sizes[place] = size
-            self._slots[place] = pixels.numpy().flatten()
-            self._replaced = True
-        elif pixels.data_ptr() != self._slots[place].ctypes.data:
-            self._slots[place].reshape(pixels.shape)[:] = pixels.numpy()
-        self._windows[:, place] = windows
-
-    def finish(self, batch: Batch, names: Sequence[str]) -> Tensor:
-        """Give the batch its sources but for their pixels, and return these, (N,)."""
-        lengths = 3 * self._sizes.prod(1)
-        width, height = self._sizes.max(0).tolist()
-        batch.sources = Sources(
-            torch.empty(0, dtype=torch.uint8),
-            torch.from_numpy(np.cumsum(lengths) - lengths),
-            torch.from_numpy(self._sizes),
-            dict(zip(names, torch.from_numpy(self._windows), strict=True)),
-            (width, height),
-        )
-        if not self._replaced:
-            return self._pixels
-        together = torch.from_numpy(np.concatenate(self._slots))
-        self._memory.give_back()
-        return together
+    def _image(self, row: int, scratch: Scratch) -> Tensor:
+        if self.pack is not None:
+            return self.pack.image(row)
+        return read_image(self.index.path(row), self.index.size(row), scratch)

@@ -9,9 +9,8 @@ blocks in use takes fresh memory, so it never waits and nothing is ever overwrit
 from __future__ import annotations
 
 import itertools
-import math
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,22 +75,21 @@ class Parcel:
 
     Attributes:
         batch: without its views or, where it has them, the pixels of its sources.
-        names: of the views.
-        shape: of all views together, (views, B, S, S, 3), or (N,) of the sources' pixels.
+        sides: of the views by name, px.
+        size: of all pixels together, bytes.
         blocks: number of the ``Blocks`` in the training process.
         block: where the pixels lie.
     """
 
     batch: Batch
-    names: tuple[str, ...]
-    shape: tuple[int, ...]
+    sides: dict[str, int]
+    size: int
     blocks: int
     block: int
 
     def open(self) -> Batch:
         """In the training process: the batch with its pixels."""
-        pixels = _known[self.blocks].lend(self.block, math.prod(self.shape))
-        fill(self.batch, self.names, pixels.view(self.shape))
+        fill(self.batch, self.sides, _known[self.blocks].lend(self.block, self.size))
         return self.batch
 
     def pin_memory(self) -> Batch:
@@ -99,20 +97,35 @@ class Parcel:
         return self.open().pin_memory()
 
 
-def fill(batch: Batch, names: Sequence[str], pixels: Tensor) -> None:
+def fill(batch: Batch, sides: Mapping[str, int], pixels: Tensor) -> None:
     """Give a batch its pixels.
 
     Args:
         batch: with sources, if these are their pixels.
-        names: of the views.
-        pixels: uint8 (views, B, S, S, 3), or (N,) of sources.
+        sides: of the views by name, px.
+        pixels: uint8 (N,): as ``split`` takes them, or of sources.
     """
     if batch.sources is None:
-        # The three values of a pixel stay together in memory.
-        views = pixels.permute(0, 1, 4, 2, 3)
-        batch.images = dict(zip(names, views, strict=True))
+        batch.images = split(pixels, len(batch.rows), sides)
     else:
         batch.sources.pixels = pixels
+
+
+def view_bytes(count: int, sides: Mapping[str, int]) -> int:
+    """How much memory the views of ``count`` rows take."""
+    return sum(3 * count * side**2 for side in sides.values())
+
+
+def split(pixels: Tensor, count: int, sides: Mapping[str, int]) -> dict[str, Tensor]:
+    """Views that lie one after the other: per name, uint8 (count, 3, side, side).
+
+    The three values of a pixel lie together in memory.
+    """
+    lengths = [3 * count * side**2 for side in sides.values()]
+    return {
+        name: part.view(count, side, side, 3).permute(0, 3, 1, 2)
+        for (name, side), part in zip(sides.items(), torch.split(pixels, lengths), strict=True)
+    }
 
 
 def shared_memory(count: int) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +14,7 @@ from torch import Tensor
 from pretrain.data.augment import AugmentSettings, apply, draw
 from pretrain.data.decode import ImageError, read_image
 from pretrain.data.index import Index
+from pretrain.data.pairs import PairTable, choose_pair, pair_stream
 from pretrain.data.plan import ViewPlan
 from pretrain.data.views import ViewSettings, Window, cut
 
@@ -41,12 +42,14 @@ class Sample:
     Attributes:
         title: what stands above it.
         fault: why there is no image, or "".
-        fallback: the image had too few boxes for the plan.
+        fallback: the image had too few boxes, or no pair, for the plan.
         image: uint8 (3, H, W).
         boxes: float32 (n, 4), x1 y1 x2 y2 in px.
         windows: per crop name.
         before: per crop name, uint8 (3, S, S), as cut.
         after: per crop name, uint8 (3, S, S), augmented.
+        partner: uint8 (3, H, W), the image that the crops of ``plan.of_partner`` are cut from;
+            None: the row's own.
     """
 
     title: str
@@ -57,6 +60,7 @@ class Sample:
     windows: dict[str, Window]
     before: dict[str, Tensor]
     after: dict[str, Tensor]
+    partner: Tensor | None = None
 
 
 def sample(
@@ -68,8 +72,14 @@ def sample(
     seed: int,
     epoch: int,
     row: int,
+    pairs: PairTable | None = None,
 ) -> Sample:
-    """What a run with this seed gets of a row in an epoch."""
+    """What a run with this seed gets of a row in an epoch; ``pairs`` for a plan that asks for them.
+
+    Raises:
+        InputError: ``augment.views`` names a view that the plan lacks.
+    """
+    colours = augment.by_view(list(plan.sides))
     boxes, size = index.boxes(row), index.size(row)
     title = f"row {row}  {index.file_name(row)}  {size[0]} x {size[1]}  {len(boxes)} boxes"
     try:
@@ -77,12 +87,28 @@ def sample(
     except ImageError as error:
         blank = torch.zeros(3, 1, 1, dtype=torch.uint8)
         return Sample(title, str(error), False, blank, boxes, {}, {}, {})
-    found = cut(image, boxes, plan, views, seed=seed, epoch=epoch, row=row)
+    windows, partner = None, None
+    if plan.pairs and pairs is not None:
+        pair = choose_pair(pairs, row, index.size, pair_stream(seed, epoch, row))
+        if pair is not None:
+            title += f"  paired with row {pair.row}"
+            windows = (pair.query, pair.key)
+            try:
+                partner = read_image(index.path(pair.row), index.size(pair.row))
+            except ImageError as error:
+                title += f", which is unreadable: {error}"
+                windows = (pair.query, pair.query)
+    found = cut(
+        image, boxes, plan, views, seed=seed, epoch=epoch, row=row, pair=windows, partner=partner
+    )
     after = {}
     for name, view in found.images.items():
-        parameters = torch.from_numpy(draw(found.generators[name], augment, plan.size))
-        after[name] = denormalised(apply(view[None], parameters[None], augment)[0], augment)
-    return Sample(title, "", found.fallback, image, boxes, found.windows, found.images, after)
+        own = colours[name]
+        parameters = torch.from_numpy(draw(found.generators[name], own, view.shape[-1]))
+        after[name] = denormalised(apply(view[None], parameters[None], own)[0], own)
+    return Sample(
+        title, "", found.fallback, image, boxes, found.windows, found.images, after, partner
+    )
 
 
 def denormalised(view: Tensor, settings: AugmentSettings) -> Tensor:
@@ -92,9 +118,12 @@ def denormalised(view: Tensor, settings: AugmentSettings) -> Tensor:
 
 
 def sheet(samples: Sequence[Sample], plan: ViewPlan, heading: str) -> Image.Image:
-    """The samples one below the other: image, views as cut, views as augmented."""
+    """The samples one below the other: image, views as cut, views as augmented.
+
+    Where the plan cuts from a partner, it stands beside the image.
+    """
     count = len(plan.crops)
-    width = 3 * GAP + WIDE + 2 * count * (CELL + GAP)
+    width = _column(2 * count, plan)
     row_height = LINE + CELL + 2 * GAP
     picture = Image.new("RGB", (width, 3 * LINE + GAP + len(samples) * row_height), PAPER)
     pen = ImageDraw.Draw(picture)
@@ -102,24 +131,28 @@ def sheet(samples: Sequence[Sample], plan: ViewPlan, heading: str) -> Image.Imag
     for number, crop in enumerate(plan.crops):
         how = "random part of " if crop.random_resized else ""
         for block, when in enumerate(("", ", augmented")):
-            x = _column(number + block * count, count)
+            x = _column(number + block * count, plan)
             pen.rectangle((x, LINE + 5, x + CELL - 1, LINE + 8), fill=_colour(number))
             _text(pen, (x, LINE + 10), f"{crop.name}{when}", INK)
-            _text(pen, (x, 2 * LINE + 8), f"{how}{crop.region}", FAINT)
+            side = "" if crop.size is None else f", {crop.size} px"
+            _text(pen, (x, 2 * LINE + 8), f"{how}{crop.region}{side}", FAINT)
     for number, one in enumerate(samples):
         _row(picture, pen, 3 * LINE + GAP + number * row_height, one, plan)
     return picture
 
 
-def _column(number: int, count: int) -> int:
+def _column(number: int, plan: ViewPlan) -> int:
     """Left edge of a view; a wider gap stands between those as cut and those augmented."""
-    return 2 * GAP + WIDE + number * (CELL + GAP) + (GAP if number >= count else 0)
+    images = 2 if plan.of_partner else 1
+    start = GAP + images * (WIDE + GAP)
+    return start + number * (CELL + GAP) + (GAP if number >= len(plan.crops) else 0)
 
 
 def _row(
     picture: Image.Image, pen: ImageDraw.ImageDraw, top: int, one: Sample, plan: ViewPlan
 ) -> None:
-    title = one.title + ("  FALLBACK: too few boxes large enough" if one.fallback else "")
+    lack = "no pair, or too few boxes large enough" if plan.pairs else "too few boxes large enough"
+    title = one.title + (f"  FALLBACK: {lack}" if one.fallback else "")
     _text(pen, (GAP, top), title, WARNING if one.fallback or one.fault else INK)
     top += LINE
     if one.fault:
@@ -127,19 +160,31 @@ def _row(
         return
     overview = _overview(one, plan)
     picture.paste(overview, (GAP, top))
+    if one.partner is not None:
+        windows = {name: one.windows[name] for name in plan.of_partner}
+        picture.paste(_framed(one.partner, (), windows, plan), (2 * GAP + WIDE, top))
     if one.fallback:
         frame = (GAP - 3, top - 1, GAP + overview.width + 2, top + overview.height)
         pen.rectangle(frame, outline=WARNING, width=3)
     for number, crop in enumerate(plan.crops):
         for block, views in enumerate((one.before, one.after)):
-            x = _column(number + block * len(plan.crops), len(plan.crops))
+            x = _column(number + block * len(plan.crops), plan)
             view = _picture(views[crop.name]).resize((CELL, CELL), Image.Resampling.BILINEAR)
             picture.paste(view, (x, top))
 
 
 def _overview(one: Sample, plan: ViewPlan) -> Image.Image:
-    """The image at the sheet's scale, its boxes in white, the windows in the crops' colours."""
-    image = _picture(one.image)
+    """The row's image with its boxes and the windows of the crops cut from it."""
+    others = plan.of_partner if one.partner is not None else ()
+    windows = {name: window for name, window in one.windows.items() if name not in others}
+    return _framed(one.image, one.boxes.tolist(), windows, plan)
+
+
+def _framed(
+    pixels: Tensor, boxes: Sequence[Sequence[float]], windows: Mapping[str, Window], plan: ViewPlan
+) -> Image.Image:
+    """An image at the sheet's scale, boxes in white, windows in the crops' colours."""
+    image = _picture(pixels)
     scale = min(WIDE / image.width, CELL / image.height)
     small = image.resize(
         (max(1, round(image.width * scale)), max(1, round(image.height * scale))),
@@ -147,10 +192,11 @@ def _overview(one: Sample, plan: ViewPlan) -> Image.Image:
         reducing_gap=3,
     )
     pen = ImageDraw.Draw(small)
-    for box in one.boxes:
-        _frame(pen, box.tolist(), scale, (255, 255, 255), 1)
+    for box in boxes:
+        _frame(pen, box, scale, (255, 255, 255), 1)
     for number, crop in enumerate(plan.crops):
-        _frame(pen, one.windows[crop.name], scale, _colour(number), 2)
+        if crop.name in windows:
+            _frame(pen, windows[crop.name], scale, _colour(number), 2)
     return small
 
 

@@ -8,6 +8,8 @@ for many views at once, instead of a few small kernels for every single one.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -23,8 +25,8 @@ PADDED_BYTES = 256 * 2**20
 def views(
     batch: Batch,
     device: torch.device,
-    settings: AugmentSettings,
-    size: int,
+    settings: Mapping[str, AugmentSettings],
+    sides: Mapping[str, int],
     *,
     dtype: torch.dtype = torch.float32,
     memory_format: torch.memory_format = torch.contiguous_format,
@@ -35,29 +37,29 @@ def views(
     Args:
         batch: of the loader.
         device: of the model.
-        settings: with which the augmentation was drawn.
-        size: side of a view, px.
+        settings: per crop name, with which its augmentation was drawn.
+        sides: per crop name, px.
         dtype: of the result; colours are computed in float32.
         memory_format: of the result.
         compiled: fuse the chain of colours, see ``augment.apply_compiled``.
 
     Returns:
-        per crop name, (B, 3, S, S), normalised.
+        per crop name, (B, 3, S, S) with the crop's own S, normalised.
     """
     images = {name: view.to(device, non_blocking=True) for name, view in batch.images.items()}
     if batch.sources is not None:
-        images = cut(batch.sources.to(device), size)
+        images = cut(batch.sources.to(device), sides)
     change = augment.apply_compiled if compiled else augment.apply
     return {
-        name: change(image, batch.augmentation[name].to(device, non_blocking=True), settings).to(
-            dtype=dtype, memory_format=memory_format
-        )
+        name: change(
+            image, batch.augmentation[name].to(device, non_blocking=True), settings[name]
+        ).to(dtype=dtype, memory_format=memory_format)
         for name, image in images.items()
     }
 
 
 @torch.no_grad()
-def cut(sources: Sources, size: int) -> dict[str, Tensor]:
+def cut(sources: Sources, sides: Mapping[str, int]) -> dict[str, Tensor]:
     """Cut all views on the device where the images are.
 
     On a CPU the same bytes as ``views.resize``; on an accelerator, which has weights of floats
@@ -65,55 +67,75 @@ def cut(sources: Sources, size: int) -> dict[str, Tensor]:
 
     Args:
         sources: decoded images and windows.
-        size: side of a view, px.
+        sides: of the views, px.
 
     Returns:
-        per crop name, uint8 (B, 3, S, S).
+        per crop name, uint8 (B, 3, S, S) with the crop's own S.
     """
     if _one_by_one(sources.pixels.device):
-        return _cut_one_by_one(sources, size)
-    return _cut_batched(sources, size)
+        return _cut_one_by_one(sources, sides)
+    return _cut_batched(sources, sides)
 
 
 def _one_by_one(device: torch.device) -> bool:
     return device.type == "cpu"
 
 
-def _cut_one_by_one(sources: Sources, size: int) -> dict[str, Tensor]:
-    count = len(sources.offsets)
-    cuts = {name: blank_views(count, size) for name in sources.windows}
-    for place in range(count):
-        start, (width, height) = int(sources.offsets[place]), sources.sizes[place].tolist()
-        pixels = sources.pixels[start : start + 3 * width * height]
-        image = pixels.view(height, width, 3).permute(2, 0, 1)
-        for name, windows in sources.windows.items():
-            resize(image, tuple(windows[place].tolist()), size, out=cuts[name][place])
+def _halves(sources: Sources) -> list[tuple[int, dict[str, Tensor]]]:
+    """The place of the first image, and the windows of the crops that are cut from it and on."""
+    own = {name: w for name, w in sources.windows.items() if name not in sources.of_partner}
+    others = {name: w for name, w in sources.windows.items() if name in sources.of_partner}
+    halves = [(0, own), (len(sources.offsets) // 2, others)]
+    return [(first, windows) for first, windows in halves if windows]
+
+
+def _cut_one_by_one(sources: Sources, sides: Mapping[str, int]) -> dict[str, Tensor]:
+    cuts = {name: blank_views(len(w), sides[name]) for name, w in sources.windows.items()}
+    for first, crops in _halves(sources):
+        for place in range(len(next(iter(crops.values())))):
+            start = int(sources.offsets[first + place])
+            width, height = sources.sizes[first + place].tolist()
+            pixels = sources.pixels[start : start + 3 * width * height]
+            image = pixels.view(height, width, 3).permute(2, 0, 1)
+            for name, windows in crops.items():
+                window = tuple(windows[place].tolist())
+                resize(image, window, sides[name], out=cuts[name][place])
     return cuts
 
 
-def _cut_batched(sources: Sources, size: int) -> dict[str, Tensor]:
-    count, device = len(sources.offsets), sources.pixels.device
+def _cut_batched(sources: Sources, sides: Mapping[str, int]) -> dict[str, Tensor]:
+    device = sources.pixels.device
     # No size of an image is asked of the device, which would wait for it: the greatest that the
     # batch may have is known here.
     width, height = sources.greatest
     cuts = {
-        name: torch.empty(count, 3, size, size, dtype=torch.uint8, device=device)
-        for name in sources.windows
+        name: torch.empty(
+            len(windows), 3, sides[name], sides[name], dtype=torch.uint8, device=device
+        )
+        for name, windows in sources.windows.items()
     }
     at_a_time = max(1, PADDED_BYTES // (12 * width * height))
     with torch.autocast(device.type, enabled=False):
-        for first in range(0, count, at_a_time):
-            part = slice(first, first + at_a_time)
-            images = _padded(sources, part, width, height)
-            for name, windows in sources.windows.items():
-                x1, y1, x2, y2 = windows[part].unbind(1)
-                columns = resize_matrix(x1, x2, size, width)
-                rows = resize_matrix(y1, y2, size, height)
-                # Rounded in between as well, as the CPU's arithmetic of bytes does.
-                narrow = (images @ columns[:, None].mT).add_(0.5).floor_()
-                view = (rows[:, None] @ narrow).add_(0.5)
-                cuts[name][part] = view.clamp_(0, 255).to(torch.uint8)
+        for first, crops in _halves(sources):
+            count = len(next(iter(crops.values())))
+            for start in range(0, count, at_a_time):
+                stop = min(start + at_a_time, count)
+                images = _padded(sources, slice(first + start, first + stop), width, height)
+                for name, windows in crops.items():
+                    part = windows[start:stop]
+                    cuts[name][start:stop] = _cut_part(images, part, sides[name])
     return cuts
+
+
+def _cut_part(images: Tensor, windows: Tensor, size: int) -> Tensor:
+    """A window (B, 4) of each of float32 (B, 3, height, width): uint8 (B, 3, size, size)."""
+    x1, y1, x2, y2 = windows.unbind(1)
+    columns = resize_matrix(x1, x2, size, images.shape[3])
+    rows = resize_matrix(y1, y2, size, images.shape[2])
+    # Rounded in between as well, as the CPU's arithmetic of bytes does.
+    narrow = (images @ columns[:, None].mT).add_(0.5).floor_()
+    view = (rows[:, None] @ narrow).add_(0.5)
+    return view.clamp_(0, 255).to(torch.uint8)
 
 
 def _padded(sources: Sources, part: slice, width: int, height: int) -> Tensor:

@@ -16,10 +16,11 @@ from torch.utils.data import DataLoader
 
 from pretrain.data.augment import AugmentSettings
 from pretrain.data.batches import ViewDataset
-from pretrain.data.blocks import SPARE, Blocks, Parcel
+from pretrain.data.blocks import SPARE, Blocks, Parcel, view_bytes
 from pretrain.data.feed import Feed
 from pretrain.data.index import Index
 from pretrain.data.pack import Pack
+from pretrain.data.pairs import PairTable, check_pairs
 from pretrain.data.plan import Batch, ViewPlan
 from pretrain.data.sampler import BatchSampler
 from pretrain.data.views import ViewSettings
@@ -64,10 +65,11 @@ def _free_shared_memory() -> int:
 def _batch_bytes(index: Index, plan: ViewPlan, batch: int, device_crops: bool) -> int:
     """Pixels of a batch, bytes; of images an estimate that few batches exceed."""
     if not device_crops:
-        return batch * len(plan.crops) * 3 * plan.size**2
+        return view_bytes(batch, plan.sides)
     some = range(0, len(index), max(1, len(index) // 256))
     mean = sum(math.prod(index.size(row)) for row in some) / len(some)
-    return round(1.2 * 3 * mean * batch)
+    images = 2 * batch if plan.of_partner else batch
+    return round(1.2 * 3 * mean * images)
 
 
 class Loader:
@@ -147,6 +149,7 @@ def build_loader(
     pin_memory: bool = False,
     device_crops: bool = False,
     pack: Pack | None = None,
+    pairs: PairTable | None = None,
 ) -> Loader:
     """The batches of this rank from ``start_step`` to ``total_steps``, across all epochs.
 
@@ -169,11 +172,14 @@ def build_loader(
         pin_memory: for copies to a CUDA device.
         device_crops: hand over decoded images, for ``device.cut`` to cut the views from.
         pack: of this index, to take the images from instead of their files.
+        pairs: of regions of this index, for a plan that asks for them.
 
     Raises:
-        InputError: the batch is larger than the data set or cannot be shared evenly, or the pack
-            is of another index.
+        InputError: the batch is larger than the data set or cannot be shared evenly, the pack or
+            the pairs are of another index, the plan asks for pairs and there are none, or
+            ``augment.views`` names a view that the plan lacks.
     """
+    check_pairs(pairs, plan, index)
     if pack is not None:
         pack.check(index)
     size = _batch_bytes(index, plan, batch_size // world, device_crops)
@@ -182,7 +188,15 @@ def build_loader(
     # Without room for blocks torch's way remains: memory that comes and goes with each batch.
     blocks = Blocks(max(1, workers), ready + SPARE, size) if room >= ready else None
     dataset = ViewDataset(
-        index, plan, views, augment, seed, device_crops=device_crops, pack=pack, blocks=blocks
+        index,
+        plan,
+        views,
+        augment,
+        seed,
+        device_crops=device_crops,
+        pack=pack,
+        pairs=pairs,
+        blocks=blocks,
     )
     batches: DataLoader[Batch] = DataLoader(
         dataset,

@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pretrain.data import streams
+from pretrain.data.index import Index
+from pretrain.data.plan import PAIR_REGIONS, ViewPlan
 from pretrain.data.views import Window, whole_pixels
 from pretrain.errors import InputError
 
@@ -69,6 +71,7 @@ class PairTable:
         pair_offsets: int64 (M + 1,), where each neighbour's pairs start.
         query: float32 (P, 4), boxes in the row's image, x1 y1 x2 y2 in px.
         key: float32 (P, 4), boxes in the neighbour's image.
+        folder: where it is mapped from; None: it is in memory alone.
     """
 
     fingerprint: str
@@ -77,6 +80,7 @@ class PairTable:
     pair_offsets: NDArray[np.int64]
     query: NDArray[np.float32]
     key: NDArray[np.float32]
+    folder: Path | None = None
 
     @classmethod
     def build(cls, fingerprint: str, rows: Iterable[list[Neighbour]]) -> PairTable:
@@ -109,7 +113,7 @@ class PairTable:
                     f"{VERSION}; make it again"
                 )
             columns = {name: _map(folder, name, meta["lengths"][name]) for name in COLUMNS}
-            return cls(meta["fingerprint"], **columns)
+            return cls(meta["fingerprint"], **columns, folder=folder)
         except FileNotFoundError as error:
             raise InputError(f"{folder}: no table of pairs here (no {error.filename})") from None
         except (OSError, KeyError, TypeError, ValueError) as error:
@@ -143,6 +147,34 @@ class PairTable:
 
     def __len__(self) -> int:
         return len(self.neighbour_offsets) - 1
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self.folder is None:
+            return PairTable, (self.fingerprint, *(getattr(self, name) for name in COLUMNS))
+        # A worker gets the name and maps the same pages, whatever the start method.
+        return PairTable.open, (self.folder,)
+
+
+def check_pairs(table: PairTable | None, plan: ViewPlan, index: Index) -> None:
+    """Whether the views of this plan can be cut from this index with this table.
+
+    Raises:
+        InputError: the plan needs a table and there is none, or it is of another index.
+    """
+    if table is None:
+        wanted = [crop.name for crop in plan.crops if crop.region in PAIR_REGIONS]
+        if wanted:
+            raise InputError(
+                f"data.pairs: not set, but the views {', '.join(wanted)} of this method are cut "
+                "from pairs of regions; make the table with hcl correspond, and set data.pairs to "
+                "its folder"
+            )
+    elif table.fingerprint != index.fingerprint:
+        raise InputError(
+            f"data.pairs: {table.folder or 'the table'} was made of the index with fingerprint "
+            f"{table.fingerprint[:12]}, but {index.folder} has {index.fingerprint[:12]}; make it "
+            "again with hcl correspond, or set data to what it was made of"
+        )
 
 
 def top_pairs(

@@ -19,8 +19,11 @@ The object, its context and the scene are drawn once per (seed, epoch, row), so 
 that name the same region share it. object_jittered: a window that shares more than half with the
 object's box, moved and reshaped at random (ORL); every crop that names it gets one of its own.
 pair_query, pair_key: a region of this image and one much like it in another image, from the table
-of pairs (ORL); one pair is drawn a row and epoch.
+of pairs (ORL); one pair is drawn a row and epoch. A row without pairs has its object's box twice.
 """
+
+PAIR_REGIONS = frozenset({"pair_query", "pair_key"})
+"""Regions that ask for a table of pairs."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,21 @@ class ViewPlan:
         """Side of the crop's view, px."""
         return self.size if crop.size is None else crop.size
 
+    @property
+    def sides(self) -> dict[str, int]:
+        """Side of every view, px, by name."""
+        return {crop.name: self.side(crop) for crop in self.crops}
+
+    @property
+    def pairs(self) -> bool:
+        """Whether a table of pairs is needed."""
+        return any(crop.region in PAIR_REGIONS for crop in self.crops)
+
+    @property
+    def of_partner(self) -> tuple[str, ...]:
+        """Views that show another image than their row's, where the row has a pair."""
+        return tuple(crop.name for crop in self.crops if crop.region == "pair_key")
+
     def extended(self, *crops: Crop) -> ViewPlan:
         """The plan with further crops."""
         return ViewPlan(self.size, self.crops + crops)
@@ -67,10 +85,13 @@ class Sources:
 
     Attributes:
         pixels: uint8 (N,): the images one after another, each (height, width, 3), RGB.
-        offsets: int64 (B,): where in ``pixels`` each begins.
-        sizes: int64 (B, 2): width and height, px.
+        offsets: int64 (I,): where in ``pixels`` each begins. I is B, or 2B where crops are cut from
+            partners: the rows' own images, then their partners. A row without a partner has its own
+            image in both places, which lies in ``pixels`` once.
+        sizes: int64 (I, 2): width and height, px.
         windows: per crop name, int64 (B, 4): x1 y1 x2 y2 in pixels of these images.
         greatest: the greatest width and the greatest height.
+        of_partner: names of the crops that are cut from partners.
     """
 
     pixels: Tensor
@@ -78,6 +99,7 @@ class Sources:
     sizes: Tensor
     windows: dict[str, Tensor]
     greatest: tuple[int, int]
+    of_partner: tuple[str, ...] = ()
 
     def to(self, device: torch.device) -> Sources:
         """Copied to a device."""
@@ -87,6 +109,7 @@ class Sources:
             self.sizes.to(device, non_blocking=True),
             {name: w.to(device, non_blocking=True) for name, w in self.windows.items()},
             self.greatest,
+            self.of_partner,
         )
 
     def pin_memory(self) -> Sources:
@@ -97,6 +120,7 @@ class Sources:
             self.sizes.pin_memory(),
             {name: windows.pin_memory() for name, windows in self.windows.items()},
             self.greatest,
+            self.of_partner,
         )
 
 
@@ -105,10 +129,11 @@ class Batch:
     """Views as the loader hands them over, before augmentation on the device.
 
     Attributes:
-        images: per crop name, uint8 (B, 3, S, S), RGB; empty where ``sources`` is given.
+        images: per crop name, uint8 (B, 3, S, S) with the crop's own S, RGB; empty where
+            ``sources`` is given.
         augmentation: per crop name, float32 (B, P): the parameters of ``augment.apply``.
         rows: int64 (B,): rows of the index.
-        fallback: bool (B,): the row had too few boxes for its plan.
+        fallback: bool (B,): the row had too few boxes, or no pair, for its plan.
         bad: (row, path, reason) of images that could not be read and were replaced.
         sources: what the device is to cut the views from, if it does.
         seconds: how long a worker took to make the batch.

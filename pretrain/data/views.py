@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pretrain.data import streams
 from pretrain.data.jitter import jitter
-from pretrain.data.plan import ViewPlan
+from pretrain.data.plan import PAIR_REGIONS, ViewPlan
 from pretrain.settings import Settings
 
 Window = tuple[int, int, int, int]
@@ -96,11 +96,11 @@ class Views:
     """The views of one row.
 
     Attributes:
-        images: per crop name, uint8 (3, S, S).
+        images: per crop name, uint8 (3, S, S) with the crop's own S.
         windows: per crop name, the pixels of the image it shows.
         generators: per crop name, its random stream after the crop has been drawn, for the
             parameters of the augmentation.
-        fallback: the image had too few valid boxes for what the plan asks.
+        fallback: the image had too few valid boxes, or no pair, for what the plan asks.
     """
 
     images: dict[str, Tensor]
@@ -192,16 +192,21 @@ def choose_windows(
     seed: int,
     epoch: int,
     row: int,
+    pair: tuple[Window, Window] | None = None,
 ) -> tuple[dict[str, Window], dict[str, np.random.Generator], bool]:
     """The window and the further random stream of every crop, and whether it is a fallback.
 
     It is one where the image has fewer than ``min_boxes`` valid boxes and the plan asks for a
-    scene, or none and the plan asks for an object.
+    scene, or none and the plan asks for an object; and where the plan asks for a pair and there is
+    none: both its regions are then the object's box. ``pair`` is of this image and another, and
+    the windows of ``pair_key`` are in pixels of the other.
     """
     rng = streams.generator(seed, epoch, row, streams.REGIONS)
     regions = choose_regions(boxes, size, settings, rng)
     asked = {crop.region for crop in plan.crops}
-    needed = settings.min_boxes if "scene" in asked else int(bool(asked - {"image"}))
+    own = asked - PAIR_REGIONS - {"image"}
+    needed = settings.min_boxes if "scene" in own else int(bool(own))
+    query, key = pair or (regions.object, regions.object)
     windows: dict[str, Window] = {}
     generators: dict[str, np.random.Generator] = {}
     for number, crop in enumerate(plan.crops):
@@ -214,13 +219,16 @@ def choose_windows(
                 "object": regions.object,
                 "object_context": regions.object_context,
                 "scene": regions.scene,
+                "pair_query": query,
+                "pair_key": key,
             }[crop.region]
         )
         windows[crop.name] = (
             random_resized(region, settings, rng) if crop.random_resized else region
         )
         generators[crop.name] = rng
-    return windows, generators, regions.count < needed
+    fallback = regions.count < needed or (pair is None and bool(asked & PAIR_REGIONS))
+    return windows, generators, fallback
 
 
 def cut(
@@ -232,8 +240,10 @@ def cut(
     seed: int,
     epoch: int,
     row: int,
+    pair: tuple[Window, Window] | None = None,
+    partner: Tensor | None = None,
 ) -> Views:
-    """Cut every view of the plan: a pure function of the image and of (seed, epoch, row).
+    """Cut every view of the plan: a pure function of the images and of (seed, epoch, row).
 
     Args:
         image: uint8 (3, H, W), RGB.
@@ -243,12 +253,18 @@ def cut(
         seed: of the run.
         epoch: number of the pass over the data.
         row: of the index.
+        pair: windows of this image and of the partner, for a plan that asks for pairs.
+        partner: uint8 (3, H', W'), the image that the second window is of; None: this one.
     """
     size = (image.shape[2], image.shape[1])
     windows, generators, fallback = choose_windows(
-        boxes, size, plan, settings, seed=seed, epoch=epoch, row=row
+        boxes, size, plan, settings, seed=seed, epoch=epoch, row=row, pair=pair
     )
-    images = {name: resize(image, window, plan.size) for name, window in windows.items()}
+    sources = dict.fromkeys(plan.of_partner, image if partner is None else partner)
+    images = {
+        crop.name: resize(sources.get(crop.name, image), windows[crop.name], plan.side(crop))
+        for crop in plan.crops
+    }
     return Views(images, windows, generators, fallback)
 
 

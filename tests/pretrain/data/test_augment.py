@@ -22,6 +22,7 @@ from pretrain.data.augment import (
     SIGMA,
     SOLARIZE,
     AugmentSettings,
+    ViewAugmentSettings,
     apply,
     blur_radius,
     draw,
@@ -304,7 +305,7 @@ def test_the_layout_in_memory_does_not_matter(either_way):
 def test_the_chain_is_one_graph(monkeypatch):
     """What is compiled for an accelerator traces without a break and computes the same."""
     monkeypatch.setattr(augment, "_selects", lambda device: False)
-    traced = torch.compile(apply, dynamic=False, fullgraph=True, backend="aot_eager")
+    traced = torch.compile(augment._apply, dynamic=False, fullgraph=True, backend="aot_eager")
     monkeypatch.setattr(augment, "_fused", lambda: traced)
     images = some_images(4)
     settings = AugmentSettings(blur_reference=SIZE)
@@ -312,3 +313,32 @@ def test_the_chain_is_one_graph(monkeypatch):
     parameters = torch.from_numpy(np.stack([draw(rng, settings, SIZE) for _ in range(4)]))
     found = augment.apply_compiled(images, parameters, settings)
     assert (found - apply(images, parameters, settings)).abs().max() < 1e-5
+
+
+def test_views_of_other_probabilities_share_what_is_compiled(monkeypatch):
+    """A compilation takes a minute; a size or a blur that reaches further needs one of its own."""
+    compiled = []
+
+    def count(module, _):
+        compiled.append(module)
+        return module.forward
+
+    torch._dynamo.reset()
+    monkeypatch.setattr(augment, "_selects", lambda device: False)
+    traced = torch.compile(augment._apply, dynamic=False, fullgraph=True, backend=count)
+    monkeypatch.setattr(augment, "_fused", lambda: traced)
+    settings = AugmentSettings(
+        views={
+            "b": ViewAugmentSettings(blur_p=1.0, solarize_p=0.2),
+            "c": ViewAugmentSettings(blur_sigma=(0.1, 90.0)),
+        },
+    )
+
+    def augmented(size: int, view: str) -> None:
+        images = torch.zeros(2, 3, size, size, dtype=torch.uint8)
+        parameters = torch.from_numpy(np.stack([augment.identity()] * 2))
+        augment.apply_compiled(images, parameters, settings.of(view))
+
+    for size, view, number in ((16, "a", 1), (16, "b", 1), (16, "c", 2), (8, "a", 3), (8, "b", 3)):
+        augmented(size, view)
+        assert len(compiled) == number

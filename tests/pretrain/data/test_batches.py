@@ -35,6 +35,7 @@ PLAN = ViewPlan(
 )
 VIEWS = ViewSettings(size=16, min_box_area=16, context=24)
 AUGMENT = AugmentSettings()
+COLOURS = AUGMENT.by_view(list(PLAN.sides))
 
 
 @pytest.fixture
@@ -65,7 +66,7 @@ def batches(index, batch_size=4, start=0, total=7, **options) -> list[Batch]:
 
 
 def final(batch: Batch) -> dict[str, torch.Tensor]:
-    return device.views(batch, torch.device("cpu"), AUGMENT, PLAN.size)
+    return device.views(batch, torch.device("cpu"), COLOURS, PLAN.sides)
 
 
 def assert_same(a: list[Batch], b: list[Batch]) -> None:

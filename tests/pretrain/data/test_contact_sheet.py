@@ -11,6 +11,7 @@ from pretrain.data.augment import AugmentSettings
 from pretrain.data.contact_sheet import CELL, WARNING, denormalised, sample, sheet
 from pretrain.data.index import Index
 from pretrain.data.loader import build_loader
+from pretrain.data.pairs import Neighbour, PairTable
 from pretrain.data.plan import Crop, ViewPlan
 from pretrain.data.source import DataSettings, open_index
 from pretrain.data.views import ViewSettings
@@ -78,7 +79,7 @@ def test_views_stand_where_they_should_and_fallbacks_are_marked(index):
         marked = (picture[top : top + height] == WARNING).all(-1).sum()
         assert (marked > 500) == one.fallback
         for column, name in enumerate(("first", "object", "first", "object")):
-            x = contact_sheet._column(column, 2)
+            x = contact_sheet._column(column, PLAN)
             cell = picture[top + contact_sheet.LINE :][:CELL, x : x + CELL]
             expected = Image.fromarray(one.before[name].permute(1, 2, 0).contiguous().numpy())
             expected = expected.resize((CELL, CELL), Image.Resampling.BILINEAR)
@@ -134,9 +135,24 @@ def test_command(index, config, tmp_path, capsys):
     assert hcl.main([*arguments, "--count", "2"]) == 0
 
 
+def test_command_with_pairs(index, config, tmp_path, capsys):
+    boxes = np.array([[2, 2, 30, 30]], np.float32)
+    rows = [[Neighbour((row + 1) % 8, boxes, boxes)] if row else [] for row in range(8)]
+    PairTable.build(index.fingerprint, rows).write(tmp_path / "pairs")
+    out = tmp_path / "sheet.png"
+    arguments = ["data", "show", str(index.folder), "--config", config, "--out", str(out)]
+    arguments += ["--rows", "0,4", "method.crops=pair_key", "hcl=null"]
+    assert hcl.main(arguments) == 2
+    assert "data.pairs: not set, but the views view_1, view_2" in capsys.readouterr().err
+    assert hcl.main([*arguments, f"data.pairs={tmp_path / 'pairs'}"]) == 0
+    assert "1 of them with too few boxes or no pair" in capsys.readouterr().out
+    assert Image.open(out).width > 2 * contact_sheet.WIDE
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
+        (["augment.views={view_3: {flip_p: 0.0}}"], "augment.views: no view 'view_3'"),
         (["--rows", "1,x"], "give numbers between commas"),
         (["--rows", "8"], "rows 0 to 7, not 8"),
         (["--count", "0"], "--count 0"),

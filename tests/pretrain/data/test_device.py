@@ -11,6 +11,7 @@ from pretrain.data.plan import Batch, Sources
 from pretrain.data.views import resize
 
 SIZE = 24
+SIDES = {"a": SIZE, "b": SIZE}
 
 
 def some_sources(count: int = 9, seed: int = 0) -> tuple[Sources, list[torch.Tensor]]:
@@ -57,7 +58,7 @@ def expected(sources: Sources, images: list[torch.Tensor]) -> dict[str, torch.Te
 def test_on_a_cpu_the_bytes_of_the_workers():
     sources, images = some_sources()
     for name, views in expected(sources, images).items():
-        assert torch.equal(device.cut(sources, SIZE)[name], views)
+        assert torch.equal(device.cut(sources, SIDES)[name], views)
 
 
 @pytest.mark.parametrize("at_once", [True, False])
@@ -67,7 +68,7 @@ def test_on_an_accelerator_within_one(monkeypatch, at_once):
     if not at_once:
         monkeypatch.setattr(device, "PADDED_BYTES", 3 * 150 * 150 * 12)
     sources, images = some_sources(20, 1)
-    found = device.cut(sources, SIZE)
+    found = device.cut(sources, SIDES)
     for name, views in expected(sources, images).items():
         assert found[name].dtype == torch.uint8
         difference = (found[name].int() - views.int()).abs()
@@ -99,7 +100,7 @@ def a_batch(count: int = 4) -> Batch:
 
 def test_views_are_augmented():
     batch, settings = a_batch(), AugmentSettings()
-    found = device.views(batch, torch.device("cpu"), settings, SIZE)["a"]
+    found = device.views(batch, torch.device("cpu"), {"a": settings}, SIDES)["a"]
     assert torch.equal(found, apply(batch.images["a"], batch.augmentation["a"], settings))
 
 
@@ -108,8 +109,8 @@ def test_kind_and_layout_of_the_result():
     found = device.views(
         batch,
         torch.device("cpu"),
-        settings,
-        SIZE,
+        {"a": settings},
+        SIDES,
         dtype=torch.bfloat16,
         memory_format=torch.channels_last,
     )["a"]
@@ -121,7 +122,7 @@ def test_kind_and_layout_of_the_result():
 @pytest.mark.gpu
 def test_cutting_on_the_gpu():
     sources, images = some_sources(20, 1)
-    found = device.cut(sources.pin_memory().to(torch.device("cuda")), SIZE)
+    found = device.cut(sources.pin_memory().to(torch.device("cuda")), SIDES)
     for name, views in expected(sources, images).items():
         difference = (found[name].cpu().int() - views.int()).abs()
         assert difference.max() <= 1
@@ -132,6 +133,8 @@ def test_cutting_on_the_gpu():
 @pytest.mark.parametrize("compiled", [False, True])
 def test_views_on_the_gpu(compiled):
     batch, settings = a_batch(8), AugmentSettings()
-    found = device.views(batch, torch.device("cuda"), settings, SIZE, compiled=compiled)["a"]
+    found = device.views(batch, torch.device("cuda"), {"a": settings}, SIDES, compiled=compiled)[
+        "a"
+    ]
     plain = apply(batch.images["a"], batch.augmentation["a"], settings)
     assert (found.cpu() - plain).abs().max() < 5e-3

@@ -1,0 +1,81 @@
+"""Runs whose views are of pairs, or of colours of their own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pretrain import distributed
+from pretrain.config import load_settings
+from pretrain.data.pairs import Neighbour, PairTable
+from pretrain.data.source import open_index
+from pretrain.errors import InputError
+from pretrain.metrics import read_metrics
+from pretrain.trainer import Outcome, Trainer
+
+
+@pytest.fixture(scope="module")
+def world() -> Iterator[distributed.World]:
+    with distributed.process_group("cpu") as alone:
+        yield alone
+
+
+def trainer(scenes: Path, output: Path, world: distributed.World, **more: Any) -> Trainer:
+    values = {
+        "output": output,
+        "data.annotations": scenes / "annotations/instances_train.json",
+        "data.images": scenes / "train",
+        "data.index": scenes.parent / "views_index",
+        "data.workers": 0,
+        "views.size": 32,
+        "model.dim": 16,
+        "method.queue": 20,
+        "method.norm_group": 4,
+        "hcl": None,
+        "optim.batch_size": 8,
+        "train.epochs": None,
+        "train.steps": 2,
+        "train.log_every": 1,
+        "train.threads": 1,
+        "train.tensorboard": False,
+    }
+    values.update({key.replace("__", "."): value for key, value in more.items()})
+    arguments = [f"{key}={json.dumps(value, default=str)}" for key, value in values.items()]
+    return Trainer(load_settings("quickstart", arguments), world, ["test"])
+
+
+@pytest.mark.parametrize("crop_on", ["worker", "device"])
+def test_views_of_pairs(
+    scenes: Path, tmp_path: Path, world: distributed.World, crop_on: str
+) -> None:
+    pairs = {"method__crops": "pair_key", "data__crop_on": crop_on}
+    run = trainer(scenes, tmp_path / "run", world, data__pairs=tmp_path / "pairs", **pairs)
+    with pytest.raises(InputError, match="no table of pairs here"):
+        run.fit()
+    index = open_index(run.settings.data)
+    boxes = np.array([[0, 0, 40, 40]], np.float32)
+    count = len(index)
+    rows = [[Neighbour((row + 1) % count, boxes, boxes)] if row % 2 else [] for row in range(count)]
+    PairTable.build(index.fingerprint, rows).write(tmp_path / "pairs")
+    again = trainer(scenes, tmp_path / "run", world, data__pairs=tmp_path / "pairs", **pairs)
+    assert again.fit() is Outcome.FINISHED
+    shares = [line["fallback"] for line in read_metrics(tmp_path / "run/metrics.jsonl")]
+    assert 0 < sum(shares) < 2
+    with pytest.raises(InputError, match=r"run of other settings \(data.pairs:"):
+        trainer(scenes, tmp_path / "run", world, data__pairs=tmp_path / "other", **pairs)
+
+
+def test_colours_of_a_view_that_the_method_lacks(
+    scenes: Path, tmp_path: Path, world: distributed.World
+) -> None:
+    views = {"view_2": {"solarize_p": 0.2}, "scene": {"flip_p": 0.0}}
+    with pytest.raises(InputError, match="no view 'scene'; this method has view_1, view_2"):
+        trainer(scenes, tmp_path / "run", world, augment__views=views)
+    del views["scene"]
+    run = trainer(scenes, tmp_path / "run", world, augment__views=views, train__steps=1)
+    assert run.fit() is Outcome.FINISHED
