@@ -28,6 +28,7 @@ def main(argv: list[str]) -> int:
     parser = _parser()
     arguments = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("faiss").setLevel(logging.WARNING)
     if (arguments.run is None) == (arguments.official is None):
         parser.error("give either RUN or --official FILE")
     if arguments.official is not None:

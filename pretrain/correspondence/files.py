@@ -59,6 +59,11 @@ class Shards:
                 missing.append(number)
         return missing
 
+    def tidy(self) -> None:
+        """Remove what killed processes have left half written."""
+        for leftover in self.folder.glob(".*.tmp"):
+            leftover.unlink(missing_ok=True)
+
     def write(self, number: int, array: NDArray[Any]) -> None:
         """Keep a shard; a process that is killed leaves no part of one under its name."""
         assert array.dtype == self.dtype

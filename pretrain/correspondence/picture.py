@@ -104,11 +104,11 @@ def _overview(
     width, height = max(1, round(image.width * scale)), max(1, round(image.height * scale))
     small = image.resize((width, height), Image.Resampling.BILINEAR, reducing_gap=3)
     x1, y1, x2, y2 = (round(value * scale) for value in box)
-    frame = (x1, y1, max(x1, x2 - 1), max(y1, y2 - 1))
     pale = Image.blend(small, Image.new("RGB", small.size, PAPER), 0.3)
     pale.paste(small.crop((x1, y1, x2, y2)), (x1, y1))
     pen = ImageDraw.Draw(pale)
-    pen.rectangle(frame, outline=PAPER, width=4)
+    # Around the region as far as there is room, so that it hides little of a small one.
+    frame = (max(0, x1 - 3), max(0, y1 - 3), min(width - 1, x2 + 2), min(height - 1, y2 + 2))
     pen.rectangle(frame, outline=colour, width=3)
     cell = Image.new("RGB", (WIDE, SIDE), GROUND)
     cell.paste(pale, ((WIDE - width) // 2, (SIDE - height) // 2))

@@ -20,7 +20,6 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from pretrain import distributed
 from pretrain.correspondence import files
 from pretrain.correspondence.encode import FeatureEncoder, centre_view, read_views, region_views
 from pretrain.correspondence.files import Shards
@@ -39,6 +38,9 @@ log = logging.getLogger(__name__)
 PAIRS = "pairs"
 REGIONS = "regions"
 SIMILARITY = "similarity.npy"
+
+TELL_SECONDS = 10
+"""Between two lines that say how far a step is."""
 
 
 class CorrespondSettings(Settings):
@@ -131,6 +133,7 @@ def correspond(job: Job) -> Report:
     report.unreadable = int((~there.any(1)).sum()) if len(job.index) > 1 else 0
     if not (job.folder / PAIRS).exists():
         _pairs(job, neighbours, report)
+    on_main(job.world, lambda: _remove_parts(job.folder))
     report.table = PairTable.open(job.folder / PAIRS)
     counts = job.regions.counts
     report.regions = int(counts.sum())
@@ -168,7 +171,7 @@ def _search(job: Job, target: Path, report: Report) -> None:
     if not features.is_file():
         shards = job.shards("features", np.float32, encoder.dim, None)
         _step(job, "features", shards, encode, report)
-        _join(job, shards, features)
+        on_main(job.world, lambda: shards.join(features))
     bank = np.load(features, mmap_mode="r", allow_pickle=False)
     if not np.any(bank):
         raise InputError(f"{job.index.images}: no image can be read; check --images")
@@ -182,7 +185,7 @@ def _search(job: Job, target: Path, report: Report) -> None:
         lambda number: search.nearest(job.rows(number), job.settings.neighbours),
         report,
     )
-    _join(job, shards, target)
+    on_main(job.world, lambda: shards.join(target))
 
 
 def _pairs(job: Job, neighbours: NDArray[np.int64], report: Report) -> None:
@@ -249,7 +252,6 @@ def _pairs(job: Job, neighbours: NDArray[np.int64], report: Report) -> None:
         _save(job.folder / SIMILARITY, found["similarity"])
         table = to_table(job.index.fingerprint, found, neighbours, regions, settings.share)
         table.write(job.folder / PAIRS)
-        shutil.rmtree(matches.folder, ignore_errors=True)
 
     on_main(job.world, finish)
 
@@ -264,16 +266,17 @@ def _step(
     """Compute the shards that are missing, each process its part of them."""
     start = time.monotonic()
     missing = shards.missing()
-    distributed.barrier()  # nobody writes before all have looked
+    on_main(job.world, shards.tidy)  # so nobody writes before all have looked
 
     def work() -> None:
         mine = missing[job.world.rank :: job.world.size]
-        for done, number in enumerate(mine):
+        told = start
+        for done, number in enumerate(mine, 1):
             shards.write(number, compute(number))
-            if job.world.is_main:
-                seconds = time.monotonic() - start
-                left = seconds / (done + 1) * (len(mine) - done - 1)
-                log.info("%s: %d of %d shards, %.0f s left", name, done + 1, len(mine), left)
+            now = time.monotonic()
+            if job.world.is_main and now - told > TELL_SECONDS:
+                told, left = now, (now - start) / done * (len(mine) - done)
+                log.info("%s: %d of %d shards, %.0f s left", name, done, len(mine), left)
 
     together(job.world, work)
     seconds = time.monotonic() - start
@@ -282,14 +285,10 @@ def _step(
         files.note(job.folder, f"seconds_{name}", round(seconds, 3))
 
 
-def _join(job: Job, shards: Shards, target: Path) -> None:
-    """Make one array of the shards, which then go."""
-
-    def join() -> None:
-        shards.join(target)
-        shutil.rmtree(shards.folder, ignore_errors=True)
-
-    on_main(job.world, join)
+def _remove_parts(folder: Path) -> None:
+    """Remove the shards that a finished whole has taken the place of."""
+    for part in ("features", "neighbours", "matches"):
+        shutil.rmtree(folder / part, ignore_errors=True)
 
 
 def _save(target: Path, array: NDArray[Any]) -> None:
