@@ -21,7 +21,7 @@ def pretrain_on(folder: Path, annotations: Path, images: Path, steps: int = 0) -
         "views.size": 32,
         "model.dim": 16,
         "method.queue": 32,
-        "method.norm_group": 8,
+        "method.norm_group": 4,
         "hcl.queue": 32,
         "optim.batch_size": 8,
         "train.epochs": None,
