@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from pretrain import distributed
 from pretrain.correspondence import files
 from pretrain.correspondence.encode import FeatureEncoder, centre_view, read_views, region_views
 from pretrain.correspondence.files import Shards
@@ -143,7 +144,9 @@ def correspond(job: Job) -> Report:
 
 def _neighbours(job: Job, report: Report) -> NDArray[np.int64]:
     target = job.folder / "neighbours.npy"
-    if not target.is_file():
+    missing = not target.is_file()
+    distributed.barrier()  # nobody writes it before all have looked
+    if missing:
         if job.given is not None:
             given = job.given
             on_main(job.world, lambda: _save(target, given))
