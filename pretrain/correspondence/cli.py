@@ -39,6 +39,8 @@ def main(argv: list[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
+    from pretrain.data.commands.options import positive
+
     parser = argparse.ArgumentParser(
         prog="hcl correspond",
         usage="hcl correspond RUN -o FOLDER [options]\n"
@@ -109,7 +111,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     work.add_argument(
         "--workers",
-        type=int,
+        type=positive,
         metavar="N",
         help="threads that decode (default: as cores allow, up to 8)",
     )
