@@ -1,0 +1,299 @@
+"""The steps of stage 2, shared out among processes and resumable shard by shard.
+
+    image features -> neighbours -> features of all regions -> pairs
+
+Each step computes shards of consecutive rows and nothing that depends on who computes them, so
+any number of processes, stopped and started at will, gives the same files.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from pretrain import distributed
+from pretrain.correspondence import files
+from pretrain.correspondence.encode import FeatureEncoder, centre_view, read_views, region_views
+from pretrain.correspondence.files import Shards
+from pretrain.correspondence.matching import MATCH, match, pairs_per_neighbour, to_table
+from pretrain.correspondence.neighbours import Search
+from pretrain.correspondence.processes import on_main, together
+from pretrain.correspondence.regions import Regions
+from pretrain.data.index import Index
+from pretrain.data.pairs import PairTable
+from pretrain.distributed import World
+from pretrain.errors import InputError
+from pretrain.settings import Settings
+
+log = logging.getLogger(__name__)
+
+PAIRS = "pairs"
+REGIONS = "regions"
+SIMILARITY = "similarity.npy"
+
+TELL_SECONDS = 10
+"""Between two lines that say how far a step is."""
+
+
+class CorrespondSettings(Settings):
+    """What determines the pairs, besides the encoder and the images.
+
+    Attributes:
+        neighbours: images each image is matched with.
+        share: pairs with each neighbour, as a share of the image's own regions; at least one.
+        max_regions: regions of an image, the first of its boxes.
+        batch_size: views in one forward.
+        precision: of the forwards.
+        shard: images of one shard, so what a kill may cost.
+    """
+
+    neighbours: Annotated[int, Field(ge=1)] = 10
+    share: Annotated[float, Field(gt=0, le=1)] = 0.1
+    max_regions: Annotated[int, Field(ge=1)] = 100
+    batch_size: Annotated[int, Field(ge=1)] = 64
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    shard: Annotated[int, Field(ge=1)] = 128
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is to be done.
+
+    Attributes:
+        index: of the images.
+        regions: of each image.
+        encoder: that says what is alike.
+        settings: of the steps.
+        folder: where everything is kept.
+        world: this process among all.
+        workers: threads that decode.
+        given: int64 (N, K) neighbours found elsewhere, or None.
+    """
+
+    index: Index
+    regions: Regions
+    encoder: FeatureEncoder
+    settings: CorrespondSettings
+    folder: Path
+    world: World
+    workers: int
+    given: NDArray[np.int64] | None = None
+
+    def rows(self, number: int) -> range:
+        """Of a shard."""
+        start = number * self.settings.shard
+        return range(start, min(start + self.settings.shard, len(self.index)))
+
+    def shards(self, name: str, dtype: Any, width: int, lengths: list[int] | None) -> Shards:
+        """The shards of a step; ``lengths`` is their rows, where these are not images."""
+        count = -(-len(self.index) // self.settings.shard)
+        images = [len(self.rows(number)) for number in range(count)]
+        tail = (width,) if width else ()
+        return Shards(self.folder / name, dtype, tail, images if lengths is None else lengths)
+
+
+@dataclass
+class Report:
+    """What came of it.
+
+    Attributes:
+        steps: per step done now, its seconds, shards that were there, and shards in all.
+        table: of pairs.
+        unreadable: images without features.
+        regions: encoded once each.
+        official: regions that the published code would encode.
+        engine: of the search for neighbours, where it was made now.
+    """
+
+    steps: dict[str, tuple[float, int, int]] = field(default_factory=dict)
+    table: PairTable | None = None
+    unreadable: int = 0
+    regions: int = 0
+    official: int = 0
+    engine: str = ""
+
+
+def correspond(job: Job) -> Report:
+    """Do all steps that are not done; called by every process.
+
+    Raises:
+        InputError: an image cannot be read any more, or a file cannot be written.
+    """
+    report = Report()
+    neighbours = _neighbours(job, report)
+    there = neighbours >= 0
+    report.unreadable = int((~there.any(1)).sum()) if len(job.index) > 1 else 0
+    if not (job.folder / PAIRS).exists():
+        _pairs(job, neighbours, report)
+    on_main(job.world, lambda: _remove_parts(job.folder))
+    report.table = PairTable.open(job.folder / PAIRS)
+    counts = job.regions.counts
+    report.regions = int(counts.sum())
+    report.official = report.regions + int(counts[neighbours[there]].sum())
+    return report
+
+
+def _neighbours(job: Job, report: Report) -> NDArray[np.int64]:
+    target = job.folder / "neighbours.npy"
+    missing = not target.is_file()
+    distributed.barrier()  # nobody writes it before all have looked
+    if missing:
+        if job.given is not None:
+            given = job.given
+            on_main(job.world, lambda: _save(target, given))
+        else:
+            _search(job, target, report)
+    found: NDArray[np.int64] = np.load(target, mmap_mode="r", allow_pickle=False)
+    return found
+
+
+def _search(job: Job, target: Path, report: Report) -> None:
+    features = job.folder / "features.npy"
+    size, encoder = job.encoder.size, job.encoder
+
+    def encode(number: int) -> NDArray[Any]:
+        rows, bad = job.rows(number), dict[int, str]()
+        views = read_views(
+            job.index, rows, lambda image, _: centre_view(image, size), job.workers, bad
+        )
+        found = encoder.features(views, "head")
+        for row, reason in bad.items():
+            found[row - rows.start] = 0
+            log.warning("%s: %s; it gets no neighbours", job.index.path(row), reason)
+        return found
+
+    if not features.is_file():
+        shards = job.shards("features", np.float32, encoder.dim, None)
+        _step(job, "features", shards, encode, report)
+        on_main(job.world, lambda: shards.join(features))
+    bank = np.load(features, mmap_mode="r", allow_pickle=False)
+    if not np.any(bank):
+        raise InputError(f"{job.index.images}: no image can be read; check --images")
+    search = Search(bank, job.world.device)
+    report.engine = search.engine
+    shards = job.shards("neighbours", np.int64, job.settings.neighbours, None)
+    _step(
+        job,
+        "neighbours",
+        shards,
+        lambda number: search.nearest(job.rows(number), job.settings.neighbours),
+        report,
+    )
+    on_main(job.world, lambda: shards.join(target))
+
+
+def _pairs(job: Job, neighbours: NDArray[np.int64], report: Report) -> None:
+    regions, settings, encoder = job.regions, job.settings, job.encoder
+    on_main(job.world, lambda: regions.write(job.folder / REGIONS))
+    used = np.zeros(len(job.index), bool)
+    used[neighbours[neighbours >= 0]] = True
+    used |= (neighbours >= 0).any(1)
+
+    def encode(number: int) -> NDArray[Any]:
+        rows, bad = job.rows(number), dict[int, str]()
+        views = read_views(
+            job.index,
+            rows,
+            lambda image, row: region_views(image, regions.of(row), encoder.size),
+            job.workers,
+            bad,
+        )
+        found = encoder.features(views, "backbone")
+        start = regions.offsets[rows.start]
+        for row, reason in sorted(bad.items()):
+            if used[row]:
+                raise InputError(
+                    f"{job.index.path(row)}: {reason}, but it is a neighbour of others; repair it "
+                    f"and run again, or delete {job.folder}"
+                )
+            found[regions.offsets[row] - start : regions.offsets[row + 1] - start] = 0
+        return found.astype(np.float16)
+
+    count = -(-len(job.index) // settings.shard)
+    ends = [(job.rows(number).start, job.rows(number).stop) for number in range(count)]
+    lengths = [int(regions.offsets[stop] - regions.offsets[start]) for start, stop in ends]
+    cache = job.shards(f"{REGIONS}/features", np.float16, encoder.width, lengths)
+    _step(job, "regions", cache, encode, report)
+
+    def features_of(row: int) -> NDArray[np.float16]:
+        number = row // settings.shard
+        start = regions.offsets[job.rows(number).start]
+        part: NDArray[np.float16] = cache.map(number)[
+            regions.offsets[row] - start : regions.offsets[row + 1] - start
+        ]
+        return part
+
+    per_row = pairs_per_neighbour(regions, settings.share) * (neighbours >= 0).sum(1)
+    matches = job.shards(
+        "matches", MATCH, 0, [int(per_row[start:stop].sum()) for start, stop in ends]
+    )
+
+    def compare(number: int) -> NDArray[Any]:
+        rows = job.rows(number)
+        return match(
+            rows,
+            neighbours,
+            regions,
+            features_of,
+            share=settings.share,
+            device=job.world.device,
+        )
+
+    _step(job, "pairs", matches, compare, report)
+
+    def finish() -> None:
+        found = np.concatenate([matches.map(number) for number in range(len(matches))])
+        _save(job.folder / SIMILARITY, found["similarity"])
+        table = to_table(job.index.fingerprint, found, neighbours, regions, settings.share)
+        table.write(job.folder / PAIRS)
+
+    on_main(job.world, finish)
+
+
+def _step(
+    job: Job,
+    name: str,
+    shards: Shards,
+    compute: Callable[[int], NDArray[Any]],
+    report: Report,
+) -> None:
+    """Compute the shards that are missing, each process its part of them."""
+    start = time.monotonic()
+    missing = shards.missing()
+    on_main(job.world, shards.tidy)  # so nobody writes before all have looked
+
+    def work() -> None:
+        mine = missing[job.world.rank :: job.world.size]
+        told = start
+        for done, number in enumerate(mine, 1):
+            shards.write(number, compute(number))
+            now = time.monotonic()
+            if job.world.is_main and now - told > TELL_SECONDS:
+                told, left = now, (now - start) / done * (len(mine) - done)
+                log.info("%s: %d of %d shards, %.0f s left", name, done, len(mine), left)
+
+    together(job.world, work)
+    seconds = time.monotonic() - start
+    report.steps[name] = (seconds, len(shards) - len(missing), len(shards))
+    if job.world.is_main:
+        files.note(job.folder, f"seconds_{name}", round(seconds, 3))
+
+
+def _remove_parts(folder: Path) -> None:
+    """Remove the shards that a finished whole has taken the place of."""
+    for part in ("features", "neighbours", "matches"):
+        shutil.rmtree(folder / part, ignore_errors=True)
+
+
+def _save(target: Path, array: NDArray[Any]) -> None:
+    with files.replacing(target) as stream:
+        np.save(stream, array, allow_pickle=False)

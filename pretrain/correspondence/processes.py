@@ -1,0 +1,44 @@
+"""Work that several processes share: where one fails, all stop, and none waits for ever."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from pretrain import distributed
+from pretrain.correspondence import files
+from pretrain.distributed import World
+from pretrain.errors import InputError
+
+
+@contextlib.contextmanager
+def held(folder: Path, world: World) -> Iterator[None]:
+    """Let the main process hold the folder while all work in it."""
+    with contextlib.ExitStack() as stack:
+        on_main(world, lambda: stack.enter_context(files.locked(folder)))
+        yield
+
+
+def on_main(world: World, work: Callable[[], Any]) -> None:
+    """Let the main process do something that the others wait for."""
+    together(world, work if world.is_main else lambda: None)
+
+
+def together(world: World, work: Callable[[], Any]) -> None:
+    """Do something in every process; where it fails in one, it fails in all.
+
+    Raises:
+        InputError: here, or in another process, which says more.
+    """
+    fault: Exception | None = None
+    try:
+        work()
+    except Exception as error:
+        fault = error
+    failed = distributed.any_rank(fault is not None, world.device)
+    if fault is not None:
+        raise fault
+    if failed:
+        raise InputError(f"process {world.rank} stops, as another one failed; see its message")

@@ -1,0 +1,101 @@
+"""``hcl correspond show``: a picture of matched regions."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pretrain.errors import InputError
+
+if TYPE_CHECKING:
+    from pretrain.correspondence.picture import Match
+    from pretrain.data.index import Index
+    from pretrain.data.pairs import PairTable
+
+MAX_ROWS = 100
+
+
+def main(argv: list[str]) -> int:
+    """Run ``hcl correspond show FOLDER -o PNG``."""
+    parser = argparse.ArgumentParser(
+        prog="hcl correspond show",
+        description="Write a PNG of matched regions: the image with its region, the neighbour with "
+        "the region that matches, both as the encoder sees them, and the cosine of their features. "
+        "Images, neighbours and pairs are drawn at random, as training draws them.",
+    )
+    parser.add_argument("folder", metavar="FOLDER", type=Path, help="of hcl correspond")
+    parser.add_argument("-o", "--output", required=True, metavar="PNG", type=Path)
+    parser.add_argument("--rows", type=int, default=8, metavar="N", help="pairs (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="%(default)s")
+    parser.add_argument("--index", metavar="FOLDER", type=Path, help="if it has been moved")
+    parser.add_argument("--images", metavar="FOLDER", type=Path, help="if they have been moved")
+    arguments = parser.parse_args(argv)
+    from pretrain.correspondence.files import manifest
+    from pretrain.correspondence.picture import sheet
+    from pretrain.correspondence.pipeline import PAIRS
+    from pretrain.data.index import Index
+    from pretrain.data.pairs import PairTable
+
+    if not 1 <= arguments.rows <= MAX_ROWS:
+        raise InputError(f"--rows {arguments.rows}: choose 1 to {MAX_ROWS}")
+    if arguments.seed < 0:
+        raise InputError(f"--seed {arguments.seed}: it must be at least 0")
+    facts = manifest(arguments.folder)["facts"]
+    images = arguments.images or Path(facts["images"])
+    index = Index.open(arguments.index or Path(facts["index_folder"]), images)
+    table = PairTable.open(arguments.folder / PAIRS)
+    if table.fingerprint != index.fingerprint:
+        raise InputError(f"{arguments.folder}: its pairs are of another index than {index.folder}")
+    matches = draw_matches(table, index, arguments.folder, arguments.rows, arguments.seed)
+    picture = sheet(index, matches)
+    try:
+        picture.save(arguments.output, "PNG")
+    except OSError as error:
+        raise InputError(f"{arguments.output}: cannot be written ({error.strerror})") from None
+    print(f"{arguments.output}: {len(matches)} of {len(table.query)} pairs")
+    return 0
+
+
+def draw_matches(
+    table: PairTable, index: Index, folder: Path, count: int, seed: int
+) -> list[Match]:
+    """Pairs of so many different images, or of all that have any.
+
+    Raises:
+        InputError: no image has pairs.
+    """
+    import numpy as np
+
+    from pretrain.correspondence.picture import Match
+    from pretrain.correspondence.pipeline import SIMILARITY
+    from pretrain.data.views import whole_pixels
+
+    similarity = None
+    if (folder / SIMILARITY).is_file():
+        similarity = np.load(folder / SIMILARITY, mmap_mode="r", allow_pickle=False)
+    rng = np.random.default_rng(seed)
+    rows = np.flatnonzero(np.diff(table.neighbour_offsets))
+    if not len(rows):
+        raise InputError(f"{folder}: no image has pairs")
+    matches = []
+    for row in np.sort(rng.permutation(rows)[:count]).tolist():
+        first, stop = (int(place) for place in table.neighbour_offsets[row : row + 2])
+        chosen = int(rng.integers(first, stop))
+        start, end = (int(place) for place in table.pair_offsets[chosen : chosen + 2])
+        pair = int(rng.integers(start, end))
+        other = int(table.neighbours[chosen])
+        query = whole_pixels(table.query[pair : pair + 1], index.size(row))[0]
+        key = whole_pixels(table.key[pair : pair + 1], index.size(other))[0]
+        matches.append(
+            Match(
+                row,
+                other,
+                tuple(query.tolist()),
+                tuple(key.tolist()),
+                f"neighbour {chosen - first + 1} of {stop - first}, "
+                f"pair {pair - start + 1} of {end - start}",
+                None if similarity is None else float(similarity[pair]),
+            )
+        )
+    return matches
