@@ -19,14 +19,17 @@ from pretrain.methods.build import build_method
 from pretrain.methods.hcl import HCLSettings
 from pretrain.models import EncoderSettings
 
-BATCH, STEPS = 16, 3
+BATCH = 16
 
 
-RUNS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-    "fixed": ({"name": "moco", "queue": 24, "norm_group": 4}, {}),
-    "learned": ({"name": "moco", "queue": 24, "norm_group": 4}, {"learn_curvature": True}),
-    "densecl": ({"name": "densecl", "queue": 24, "norm_group": 4, "symmetric": True}, {}),
-    "byol": ({"name": "byol", "predictor_hidden": 12}, {}),
+# Settings of the method, of the branch (None: without it), and steps.
+RUNS: dict[str, tuple[dict[str, Any], dict[str, Any] | None, int]] = {
+    "fixed": ({"name": "moco", "queue": 24, "norm_group": 4}, {}, 3),
+    "learned": ({"name": "moco", "queue": 24, "norm_group": 4}, {"learn_curvature": True}, 3),
+    "densecl": ({"name": "densecl", "queue": 24, "norm_group": 4, "symmetric": True}, {}, 3),
+    "byol": ({"name": "byol", "predictor_hidden": 12}, {}, 3),
+    "orl": ({"name": "orl", "predictor_hidden": 12, "patch_size": 16}, {}, 1),
+    "orl alone": ({"name": "orl", "predictor_hidden": 12, "patch_size": 16}, None, 1),
 }
 
 
@@ -41,33 +44,33 @@ def main(output: str) -> None:
 
 
 def steps(
-    world: distributed.World, method_settings: dict[str, Any], branch: dict[str, Any]
+    world: distributed.World,
+    method_settings: dict[str, Any],
+    branch: dict[str, Any] | None,
+    count: int,
 ) -> dict[str, Any]:
     """Losses and state after a few steps."""
     torch.manual_seed(0)
-    head: Any = "mlp_bn" if method_settings["name"] == "byol" else "mlp"
+    head: Any = "mlp_bn" if method_settings["name"] in ("byol", "orl") else "mlp"
     encoder = EncoderSettings(backbone="resnet18", head=head, hidden=16, dim=8)
     context = Context(encoder, 32, BATCH, BATCH // world.size, seed=1)
     base = parse_method(method_settings, source="test")
     # In float64 a difference between world sizes is a mistake, not rounding.
-    hcl = HCLSettings(queue=24, weight=1.0, **branch)
+    hcl = None if branch is None else HCLSettings(queue=24, weight=1.0, **branch)
     method = build_method(base, hcl, context).double().train()
     model: nn.Module = method
     if world.size > 1:
         model = DistributedDataParallel(method, broadcast_buffers=False)
     optimizer = torch.optim.SGD([p for p in method.parameters() if p.requires_grad], lr=0.05)
     losses: list[Tensor] = []
-    for step in range(STEPS):
+    for step in range(count):
         generator = torch.Generator().manual_seed(step)
-        views = {
-            crop.name: local_rows(
-                torch.randn(BATCH, 3, 32, 32, generator=generator, dtype=torch.float64),
-                BATCH // world.size,
-                world.rank,
-            )
-            for crop in method.view_plan.crops
-        }
-        method.begin_step(step, STEPS)
+        views = {}
+        for crop in method.view_plan.crops:
+            shape = (BATCH, 3, method.view_plan.side(crop), method.view_plan.side(crop))
+            images = torch.randn(shape, generator=generator, dtype=torch.float64)
+            views[crop.name] = local_rows(images, BATCH // world.size, world.rank)
+        method.begin_step(step, count)
         terms, _ = model(views)
         loss = torch.stack(list(terms.values())).sum()
         optimizer.zero_grad()
