@@ -54,8 +54,11 @@ Metrics = dict[str, Tensor]
 class Method(nn.Module, ABC):
     """A pretraining method.
 
-    One step is ``begin_step``, ``forward`` with backward and optimiser, ``end_step``. Everything
-    that must survive a kill is a parameter or a buffer.
+    One step is ``begin_step``, ``forward`` with backward, the optimiser, ``end_step``. Where
+    gradients are accumulated, a step has several forwards, one a micro-batch, whose losses are
+    averaged: what is to be enqueued is collected over all of them, in order, and anything random
+    in ``forward`` depends on the number of the forward too. Everything that must survive a kill
+    is a parameter or a buffer.
     """
 
     settings_class: ClassVar[type[MethodSettings]]
@@ -80,7 +83,10 @@ class Method(nn.Module, ABC):
         """Loss terms of the normalised views, each (B, 3, S, S)."""
 
     def begin_step(self, step: int, total_steps: int) -> None:
-        """Before ``forward``: what depends on the step, and the momentum update."""
+        """Before the step's forwards: what depends on the step, and the momentum update."""
+
+    def rewind(self) -> None:
+        """Back to just after ``begin_step``: the step's forwards will be done again."""
 
     def statistics(self) -> Metrics:
         """Of the last ``forward``, before the optimiser's step; for logged steps, on all ranks.

@@ -36,7 +36,7 @@ class Half(nn.Module):
 
 def branch(**settings: Any) -> HCL:
     context = Context(EncoderSettings(backbone="resnet18", dim=DIM), 32, BATCH, BATCH, seed=3)
-    base = Moco(MocoSettings(name="moco", queue=20, norm_group=None), context)
+    base = Moco(MocoSettings(name="moco", queue=20, batch_norm="plain"), context)
     base.encoder_q, base.encoder_k = Half(0), Half(1)  # type: ignore[assignment]
     return HCL(base, HCLSettings(queue=20, **{"learn_curvature": True, **settings}), context)
 
