@@ -257,6 +257,14 @@ def spatial_u(x: Tensor, y: Tensor, c: Curvature) -> Tensor:
 
 
 def log_sum_exp(kind: type, fused: bool, queue: Tensor, *tensors: Tensor) -> Tensor:
+    """Over the constant negatives, (N,), of queries and row factors: ``tensors``.
+
+    Args:
+        kind: a :class:`Differentiable`.
+        fused: by the CUDA kernel.
+        queue: (K, D).
+        tensors: the queries (N, D), then the factors (N, 1) that ``kind`` wants.
+    """
     value: Tensor = _LogSumExp.apply(kind, fused, queue, *tensors)  # type: ignore[no-untyped-call]
     return value
 
