@@ -26,8 +26,8 @@ class Context:
     Attributes:
         encoder: the network to pretrain.
         size: side of a view, pixels.
-        batch_size: rows in a global batch.
-        local_batch: rows of one process.
+        batch_size: rows of a forward, all processes together.
+        local_batch: rows of a forward of one process.
         seed: of the run.
     """
 
@@ -54,11 +54,10 @@ Metrics = dict[str, Tensor]
 class Method(nn.Module, ABC):
     """A pretraining method.
 
-    One step is ``begin_step``, ``forward`` with backward, the optimiser, ``end_step``. Where
-    gradients are accumulated, a step has several forwards, one a micro-batch, whose losses are
-    averaged: what is to be enqueued is collected over all of them, in order, and anything random
-    in ``forward`` depends on the number of the forward too. Everything that must survive a kill
-    is a parameter or a buffer.
+    One step is ``begin_step``, ``forward`` with backward, the optimiser's step, ``end_step``.
+    Where gradients are accumulated there are several forwards, each of a part of the step's rows:
+    what is kept for ``end_step`` is kept in their order, and what is random in ``forward`` depends
+    on its number in the step too. Everything that must survive a kill is a parameter or a buffer.
     """
 
     settings_class: ClassVar[type[MethodSettings]]

@@ -36,7 +36,7 @@ from pretrain.models import Encoder, Queue
 __all__ = ["HCL", "HCLSettings"]
 
 # The method's own key views count from 0; the branch's shuffles must differ from theirs.
-ANSWERING_VIEW, ASKING_VIEW = 15, 14
+KEY_VIEW, ASKING_VIEW = 15, 14
 
 SAMPLE = 1024
 """Rows of the queue that the statistics look at: always the same places of the ring."""
@@ -136,7 +136,7 @@ class HCL(Method):
         raw = decoupled(as_float(self.base.encode_query(views[asking])), self.settings.decouple)
         query = self.space.point(raw)
         with torch.no_grad():
-            raw_keys = as_float(self.base.encode_key(views[answering], view=ANSWERING_VIEW))
+            raw_keys = as_float(self.base.encode_key(views[answering], view=KEY_VIEW))
             keys = self.space.key(raw_keys)
         rank, _ = distributed.rank_and_size()
         if self.queue is None:

@@ -183,8 +183,8 @@ class Moco(TwoViewMethod):
 
     def _permutation(self, view: int, count: int) -> Tensor:
         """A pure function of (seed, step, forward, view): alike on all ranks and after a resume."""
-        # Forwards count from 1; a step of one forward has the run's own seed.
-        seed = self.context.seed + self._forwards - 1
+        # The first forward has the run's own seed.
+        seed = self.context.seed + max(self._forwards - 1, 0)
         generator = torch.Generator().manual_seed((seed * 1_000_003 + self._step) * 16 + view)
         return torch.randperm(count, generator=generator)
 

@@ -23,7 +23,7 @@ from pretrain.losses import (
 )
 from pretrain.methods.base import Context, parse_method
 from pretrain.methods.build import build_method
-from pretrain.methods.hcl import ANSWERING_VIEW, ASKING_VIEW, HCL, HCLSettings, decoupled
+from pretrain.methods.hcl import ASKING_VIEW, HCL, KEY_VIEW, HCLSettings, decoupled
 from pretrain.methods.moco import Moco, MocoSettings
 from pretrain.models import EncoderSettings
 
@@ -137,7 +137,7 @@ def test_scenes_as_negatives() -> None:
     first, second = views(1), views(2)
     losses, _ = method(first)
     assert losses["hyperbolic"] == 0  # nothing queued: no row's own asking crop is a negative
-    assert {ANSWERING_VIEW, ASKING_VIEW} <= set(views_asked)
+    assert {KEY_VIEW, ASKING_VIEW} <= set(views_asked)
     method.end_step()
     losses, _ = method(second)
     negatives = torch.cat([halves(first["object"])[1], halves(first["scene"])[1]])
