@@ -20,12 +20,16 @@ from pretrain.methods.hcl import HCLSettings
 from pretrain.models import EncoderSettings
 
 BATCH, STEPS = 16, 3
-
+SCENES = {"distance": "cosine", "scenes_as_negatives": True}
 
 RUNS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "fixed": ({"name": "moco", "queue": 24, "norm_group": 4}, {}),
     "learned": ({"name": "moco", "queue": 24, "norm_group": 4}, {"learn_curvature": True}),
-    "densecl": ({"name": "densecl", "queue": 24, "norm_group": 4, "symmetric": True}, {}),
+    "densecl": ({"name": "densecl", "queue": 24, "norm_group": 4, "symmetric": True}, SCENES),
+    "in batch": (
+        {"name": "moco", "queue": 24, "batch_norm": "synchronised"},
+        {"distance": "euclidean", "negatives": "batch"},
+    ),
     "byol": ({"name": "byol", "predictor_hidden": 12}, {}),
 }
 
