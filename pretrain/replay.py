@@ -91,6 +91,7 @@ def find_culprit(method: Method, step: Step) -> str:
     )
     sentinel = NonFiniteSentinel(method, stop=False)
     method.zero_grad()
+    method.rewind()
     # Compiled code would be one operation to the sentinel.
     with torch.compiler.set_stance("force_eager"), sentinel:
         for part in step.parts:

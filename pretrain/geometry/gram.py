@@ -31,7 +31,7 @@ def pairwise_distance(x: Tensor, y: Tensor, c: Curvature) -> Tensor:
     whole.
     """
     x, y = as_float(x), as_float(y)
-    chord = _chord(x, y)
+    chord = pairwise_chord(x, y)
     return poincare.arc(chord, poincare.gap(x, c)[:, None], poincare.gap(y, c), c)
 
 
@@ -53,8 +53,9 @@ def pairwise_lorentz_distance(x: Tensor, y: Tensor, c: float) -> Tensor:
     return d.index_put((rows, columns), lorentz.pairwise_distance(x[rows[:, 0]], y[columns], c))
 
 
-def _chord(x: Tensor, y: Tensor) -> Tensor:
-    """|x_i - y_j|, (N, M)."""
+def pairwise_chord(x: Tensor, y: Tensor) -> Tensor:
+    """Euclidean distances |x_i - y_j| of x (N, D) to y (M, D), (N, M), likewise."""
+    x, y = as_float(x), as_float(y)
     square = _square(x)[:, None]
     squared = square + _square(y) - 2 * exact_matmul(x, y)
     near = squared.detach() <= NEAR * square.detach()

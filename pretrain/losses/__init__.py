@@ -2,9 +2,14 @@
 
 from pretrain.losses.byol import cosine_regression
 from pretrain.losses.dense import dense_info_nce, match
+from pretrain.losses.euclidean import euclidean_info_nce
 from pretrain.losses.fusion import hypmix
 from pretrain.losses.hyperbolic import hyperbolic_info_nce, lorentz_info_nce
-from pretrain.losses.in_batch import hyperbolic_info_nce_in_batch, info_nce_in_batch
+from pretrain.losses.in_batch import (
+    euclidean_info_nce_in_batch,
+    hyperbolic_info_nce_in_batch,
+    info_nce_in_batch,
+)
 from pretrain.losses.infonce import info_nce
 from pretrain.losses.pairwise import (
     hyperbolic_scores,
@@ -16,6 +21,8 @@ from pretrain.losses.pairwise import (
 __all__ = [
     "cosine_regression",
     "dense_info_nce",
+    "euclidean_info_nce",
+    "euclidean_info_nce_in_batch",
     "hyperbolic_info_nce",
     "hyperbolic_info_nce_in_batch",
     "hyperbolic_scores",

@@ -6,7 +6,8 @@ e times derivatives of l, and the weights W that multiply the negatives in a sec
 
 For the ball the products are 2<x, y>. There u = cosh(√c d) - 1 = |x-y|² a b with a = 2c/gap_x and
 b = 1/gap_y, and l = -p·acosh(1 + u) with p = 1/(√c T), so that dl/du = -p/r with r = √(u(u+2)).
-The hyperboloid: the same with u = c(x₀y₀ - <x, y>) - 1. All functions compile whole.
+The hyperboloid: the same with u = c(x₀y₀ - <x, y>) - 1. Flat space: l = -p·|x-y| with p = 1/T, so
+that dl/d|x-y| = -p. All functions compile whole.
 """
 
 from __future__ import annotations
@@ -124,6 +125,19 @@ class HyperboloidColumns(NamedTuple):
     time: Tensor
 
 
+class FlatRows(NamedTuple):
+    """Row factors (N, 1): |x|², p = 1/T."""
+
+    square: Tensor
+    p: Tensor
+
+
+class FlatColumns(NamedTuple):
+    """Column factor (k,): |y|²."""
+
+    square: Tensor
+
+
 def cosine(dots: Tensor, factors: tuple[CosineRows, None], m: Tensor, wide: bool) -> Tile:
     """One tile with logits dots/T; W = e."""
     logit = dots * factors[0].scale
@@ -163,6 +177,19 @@ def hyperboloid(
     return Tile(h, Sums(e.sum(1), zero, slope, logits, zero), alarm.amin(1))
 
 
+def flat(dots: Tensor, factors: tuple[FlatRows, FlatColumns], m: Tensor, wide: bool) -> Tile:
+    """One tile with logits -|x-y|/T; dots are 2<x, y>, W = e/|x-y|."""
+    rows, columns = factors
+    squared = (rows.square + columns.square) - dots
+    length = squared.sqrt()
+    logit = -rows.p * length
+    e = (logit - m).clamp_min(FLOOR).exp()
+    w = e / length
+    zero = torch.zeros_like(m[:, 0])
+    sums = Sums(e.sum(1), w.sum(1), zero, (e * logit).sum(1) if wide else zero, zero)
+    return Tile(w, sums, squared.amin(1) - NEAR * rows.square[:, 0])
+
+
 def cosine_sweep(left: Tensor, tiles: Tiles, given: Given) -> Span:
     """Several tiles of :func:`cosine`; left: the queries (N, D)."""
     return _sweep(cosine, left, tiles, given)
@@ -176,6 +203,11 @@ def ball_sweep(left: Tensor, tiles: Tiles, given: Given) -> Span:
 def hyperboloid_sweep(left: Tensor, tiles: Tiles, given: Given) -> Span:
     """Several tiles of :func:`hyperboloid`; left: the queries."""
     return _sweep(hyperboloid, left, tiles, given)
+
+
+def flat_sweep(left: Tensor, tiles: Tiles, given: Given) -> Span:
+    """Several tiles of :func:`flat`; left: the queries times 2."""
+    return _sweep(flat, left, tiles, given)
 
 
 def _sweep(body: Callable[..., Tile], left: Tensor, tiles: Tiles, given: Given) -> Span:
@@ -231,6 +263,11 @@ def hyperboloid_columns(y: Tensor, c: Tensor) -> HyperboloidColumns:
 def hyperboloid_factors(square: Tensor, c: Tensor, dtype: torch.dtype) -> HyperboloidColumns:
     """Column factor from the float64 |y|² (k,)."""
     return HyperboloidColumns((1 / c + square).sqrt().to(dtype))
+
+
+def flat_columns(y: Tensor, _: Tensor) -> FlatColumns:
+    """Column factor of vectors y (k, D)."""
+    return FlatColumns(y.double().square().sum(1).to(y.dtype))
 
 
 def ball_u(dots: Tensor, rows: BallRows, columns: BallColumns) -> tuple[Tensor, Tensor]:

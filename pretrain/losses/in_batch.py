@@ -14,6 +14,7 @@ from pretrain.losses.contrast import (
     logsumexp,
     over,
 )
+from pretrain.losses.euclidean import pairwise_euclidean
 
 
 def info_nce_in_batch(
@@ -36,6 +37,14 @@ def hyperbolic_info_nce_in_batch(
 ) -> Tensor:
     """:func:`info_nce_in_batch` of ball points with logits -d/T."""
     return _cross_entropy(-poincare.pairwise_distance(query, keys, c), offset, temperature)
+
+
+def euclidean_info_nce_in_batch(
+    query: Tensor, keys: Tensor, *, temperature: Temperature, offset: int = 0
+) -> Tensor:
+    """:func:`info_nce_in_batch` with logits -|x - y|/T."""
+    scores = -pairwise_euclidean(as_float(query), as_float(keys))
+    return _cross_entropy(scores, offset, temperature)
 
 
 def _cross_entropy(scores: Tensor, offset: int, temperature: Temperature) -> Tensor:

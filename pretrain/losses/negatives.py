@@ -87,7 +87,7 @@ class Ball:
         self.x, self.factors, self.wide = x, factors, wide
         self.a, self.p, self.c = factors
         self.curvature = self.c[0]
-        self.rows = BallRows(_square(x)[:, None].to(x.dtype), self.a, self.p)
+        self.rows = BallRows(square(x)[:, None].to(x.dtype), self.a, self.p)
 
     def peak(self, dots: Tensor, columns: BallColumns) -> Tensor:
         """Largest logit of each row, (N, 1)."""
@@ -97,7 +97,7 @@ class Ball:
     def careful(self, y: Tensor, dots: Tensor, columns: BallColumns, total: Total) -> Tile:
         """Near pairs, and the block of rows and columns they span, by differences."""
         u, squared = chunk_math.ball_u(dots, self.rows, columns)
-        i, j = _span(squared <= NEAR * self.rows.square)
+        i, j = span(squared <= NEAR * self.rows.square)
         with torch.enable_grad():
             x = self.x[i].requires_grad_()
             chord = torch.cdist(x, y[j], compute_mode="donot_use_mm_for_euclid_dist")
@@ -151,7 +151,7 @@ class Hyperboloid:
     def careful(self, y: Tensor, dots: Tensor, columns: HyperboloidColumns, total: Total) -> Tile:
         """Near pairs, and the block of rows and columns they span, as float64 ball points."""
         u, alarm = chunk_math.hyperboloid_u(dots, self.rows, columns)
-        i, j = _span(alarm <= 0)
+        i, j = span(alarm <= 0)
         with torch.enable_grad():
             x = self.x[i].requires_grad_()
             block = spatial_u(x, y[j], self.curvature)
@@ -217,7 +217,7 @@ def _total(geometry: Differentiable, x: Tensor, queue: Tensor, fused: bool) -> T
 
 def cosine(query: Tensor, queue: Tensor, temperature: Temperature, *, fused: bool) -> Tensor:
     """Log Σ_j exp(<x, y_j>/T), (N,), of queries (N, D)."""
-    return _apply(Cosine, fused, queue, query, _column(1 / temperature, query))
+    return log_sum_exp(Cosine, fused, queue, query, column(1 / temperature, query))
 
 
 def ball(
@@ -225,21 +225,21 @@ def ball(
 ) -> Tensor:
     """Log Σ_j exp(-d(x, y_j)/T), (N,), of ball points; gradients reach c and T too."""
     # The gap of a negative near the rim is wrong by eps/gap if c is rounded to float32.
-    wide_c = _column(c, query.double())
+    wide_c = column(c, query.double())
     c = curvature_like(c, query)
     a = 2 * c / poincare.gap(query, c)
-    p = _column(1 / (root(c) * temperature), query)
-    return _apply(Ball, fused, queue, query, a[:, None], p, wide_c)
+    p = column(1 / (root(c) * temperature), query)
+    return log_sum_exp(Ball, fused, queue, query, a[:, None], p, wide_c)
 
 
 def hyperboloid(
     query: Tensor, queue: Tensor, c: float, temperature: Temperature, *, fused: bool
 ) -> Tensor:
     """Log Σ_j exp(-d(x, y_j)/T), (N,), of spatial coordinates (N, D) and (K, D)."""
-    wide_c = _column(c, query.double())
-    time = (1 / c + _square(query)).sqrt().to(query.dtype)
-    p = _column(1 / (root(c) * temperature), query)
-    return _apply(Hyperboloid, fused, queue, query, c * time[:, None], wide_c, p)
+    wide_c = column(c, query.double())
+    time = (1 / c + square(query)).sqrt().to(query.dtype)
+    p = column(1 / (root(c) * temperature), query)
+    return log_sum_exp(Hyperboloid, fused, queue, query, c * time[:, None], wide_c, p)
 
 
 def spatial_u(x: Tensor, y: Tensor, c: Curvature) -> Tensor:
@@ -249,19 +249,27 @@ def spatial_u(x: Tensor, y: Tensor, c: Curvature) -> Tensor:
     """
     s = root(c)
     x, y = x.double(), y.double()
-    shift_x, shift_y = (1 + s * (1 / c + _square(spatial)).sqrt() for spatial in (x, y))
+    shift_x, shift_y = (1 + s * (1 / c + square(spatial)).sqrt() for spatial in (x, y))
     chord = torch.cdist(
         x / shift_x[:, None], y / shift_y[:, None], compute_mode="donot_use_mm_for_euclid_dist"
     )
     return c / 2 * chord.square() * shift_x[:, None] * shift_y
 
 
-def _apply(kind: type, fused: bool, queue: Tensor, *tensors: Tensor) -> Tensor:
+def log_sum_exp(kind: type, fused: bool, queue: Tensor, *tensors: Tensor) -> Tensor:
+    """Over the constant negatives, (N,), of queries and row factors: ``tensors``.
+
+    Args:
+        kind: a :class:`Differentiable`.
+        fused: by the CUDA kernel.
+        queue: (K, D).
+        tensors: the queries (N, D), then the factors (N, 1) that ``kind`` wants.
+    """
     value: Tensor = _LogSumExp.apply(kind, fused, queue, *tensors)  # type: ignore[no-untyped-call]
     return value
 
 
-def _column(value: float | Tensor, like: Tensor) -> Tensor:
+def column(value: float | Tensor, like: Tensor) -> Tensor:
     """A number, or a tensor of one or N elements, as (N, 1) in the dtype of ``like``."""
     column = torch.as_tensor(value, dtype=like.dtype, device=like.device)
     return column.reshape(-1, 1).expand(len(like), 1)
@@ -272,11 +280,11 @@ def _peak(u: Tensor, p: Tensor) -> Tensor:
     return -p * torch.acosh(1 + u.amin(1, keepdim=True).clamp_min(0))
 
 
-def _square(x: Tensor) -> Tensor:
+def square(x: Tensor) -> Tensor:
     """|x|² of rows, in float64."""
     return x.double().square().sum(1)
 
 
-def _span(near: Tensor) -> tuple[Tensor, Tensor]:
+def span(near: Tensor) -> tuple[Tensor, Tensor]:
     """Rows and columns with a near pair."""
     return near.any(1).nonzero()[:, 0], near.any(0).nonzero()[:, 0]

@@ -42,12 +42,23 @@ def logit_stats(
     *,
     temperature: Temperature,
     c: Curvature | None = None,
+    euclidean: bool = False,
+    own: int | None = None,
     sample: int = 1024,
 ) -> dict[str, Tensor]:
-    """How hard the negatives of one InfoNCE term are; ``c`` None means dot products.
+    """How hard the negatives of one InfoNCE term are.
 
-    Only the first ``sample`` rows of the queue are looked at, because the fast paths never hold
-    the logits.
+    Args:
+        query: (N, D).
+        key: (N, D), the positives.
+        queue: (K, D). Only the first ``sample`` rows are looked at, because the fast paths never
+            hold the logits.
+        temperature: T.
+        c: logits are -d/T of ball points; None: dot products.
+        euclidean: logits are -|x - y|/T.
+        own: where the keys stand in ``queue``, if they do: all of it is looked at, but a query's
+            own key is none of its negatives.
+        sample: see ``queue``.
 
     Returns:
         ``logit/positive``: mean; ``logit/min`` and ``logit/max`` over positives and negatives;
@@ -57,12 +68,18 @@ def logit_stats(
     """
     query, key, queue = check_rows(query, key, queue)
     temperature = check_temperature(temperature, query)
-    total, queue = len(queue), queue[:sample]
-    if c is None:
+    total, queue = len(queue), queue[: sample if own is None else None]
+    if euclidean:
+        positive, negatives = -norm(query - key), -gram.pairwise_chord(query, queue)
+    elif c is None:
         positive, negatives = (query * key).sum(1), exact_matmul(query, queue)
     else:
         positive = -poincare.distance(query, key, c)
         negatives = -gram.pairwise_distance(query, queue, c)
+    if own is not None:
+        rows = torch.arange(len(query), device=query.device)[:, None]
+        steps = torch.arange(1, total, device=query.device)
+        negatives, total = negatives.gather(1, (own + rows + steps) % total), total - 1
     positive, negatives = over(positive, temperature), over(negatives, temperature)
     everything = torch.cat([positive[:, None], negatives], dim=1)
     stats = {
@@ -71,10 +88,10 @@ def logit_stats(
         "logit/max": everything.amax(),
         "accuracy": (everything.argmax(1) == 0).to(positive.dtype).mean(),
     }
-    if len(queue) > 0:
+    if negatives.shape[1] > 0:
         logs = negatives.log_softmax(1)
         entropy = -(logs.exp() * logs).sum(1)
-        stats["negatives/effective"] = entropy.exp().mean() * (total / len(queue))
+        stats["negatives/effective"] = entropy.exp().mean() * (total / negatives.shape[1])
     else:
         stats["negatives/effective"] = positive.new_zeros(())
     return stats

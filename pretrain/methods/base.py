@@ -56,8 +56,8 @@ class Method(nn.Module, ABC):
 
     One step is ``begin_step``, ``forward`` with backward, the optimiser's step, ``end_step``.
     Where gradients are accumulated there are several forwards, each of a part of the step's rows:
-    what is kept for ``end_step`` is kept in their order. Everything that must survive a kill is a
-    parameter or a buffer.
+    what is kept for ``end_step`` is kept in their order, and what is random in ``forward`` depends
+    on its number in the step too. Everything that must survive a kill is a parameter or a buffer.
     """
 
     settings_class: ClassVar[type[MethodSettings]]
@@ -82,7 +82,10 @@ class Method(nn.Module, ABC):
         """Loss terms of the normalised views, each (B, 3, S, S)."""
 
     def begin_step(self, step: int, total_steps: int) -> None:
-        """Before ``forward``: what depends on the step, and the momentum update."""
+        """Before the step's forwards: what depends on the step, and the momentum update."""
+
+    def rewind(self) -> None:
+        """Back to just after ``begin_step``: the step's forwards will be done again."""
 
     def statistics(self) -> Metrics:
         """Of the last ``forward``, before the optimiser's step; for logged steps, on all ranks.

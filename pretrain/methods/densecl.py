@@ -19,7 +19,7 @@ from pretrain.data.plan import Region
 from pretrain.errors import InputError
 from pretrain.geometry.precision import as_float
 from pretrain.losses import dense_info_nce, info_nce, match
-from pretrain.methods.base import Context, Losses, Metrics, local_rows, register
+from pretrain.methods.base import Context, Losses, Metrics, register
 from pretrain.methods.moco import Moco, MocoSettings
 from pretrain.models import DenseEncoder, DenseOutput, Encoder, Queue
 
@@ -74,6 +74,7 @@ class DenseCL(Moco):
 
     def forward(self, views: Mapping[str, Tensor]) -> tuple[Losses, Metrics]:
         """Both InfoNCE terms, weighted, over one or both directions."""
+        self._forwards += 1
         directions = [("view_1", "view_2", self.queue_2, self.dense_queue_2)]
         if self.queue_1 is not None:
             assert self.dense_queue_1 is not None
@@ -81,13 +82,11 @@ class DenseCL(Moco):
         terms, agreements = [], []
         for number, (asking, answering, queue, dense_queue) in enumerate(directions):
             query = self.encoder_q.dense(views[asking])
-            # All keys go to the queue, but of the cells only this rank's own are needed.
-            encoded = self.encode_keys(self.encoder_k.dense, views[answering], view=number)
-            terms.append(self._contrast(query, DenseOutput(*encoded), queue, dense_queue))
+            key = DenseOutput(*self.encode_keys(self.encoder_k.dense, views[answering], number))
+            terms.append(self._contrast(query, key, queue, dense_queue))
             with torch.no_grad():
-                rank, _ = distributed.rank_and_size()
-                key = local_rows(encoded[0], len(views[asking]), rank)
-                agreements.append(F.cosine_similarity(as_float(query.projection), key).mean())
+                projected = as_float(query.projection)
+                agreements.append(F.cosine_similarity(projected, key.projection).mean())
         single, dense = (torch.stack(part).mean() for part in zip(*terms, strict=True))
         weight = self.settings.dense_weight if self._step >= self.settings.dense_from else 0.0
         # With weight 0 the dense head still takes part, as data-parallel training requires.
@@ -95,35 +94,35 @@ class DenseCL(Moco):
         return losses, {"agreement": torch.stack(agreements).mean()}
 
     def _contrast(
-        self, query: DenseOutput, keys: DenseOutput, queue: Queue, dense_queue: Queue
+        self, query: DenseOutput, key: DenseOutput, queue: Queue, dense_queue: Queue
     ) -> tuple[Tensor, Tensor]:
         """Global and dense loss of this rank's queries; remembers what to enqueue.
 
         Args:
             query: of this rank's views.
-            keys: of the global batch.
+            key: of its other views.
             queue: of global keys.
             dense_queue: of pooled dense keys.
         """
         settings = self.settings
-        rank, _ = distributed.rank_and_size()
-        own = DenseOutput(*(local_rows(part, len(query.projection), rank) for part in keys))
-        projected = F.normalize(keys.projection, dim=1)
+        projected = F.normalize(key.projection, dim=1)
         single = info_nce(
             F.normalize(as_float(query.projection), dim=1),
-            local_rows(projected, len(query.projection), rank),
+            projected,
             queue.keys(),
             temperature=settings.temperature,
             path=settings.loss_path,
         )
         dense = dense_info_nce(
             query.grid,
-            own.grid,
-            match(query.features, own.features),
+            key.grid,
+            match(query.features, key.features),
             dense_queue.keys(),
             temperature=settings.temperature,
             path=settings.loss_path,
         )
-        pooled = F.normalize(keys.grid.flatten(2).mean(2), dim=1)
-        self._fresh += [(queue, projected), (dense_queue, pooled)]
+        pooled = F.normalize(key.grid.flatten(2).mean(2), dim=1)
+        # The queues take the keys of all processes; cells are needed where they are.
+        for which, rows in ((queue, projected), (dense_queue, pooled)):
+            self._fresh.append((which, distributed.all_gather(rows)))
         return single, dense

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from pretrain import distributed
 from pretrain.data.plan import Region
@@ -31,7 +32,14 @@ from pretrain.methods.base import (
     register,
 )
 from pretrain.methods.shuffle import Encode
-from pretrain.models import Encoder, Queue, group_batch_norm, momentum_copy, update_momentum
+from pretrain.models import (
+    Encoder,
+    Queue,
+    group_batch_norm,
+    momentum_copy,
+    synchronise_batch_norm,
+    update_momentum,
+)
 
 
 class MocoSettings(MethodSettings):
@@ -43,9 +51,16 @@ class MocoSettings(MethodSettings):
         queue: number of negatives K, per direction.
         queue_start: ``random`` as the official code, or ``empty``.
         symmetric: both directions, each with its own queue.
-        norm_group: samples that share batch-norm statistics, in queries and in shuffled keys;
-            the official recipe has 32 a GPU. None: the whole batch, without shuffling, which
-            lets batch norm leak.
+        batch_norm: what keeps batch norm from giving a key away to its own query.
+            ``shuffled``: statistics of groups of samples, and keys permuted over the global
+            batch, so images travel between processes; one process with two groups computes what
+            two with one group each compute. ``local``: the same groups, but keys permuted within
+            each process' batch, so no image travels; the sampler deals rows to processes at
+            random, so groups mix all the same. ``synchronised``: statistics of the global batch,
+            no permutation. ``plain``: those of each process' batch, no permutation; batch norm
+            leaks. Networks without batch norm need none of this and get none.
+        norm_group: samples that share statistics in ``shuffled`` and ``local``; the official
+            recipe has 32 a GPU.
         crops: what the two views are cut from.
         loss_path: which implementation of the loss, see ``pretrain.losses``.
     """
@@ -55,7 +70,8 @@ class MocoSettings(MethodSettings):
     queue: int = 65536
     queue_start: Literal["random", "empty"] = "random"
     symmetric: bool = True
-    norm_group: int | None = 32
+    batch_norm: Literal["shuffled", "local", "synchronised", "plain"] = "shuffled"
+    norm_group: int = 32
     crops: Region = "object_context"
     loss_path: LossPath = "auto"
 
@@ -70,26 +86,42 @@ class Moco(TwoViewMethod):
         super().__init__()
         self.settings, self.context, self.region = settings, context, settings.crops
         self.encoder_q = self.build_encoder()
-        if settings.norm_group is not None:
-            _check_group(settings.norm_group, context)
-            group_batch_norm(self.encoder_q, settings.norm_group)
+        self._keep_batch_norm_from_leaking()
         self.encoder_k = momentum_copy(self.encoder_q)
         generator = torch.Generator().manual_seed(context.seed)
         kwargs: dict[str, Any] = {"start": settings.queue_start, "generator": generator}
         dim = context.encoder.dim
         self.queue_2 = Queue(settings.queue, dim, **kwargs)
         self.queue_1 = Queue(settings.queue, dim, **kwargs) if settings.symmetric else None
-        self._step = 0
+        self._step, self._forwards = 0, 0
         self._fresh: list[tuple[Queue, Tensor]] = []
 
     def build_encoder(self) -> Encoder:
         """The network, with its random initialisation."""
         return Encoder(self.context.encoder)
 
+    def _keep_batch_norm_from_leaking(self) -> None:
+        """Prepare the query encoder for ``settings.batch_norm``; the key encoder is its copy."""
+        settings, kind = self.settings, self.settings.batch_norm
+        if not any(isinstance(layer, _BatchNorm) for layer in self.encoder_q.modules()):
+            kind = "plain"
+        self._permuted = kind in ("shuffled", "local")
+        if self._permuted:
+            _check_group(settings.norm_group, self.context, local=kind == "local")
+            group_batch_norm(self.encoder_q, settings.norm_group)
+        elif kind == "synchronised":
+            synchronise_batch_norm(self.encoder_q)
+
     def begin_step(self, step: int, total_steps: int) -> None:
         """Momentum update; equal to the official one between query and key forwards."""
         self._step = step
+        self.rewind()
         update_momentum(self.encoder_k, self.encoder_q, self.settings.momentum)
+
+    def rewind(self) -> None:
+        """Forget the keys and the number of the forwards since ``begin_step``."""
+        self._forwards = 0
+        self._fresh.clear()
 
     def end_step(self) -> None:
         """Enqueue: after backward, because the loss keeps the queue, not a copy of it."""
@@ -99,6 +131,7 @@ class Moco(TwoViewMethod):
 
     def forward(self, views: Mapping[str, Tensor]) -> tuple[Losses, Metrics]:
         """InfoNCE of each view's query against the other view's key and a queue."""
+        self._forwards += 1
         queries = {"view_1": F.normalize(self.encode_query(views["view_1"]), dim=1)}
         pairs = [("view_1", "view_2", self.queue_2)]
         if self.queue_1 is not None:
@@ -130,30 +163,33 @@ class Moco(TwoViewMethod):
 
     @torch.no_grad()
     def encode_key(self, images: Tensor, view: int) -> Tensor:
-        """Raw keys of the global batch, encoded in shuffled groups."""
+        """Raw keys of the global batch."""
         (keys,) = self.encode_keys(lambda some: (self.encoder_k(some),), images, view)
-        return keys
+        return distributed.all_gather(keys)
 
+    @torch.no_grad()
     def encode_keys(self, encode: Encode, images: Tensor, view: int) -> tuple[Tensor, ...]:
-        """What ``encode`` gives for the global batch, in its order, float32.
+        """What ``encode`` gives for this rank's images, in their order, float32 or float64.
 
         Args:
             encode: the key encoder or more of it: images to tensors of as many rows.
             images: this rank's views.
             view: which of the step's key views this is.
         """
-        if self.settings.norm_group is None:
-            return shuffle.encode(encode, images, None)
-        return shuffle.encode(encode, images, partial(self._permutation, view))
+        if not self._permuted:
+            return tuple(as_float(part) for part in encode(images))
+        travel = self.settings.batch_norm == "shuffled"
+        return shuffle.encode(encode, images, partial(self._permutation, view), travel=travel)
 
     def _permutation(self, view: int, count: int) -> Tensor:
-        """A pure function of (seed, step, view): the same on every rank and after a resume."""
-        generator = torch.Generator()
-        generator.manual_seed((self.context.seed * 1_000_003 + self._step) * 16 + view)
+        """A pure function of (seed, step, forward, view): alike on all ranks and after a resume."""
+        # The first forward has the run's own seed.
+        seed = self.context.seed + max(self._forwards - 1, 0)
+        generator = torch.Generator().manual_seed((seed * 1_000_003 + self._step) * 16 + view)
         return torch.randperm(count, generator=generator)
 
 
-def _check_group(group: int, context: Context) -> None:
+def _check_group(group: int, context: Context, *, local: bool) -> None:
     if group < 2 or context.local_batch % group:
         raise InputError(
             f"method.norm_group: {group} must be at least 2 and divide the batch of one process, "
@@ -163,4 +199,9 @@ def _check_group(group: int, context: Context) -> None:
         raise InputError(
             f"method.norm_group: one group of {group} holds the whole batch, so shuffling does "
             f"nothing and batch norm leaks; use {group // 2} or less"
+        )
+    if local and group == context.local_batch:
+        raise InputError(
+            f"method.norm_group: one group of {group} holds the batch of a process, so "
+            f"batch_norm=local permutes nothing; use {group // 2} or less, or batch_norm=shuffled"
         )

@@ -19,31 +19,29 @@ Encode = Callable[[Tensor], tuple[Tensor, ...]]
 
 @torch.no_grad()
 def encode(
-    encoder: Encode, images: Tensor, permutation: Callable[[int], Tensor] | None
+    encoder: Encode, images: Tensor, permutation: Callable[[int], Tensor], *, travel: bool
 ) -> tuple[Tensor, ...]:
-    """Encode the images of all ranks in another order; all results, in the original order.
+    """Encode images in another order; the results of this rank's images, in their own order.
 
     Args:
         encoder: applied to as many images as this rank has.
         images: this rank's (B, 3, S, S); as many on every rank.
-        permutation: of the global batch's (world * B,) rows, the same on every rank; None: no
-            shuffling, and no images travel.
+        permutation: of so many rows; the same on every rank.
+        travel: permute the images of all ranks, as the MoCo code does: images and results travel
+            between processes. Otherwise this rank's images alone, and nothing travels.
 
     Returns:
-        Per output of the encoder (world * B, ...), float32, the same on every rank.
+        Per output of the encoder (B, ...), float32 or float64.
     """
-    if permutation is None:
-        return tuple(distributed.all_gather(as_float(part)) for part in encoder(images))
     rank, _ = distributed.rank_and_size()
-    gathered = distributed.all_gather(images)
-    order = permutation(len(gathered)).to(images.device)
-    mine = order[rank * len(images) : (rank + 1) * len(images)]
-    shuffled = gathered[mine].contiguous(memory_format=_memory_format(images))
-    results = []
-    for part in encoder(shuffled):
-        found = distributed.all_gather(as_float(part))
-        results.append(torch.empty_like(found).index_copy_(0, order, found))
-    return tuple(results)
+    start = rank * len(images) if travel else 0
+    own = slice(start, start + len(images))
+    pool = distributed.all_gather(images) if travel else images
+    order = permutation(len(pool)).to(images.device)
+    back = order.argsort()[own]
+    shuffled = pool[order[own]].contiguous(memory_format=_memory_format(images))
+    parts = (as_float(part) for part in encoder(shuffled))
+    return tuple((distributed.all_gather(part) if travel else part)[back] for part in parts)
 
 
 def _memory_format(images: Tensor) -> torch.memory_format:

@@ -20,16 +20,20 @@ from pretrain.methods.hcl import HCLSettings
 from pretrain.models import EncoderSettings
 
 BATCH = 16
-
+MOCO = {"name": "moco", "queue": 24, "norm_group": 4}
+DENSE = {"name": "densecl", "queue": 24, "norm_group": 4, "symmetric": True}
+GLOBAL = {"name": "moco", "queue": 24, "batch_norm": "synchronised"}
+ORL = {"name": "orl", "predictor_hidden": 12, "patch_size": 16}
 
 # Settings of the method, of the branch (None: without it), and steps.
 RUNS: dict[str, tuple[dict[str, Any], dict[str, Any] | None, int]] = {
-    "fixed": ({"name": "moco", "queue": 24, "norm_group": 4}, {}, 3),
-    "learned": ({"name": "moco", "queue": 24, "norm_group": 4}, {"learn_curvature": True}, 3),
-    "densecl": ({"name": "densecl", "queue": 24, "norm_group": 4, "symmetric": True}, {}, 3),
-    "byol": ({"name": "byol", "predictor_hidden": 12}, {}, 3),
-    "orl": ({"name": "orl", "predictor_hidden": 12, "patch_size": 16}, {}, 1),
-    "orl alone": ({"name": "orl", "predictor_hidden": 12, "patch_size": 16}, None, 1),
+    "fixed": (MOCO, {}, 3),
+    "learned": (MOCO, {"learn_curvature": True}, 3),
+    "densecl": (DENSE, {"distance": "cosine", "scenes_as_negatives": True}, 3),
+    "in batch": (GLOBAL, {"distance": "euclidean", "negatives": "batch"}, 2),
+    "byol": ({"name": "byol", "predictor_hidden": 12}, {}, 2),
+    "orl": (ORL, {}, 1),
+    "orl alone": (ORL, None, 1),
 }
 
 

@@ -49,7 +49,7 @@ class Recorded(nn.Module):
 
 
 def test_golden_official_step() -> None:
-    method = densecl(batch=4, dim=128, queue=64, norm_group=None)
+    method = densecl(batch=4, dim=128, queue=64, batch_norm="plain")
     q, grid_q = given("q").requires_grad_(), given("grid_q").requires_grad_()
     query = DenseOutput(q, grid_q.unflatten(2, (7, 7)), given("feat_q"))
     key = DenseOutput(given("k"), given("grid_k").unflatten(2, (7, 7)), given("feat_k"))

@@ -36,7 +36,7 @@ class Half(nn.Module):
 
 def branch(**settings: Any) -> HCL:
     context = Context(EncoderSettings(backbone="resnet18", dim=DIM), 32, BATCH, BATCH, seed=3)
-    base = Moco(MocoSettings(name="moco", queue=20, norm_group=None), context)
+    base = Moco(MocoSettings(name="moco", queue=20, batch_norm="plain"), context)
     base.encoder_q, base.encoder_k = Half(0), Half(1)  # type: ignore[assignment]
     return HCL(base, HCLSettings(queue=20, **{"learn_curvature": True, **settings}), context)
 
@@ -82,7 +82,7 @@ def test_gradient_of_c__is_that_of_the_whole_branch(
 def test_query_gradient_and_loss__are_those_of_the_fixed_ball() -> None:
     fixed, learned = branch(learn_curvature=False), branch()
     start = raw(2.0, 9, 20)[:, :DIM].float()
-    fixed.queue.rows.copy_(fixed.to_ball(start))
+    fixed.queue.rows.copy_(fixed.space.key(start))
     learned.queue.rows.copy_(start)
     found = []
     for method in (fixed, learned):
@@ -145,19 +145,19 @@ def test_queue__is_valid_after_c_has_grown() -> None:
     for _ in range(3):
         method(given)
         method.end_step()
-    norms = method.to_ball(method.queue.keys()).norm(dim=1)
+    norms = method.space.placed(method.queue.keys()).norm(dim=1)
     with torch.no_grad():
         method.log_curvature.fill_(math.log(10.0))
     assert norms.max() > 10 * 10**-0.5  # as ball points they would be far outside by now
-    points = method.to_ball(method.queue.keys())
+    points = method.space.placed(method.queue.keys())
     assert (points.double().norm(dim=1) * 10**0.5 < 1).all()
     loss = method(given)[0]["hyperbolic"]
     loss.backward()
     assert math.isfinite(loss.item())
     assert math.isfinite(method.log_curvature.grad)  # type: ignore[arg-type]
     # A key of today's features is where the queue puts the same features of long ago.
-    fresh = method.to_ball(method.base.encode_key(given["object"], view=15))
-    torch.testing.assert_close(method.to_ball(method.queue.keys()[:BATCH]), fresh)
+    fresh = method.space.placed(method.base.encode_key(given["object"], view=15))
+    torch.testing.assert_close(method.space.placed(method.queue.keys()[:BATCH]), fresh)
 
 
 def test_state__holds_c_exactly_and_the_encoder_stands_apart() -> None:

@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pretrain.errors import InputError
 from pretrain.methods.base import Context, KeyedMethod, Losses, Metrics, parse_method
 from pretrain.methods.build import build_method
 from pretrain.methods.hcl import HCL, HCLSettings
@@ -51,7 +50,7 @@ def test_hcl__golden_official_step(which: str) -> None:
         for name, value in np.load(GOLDEN / "hcl_losses.npz").items()
         if name.startswith(which)
     }
-    settings = MocoSettings(name="moco", queue=64, norm_group=None, crops="object_context")
+    settings = MocoSettings(name="moco", queue=64, batch_norm="plain", crops="object_context")
     base = Moco(settings, context(8, dim=128))
     base.encoder_q, base.encoder_k = Half(0), Half(1)  # type: ignore[assignment]
     method = HCL(base, HCLSettings(queue=64), context(8, dim=128))
@@ -87,7 +86,7 @@ def test_moco__golden_official_asymmetric_step() -> None:
     golden = {
         n: torch.from_numpy(np.asarray(v)) for n, v in np.load(GOLDEN / "moco_queue.npz").items()
     }
-    method = moco(batch=4, queue=16, norm_group=None, symmetric=False)
+    method = moco(batch=4, queue=16, batch_norm="plain", symmetric=False)
     linear = nn.Linear(5, 8)
     linear.weight.data, linear.bias.data = golden["param_q_weight"][0], golden["param_q_bias"][0]
     key = nn.Linear(5, 8)
@@ -131,15 +130,6 @@ def test_encode_key__groups_are_shuffled_anew_for_each_step_and_view() -> None:
     method.begin_step(0, 2)
     shuffled = method.encode_key(images(), view=0)
     assert not torch.allclose(shuffled, method.encoder_k(images()), atol=1e-4)
-
-
-@pytest.mark.parametrize(
-    ("batch", "group", "message"),
-    [(8, 8, "holds the whole batch"), (8, 3, "divide the batch"), (8, 1, "at least 2")],
-)
-def test_norm_group__faults(batch: int, group: int, message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        moco(batch=batch, norm_group=group)
 
 
 def test_hcl__gradient_flows_through_the_query_alone() -> None:
