@@ -98,8 +98,8 @@ def convertible(module: nn.Module) -> list[tuple[str, Any]]:
             found.append((name, layer))
         elif hasattr(layer, "running_var"):
             raise InputError(
-                f"model.backbone: '{name}' is a {type(layer).__name__}, whose statistics cannot "
-                f"be made those of other samples; {REMEDY}"
+                f"model.backbone: '{name}' is of kind {type(layer).__name__}, whose statistics "
+                f"cannot be made those of other samples; {REMEDY}"
             )
     return found
 
