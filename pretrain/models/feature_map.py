@@ -77,6 +77,9 @@ def find_feature_map(name: str, backbone: nn.Module, size: int) -> FeatureMap:
             if layout is None:
                 raise InputError(refusal)
             pooled, cells = _read_timm(backbone, images, layout)
+    except (AssertionError, NotImplementedError):
+        # How timm's models say that they cannot give normalised cells.
+        raise InputError(refusal) from None
     finally:
         backbone.train(training)
     if cells.ndim != 4 or pooled.shape != expected.shape:

@@ -32,7 +32,7 @@ NARROW_VIT = {"depth": 2, "embed_dim": 48}
 NARROW_SWIN = {"depths": (1, 1, 1, 1), "embed_dim": 24, "num_heads": (1, 2, 4, 8)}
 FAMILIES: list[tuple[str, dict[str, Any], int]] = [
     ("resnet18", {}, 512),
-    ("timm/resnet50d", {}, 2048),
+    ("timm/resnet50d", {"layers": (1, 1, 1, 1)}, 2048),
     ("timm/convnext_atto", {}, 320),
     ("timm/mobilenetv3_small_050", {}, 1024),
     (VIT, NARROW_VIT, 48),
@@ -52,6 +52,9 @@ def test_embeds_images_of_two_sizes(name: str, options: dict[str, Any], width: i
     for size in (64, 96):
         assert encoder.backbone(noise(size=size)).shape == (2, width)
         assert encoder(noise(size=size)).shape == (2, 8)
+    encoder(noise()).sum().backward()
+    # Data-parallel training waits for the gradient of every parameter.
+    assert all(parameter.grad is not None for parameter in encoder.parameters())
 
 
 def test_torchvision_s_initialisation_is_untouched() -> None:

@@ -90,10 +90,10 @@ def test_looking_for_the_map_leaves_no_trace() -> None:
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
 
 
-def test_backbone_without_a_map_is_refused() -> None:
-    name = "timm/crossvit_tiny_240"
-    with pytest.raises(InputError, match=rf"{name} gives no feature map.*timm/resnet50d"):
-        DenseEncoder(EncoderSettings(backbone=name), size=240)
+@pytest.mark.parametrize(("name", "size"), [("crossvit_tiny_240", 240), ("hiera_tiny_224", 224)])
+def test_backbone_without_a_map_is_refused(name: str, size: int) -> None:
+    with pytest.raises(InputError, match=rf"timm/{name} gives no feature map.*timm/resnet50d"):
+        DenseEncoder(EncoderSettings(backbone=f"timm/{name}"), size=size)
 
 
 def test_map_that_does_not_go_with_the_pooled_output_is_refused() -> None:
@@ -135,7 +135,7 @@ def test_dense_runs_the_network_once(name: str, options: dict[str, Any]) -> None
 
 def test_dense_is_compiled_with_the_encoder() -> None:
     torch.manual_seed(0)
-    encoder = DenseEncoder(EncoderSettings(backbone="resnet18", dim=4), size=64).eval()
+    encoder = DenseEncoder(EncoderSettings(backbone="timm/test_resnet", dim=4), size=64).eval()
     expected = encoder.dense(noise())
     used: list[int] = []
 
