@@ -52,7 +52,7 @@ class Pretrained:
 
     @property
     def backbone(self) -> nn.Module:
-        """The part that is exported: torchvision names, (N, 3, H, W) -> (N, num_features)."""
+        """The part that is exported, with its library's names: images to (N, num_features)."""
         return self.encoder.backbone
 
 
@@ -82,5 +82,17 @@ def load_pretrained(source: Path) -> Pretrained:
         for name, value in state["model"].items()
         if name.startswith(parts)
     }
-    encoder.load_state_dict(weights)
+    try:
+        encoder.load_state_dict(weights)
+    except RuntimeError as error:
+        raise InputError(
+            f"{path}: its tensors are not those of {description.encoder.backbone} as installed "
+            f"here (another version of its library?): {_first(error)}"
+        ) from None
     return Pretrained(encoder.eval(), description, path, int(state["step"]))
+
+
+def _first(error: Exception) -> str:
+    """What the error says first, without the heading."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    return (lines[1] if len(lines) > 1 else lines[0])[:200]

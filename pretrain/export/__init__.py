@@ -38,13 +38,13 @@ def export(source: Path, target: str, output: Path) -> ExportReport:
 
     Args:
         source: run folder or checkpoint.
-        target: ``torchvision``, ``detectron2`` or ``safetensors``.
+        target: ``torchvision``, ``detectron2``, ``safetensors`` or ``timm``.
         output: file to write; appears only when the check has passed.
 
     Raises:
         InputError: the source cannot be read, or the check fails; ``output`` is untouched.
     """
-    from pretrain.export.features import compare_features, probe, torchvision_features
+    from pretrain.export.features import backbone_features, compare_features
     from pretrain.export.header import Provenance, sha256
     from pretrain.export.targets import TARGETS, build_target
     from pretrain.pretrained import load_pretrained
@@ -67,15 +67,11 @@ def export(source: Path, target: str, output: Path) -> ExportReport:
     )
     output.parent.mkdir(parents=True, exist_ok=True)
     partial = output.with_name(f".{output.name}.{os.getpid()}.partial")
-    description = pretrained.description
-    images = probe()
+    images, expected = backbone_features(pretrained)
     try:
         writer.write(pretrained, origin, partial)
         matched, network = writer.read(pretrained, partial)
         found = writer.features(network, images, partial)
-        expected = torchvision_features(
-            pretrained.backbone, images, description.mean, description.std
-        )
         difference = compare_features({name: expected[name] for name in found}, found)
         digest = sha256(partial)
         _sync(partial)
@@ -98,8 +94,9 @@ def main(argv: list[str]) -> int:
     parser.add_argument(
         "--to",
         required=True,
-        choices=("torchvision", "detectron2", "safetensors"),
-        help="the format; detectron2's is what `hcl detect --weights` reads",
+        choices=("torchvision", "detectron2", "safetensors", "timm"),
+        help="the format; detectron2's is what `hcl detect --weights` reads. timm backbones go to "
+        "timm and safetensors, torchvision's ResNets to all",
     )
     parser.add_argument(
         "-o", "--output", required=True, type=Path, metavar="FILE", help=".pth or .safetensors"

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from pretrain.errors import InputError
+from pretrain.models.backbones import is_timm
+from pretrain.pretrained import Pretrained
 
 TOLERANCE = 1e-5
 LAYERS = ("layer1", "layer2", "layer3", "layer4")
@@ -32,26 +34,65 @@ def torchvision_features(
         mean: for images in [0, 1].
         std: likewise.
     """
+    outputs, _ = _watch(network, (*LAYERS, "avgpool"), images, mean, std)
+    return outputs
+
+
+def timm_features(
+    network: nn.Module, images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]
+) -> dict[str, Tensor]:
+    """Outputs of the stages that a timm model names, and ``pooled``, in evaluation mode.
+
+    Args:
+        network: a timm model without classifier.
+        images: (N, 3, H, W) RGB in 0..255.
+        mean: for images in [0, 1].
+        std: likewise.
+    """
+    modules = dict(network.named_modules())
+    stages: Any = getattr(network, "feature_info", None) or []
+    names = [stage["module"] for stage in stages if stage.get("module") in modules]
+    outputs, pooled = _watch(network, names, images, mean, std)
+    return {**outputs, "pooled": pooled}
+
+
+def backbone_features(pretrained: Pretrained) -> tuple[Tensor, dict[str, Tensor]]:
+    """Random images in 0..255 that the run's backbone can take, and its features of them."""
+    description = pretrained.description
+    if not is_timm(description.encoder.backbone):
+        images, read = probe(), torchvision_features
+    else:
+        # Transformers may take no other size than that of the run.
+        images, read = probe((description.size, description.size)), timm_features
+    return images, read(pretrained.backbone, images, description.mean, description.std)
+
+
+def _watch(
+    network: nn.Module,
+    names: Iterable[str],
+    images: Tensor,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Outputs of the modules called ``names``, and that of the network."""
     outputs: dict[str, Tensor] = {}
 
     def keep(name: str) -> Any:
-        def hook(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
-            outputs[name] = output.detach().clone()
+        def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
+            if isinstance(output, Tensor):
+                outputs[name] = output.detach().clone()
 
         return hook
 
-    handles = [
-        network.get_submodule(name).register_forward_hook(keep(name))
-        for name in (*LAYERS, "avgpool")
-    ]
+    handles = [network.get_submodule(name).register_forward_hook(keep(name)) for name in names]
     scaled = (images / 255 - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
     try:
         with torch.no_grad():
-            network.eval()(scaled)
+            output: Tensor = network.eval()(scaled)
     finally:
         for handle in handles:
             handle.remove()
-    return outputs
+    return outputs, output
 
 
 def compare_features(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> float:

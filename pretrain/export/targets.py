@@ -1,55 +1,24 @@
-"""The three formats: how each is written, and how its own library reads it back."""
+"""The formats: how each is written, and how its own library reads it back."""
 
 from __future__ import annotations
 
 import json
-from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
 
 import torch
-import torchvision
 from torch import Tensor, nn
 
 from pretrain.errors import InputError
-from pretrain.export.features import LAYERS, torchvision_features
+from pretrain.export.features import LAYERS, timm_features, torchvision_features
 from pretrain.export.header import Header, Provenance, detectron2_config, read_detectron2
 from pretrain.export.names import detectron2_name
+from pretrain.export.networks import FC_KEYS, load_timm, load_torchvision
+from pretrain.export.target import Target, agree, contiguous, save
+from pretrain.models.backbones import TIMM, is_timm, timm_arguments
 from pretrain.pretrained import Pretrained
 
-FC_KEYS = ("fc.weight", "fc.bias")
 INSTALL = "run `python tools/install_detectron2.py` in this environment first"
-
-
-class Target(ABC):
-    """One format.
-
-    Attributes:
-        suffix: the file name's end.
-        absent: tensors the reading library has and the file leaves out.
-    """
-
-    suffix: str = ".pth"
-    absent: tuple[str, ...] = ()
-
-    @abstractmethod
-    def write(self, pretrained: Pretrained, origin: Provenance, path: Path) -> None:
-        """Write the backbone to ``path``."""
-
-    @abstractmethod
-    def read(self, pretrained: Pretrained, path: Path) -> tuple[int, nn.Module]:
-        """Load ``path`` by the format's own library.
-
-        Returns:
-            The number of tensors matched, and a network holding them.
-
-        Raises:
-            InputError: a tensor is missing, left over, or has another shape.
-        """
-
-    @abstractmethod
-    def features(self, network: nn.Module, images: Tensor, path: Path) -> dict[str, Tensor]:
-        """What the loaded network computes on images in 0..255, by torchvision's layer names."""
 
 
 class Torchvision(Target):
@@ -58,11 +27,12 @@ class Torchvision(Target):
     absent = FC_KEYS
 
     def __init__(self, pretrained: Pretrained) -> None:
+        _torchvision_only("torchvision", pretrained)
         self.mean, self.std = pretrained.description.mean, pretrained.description.std
 
     def write(self, pretrained: Pretrained, origin: Provenance, path: Path) -> None:
         """Write the backbone's state; the format has no room for its origin."""
-        _save(_contiguous(pretrained.backbone), path)
+        save(contiguous(pretrained.backbone), path)
 
     def read(self, pretrained: Pretrained, path: Path) -> tuple[int, nn.Module]:
         """Load into torchvision's network, strictly but for the classifier."""
@@ -74,31 +44,93 @@ class Torchvision(Target):
         return torchvision_features(network, images, self.mean, self.std)
 
 
-class Safetensors(Torchvision):
-    """Torchvision's names in a safetensors file, with a header of strings."""
+class Safetensors(Target):
+    """The names of the backbone's own library in a safetensors file, with a header of strings."""
 
     suffix = ".safetensors"
 
+    def __init__(self, pretrained: Pretrained) -> None:
+        self.description = pretrained.description
+        self.of_timm = is_timm(self.description.encoder.backbone)
+        self.absent = () if self.of_timm else FC_KEYS
+
     def write(self, pretrained: Pretrained, origin: Provenance, path: Path) -> None:
         """Write tensors and header."""
-        from safetensors.torch import save
-
-        description = pretrained.description
+        encoder = self.description.encoder
         header = {
-            "format": "pt",
-            "backbone": description.encoder.backbone,
+            "backbone": encoder.backbone,
             "input_format": "RGB in [0, 1]",
-            "mean": json.dumps(description.mean),
-            "std": json.dumps(description.std),
-            **{name: str(value) for name, value in origin.model_dump().items()},
+            "mean": json.dumps(self.description.mean),
+            "std": json.dumps(self.description.std),
         }
-        path.write_bytes(save(_contiguous(pretrained.backbone), metadata=header))
+        if encoder.options:
+            header["options"] = json.dumps(encoder.options)
+        _write_safetensors(pretrained, origin, header, path)
 
     def read(self, pretrained: Pretrained, path: Path) -> tuple[int, nn.Module]:
-        """Load by safetensors, into torchvision's network."""
+        """Load by safetensors, into the network of the backbone's own library."""
         from safetensors.torch import load_file
 
-        return load_torchvision(pretrained.description.encoder.backbone, load_file(path))
+        encoder = self.description.encoder
+        if not self.of_timm:
+            return load_torchvision(encoder.backbone, load_file(path))
+        architecture = encoder.backbone.removeprefix(TIMM)
+        arguments = timm_arguments(architecture, encoder.options)
+        return load_timm(architecture, arguments, load_file(path))
+
+    def features(self, network: nn.Module, images: Tensor, path: Path) -> dict[str, Tensor]:
+        """Outputs of the stages and the pooled output."""
+        read = timm_features if self.of_timm else torchvision_features
+        return read(network, images, self.description.mean, self.description.std)
+
+
+class Timm(Target):
+    """A safetensors file for ``timm.create_model``, torchvision's ResNets among them.
+
+    The header holds ``architecture`` and, as JSON, ``model_args`` and ``pretrained_cfg``:
+    ``create_model(architecture, checkpoint_path=FILE, pretrained_cfg=..., **model_args)``.
+    """
+
+    suffix = ".safetensors"
+
+    def __init__(self, pretrained: Pretrained) -> None:
+        encoder = pretrained.description.encoder
+        self.of_timm = is_timm(encoder.backbone)
+        self.architecture = encoder.backbone.removeprefix(TIMM)
+        self.arguments = timm_arguments(self.architecture, encoder.options)
+
+    def write(self, pretrained: Pretrained, origin: Provenance, path: Path) -> None:
+        """Write tensors and header."""
+        description = pretrained.description
+        data = {
+            "input_size": (3, description.size, description.size),
+            "mean": description.mean,
+            "std": description.std,
+            "num_classes": 0,
+        }
+        header = {
+            "architecture": self.architecture,
+            "model_args": json.dumps(self.arguments),
+            "pretrained_cfg": json.dumps(data),
+        }
+        _write_safetensors(pretrained, origin, header, path)
+
+    def read(self, pretrained: Pretrained, path: Path) -> tuple[int, nn.Module]:
+        """Load into the network that the header describes."""
+        from safetensors.torch import load_file
+
+        header = _read_header(path)
+        return load_timm(header["architecture"], json.loads(header["model_args"]), load_file(path))
+
+    def features(self, network: nn.Module, images: Tensor, path: Path) -> dict[str, Tensor]:
+        """Outputs of the stages and the pooled output, under the header's scaling of pixels."""
+        data = json.loads(_read_header(path)["pretrained_cfg"])
+        found = timm_features(network, images, data["mean"], data["std"])
+        if self.of_timm:
+            return found
+        return {name: found[name] for name in LAYERS} | {
+            "avgpool": found["pooled"][..., None, None]
+        }
 
 
 class Detectron2(Target):
@@ -107,6 +139,9 @@ class Detectron2(Target):
     detectron2 honours ``matching_heuristics`` inside a ``.pth`` as well as inside a ``.pkl``;
     the ``.pth`` needs no unpickling of foreign objects.
     """
+
+    def __init__(self, pretrained: Pretrained) -> None:
+        _torchvision_only("detectron2", pretrained)
 
     def write(self, pretrained: Pretrained, origin: Provenance, path: Path) -> None:
         """Write renamed tensors, the loader's flags and the header."""
@@ -117,11 +152,11 @@ class Detectron2(Target):
             config=detectron2_config(backbone, description.mean, description.std),
             provenance=origin,
         )
-        state = _contiguous(pretrained.backbone)
+        state = contiguous(pretrained.backbone)
         renamed = {detectron2_name(name): value for name, value in state.items()}
         assert len(renamed) == len(state), "two tensors share one name"
         content = {"model": renamed, "__author__": "hcl", "matching_heuristics": True}
-        _save({**content, "hcl": header.model_dump()}, path)
+        save({**content, "hcl": header.model_dump()}, path)
 
     def read(self, pretrained: Pretrained, path: Path) -> tuple[int, nn.Module]:
         """Load by detectron2's checkpointer, under the prefix an FPN gives the backbone."""
@@ -140,7 +175,7 @@ class Detectron2(Target):
         network = build_resnet_backbone(config, ShapeSpec(channels=3))
         detector = nn.ModuleDict({"backbone": nn.ModuleDict({"bottom_up": network})})
         expected = set(network.state_dict())
-        _agree(expected, set(weights.tensors), "detectron2's ResNet")
+        agree(expected, set(weights.tensors), "detectron2's ResNet")
         DetectionCheckpointer(detector).load(str(path))
         loaded = network.state_dict()
         wrong = [n for n, value in weights.tensors.items() if not torch.equal(loaded[n], value)]
@@ -158,46 +193,46 @@ class Detectron2(Target):
         return {layer: outputs[f"res{stage}"] for stage, layer in enumerate(LAYERS, start=2)}
 
 
-TARGETS = ("torchvision", "detectron2", "safetensors")
+def _write_safetensors(
+    pretrained: Pretrained, origin: Provenance, header: dict[str, str], path: Path
+) -> None:
+    from safetensors.torch import save as serialise
+
+    provenance = {name: str(value) for name, value in origin.model_dump().items()}
+    metadata = {"format": "pt", **header, **provenance}
+    path.write_bytes(serialise(contiguous(pretrained.backbone), metadata=metadata))
 
 
-def build_target(name: str, pretrained: Pretrained) -> Target:
-    """The format called ``name``, one of ``TARGETS``."""
-    if name == "detectron2":
-        return Detectron2()
-    return Safetensors(pretrained) if name == "safetensors" else Torchvision(pretrained)
+def _read_header(path: Path) -> dict[str, str]:
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as file:
+        header: dict[str, str] = file.metadata()
+    return header
 
 
-def load_torchvision(backbone: str, state: dict[str, Tensor]) -> tuple[int, nn.Module]:
-    """Load into a fresh torchvision network: everything but ``FC_KEYS`` must match.
-
-    Raises:
-        InputError: a tensor is missing, left over, or has another shape.
-    """
-    network: nn.Module = getattr(torchvision.models, backbone)(weights=None)
-    expected = set(network.state_dict()) - set(FC_KEYS)
-    _agree(expected, set(state), f"torchvision's {backbone}")
-    try:
-        network.load_state_dict(state, strict=False)
-    except RuntimeError as error:
-        raise InputError(f"torchvision refused the weights: {error}") from None
-    return len(expected), network
-
-
-def _agree(expected: set[str], found: set[str], whose: str) -> None:
-    missing, left_over = sorted(expected - found), sorted(found - expected)
-    if missing or left_over:
+def _torchvision_only(target: str, pretrained: Pretrained) -> None:
+    backbone = pretrained.description.encoder.backbone
+    if is_timm(backbone):
         raise InputError(
-            f"the names are not those of {whose}: {len(missing)} missing {missing[:2]}, "
-            f"{len(left_over)} left over {left_over[:2]}; nothing was written"
+            f"--to {target}: the run's backbone is {backbone}, and {target} has only the ResNets "
+            "of torchvision; use --to timm, or pretrain with one of them (model.backbone=resnet50)"
         )
 
 
-def _save(content: dict[str, Any], path: Path) -> None:
-    # Given a path, torch.save writes the path's name into the file: equal content, unequal sha256.
-    with path.open("wb") as file:
-        torch.save(content, file)
+_TARGETS: dict[str, type[Torchvision] | type[Detectron2] | type[Safetensors] | type[Timm]] = {
+    "torchvision": Torchvision,
+    "detectron2": Detectron2,
+    "safetensors": Safetensors,
+    "timm": Timm,
+}
+TARGETS = tuple(_TARGETS)
 
 
-def _contiguous(backbone: nn.Module) -> dict[str, Tensor]:
-    return {name: value.detach().contiguous() for name, value in backbone.state_dict().items()}
+def build_target(name: str, pretrained: Pretrained) -> Target:
+    """The format called ``name``, one of ``TARGETS``.
+
+    Raises:
+        InputError: the run's backbone cannot be written so.
+    """
+    return _TARGETS[name](pretrained)

@@ -23,9 +23,6 @@ from pretrain.methods.base import Context, Losses, Metrics, register
 from pretrain.methods.moco import Moco, MocoSettings
 from pretrain.models import DenseEncoder, DenseOutput, Encoder, Queue
 
-STRIDE = 32
-"""Pixels a cell of the last feature map, for all ResNets."""
-
 
 class DenseCLSettings(MocoSettings):
     """Settings of DenseCL; the defaults are the official COCO recipe's.
@@ -63,14 +60,15 @@ class DenseCL(Moco):
 
     def build_encoder(self) -> Encoder:
         """The network with both heads."""
-        side = -(-self.context.size // STRIDE)
         grid = self.settings.grid
+        encoder = DenseEncoder(self.context.encoder, grid, size=self.context.size)
+        side = encoder.feature_map.side
         if grid is not None and grid > side:
             raise InputError(
                 f"method.grid: {grid} cells a side, but views of {self.context.size} px have a "
                 f"feature map of {side}x{side}; use {side} or less"
             )
-        return DenseEncoder(self.context.encoder, grid)
+        return encoder
 
     def forward(self, views: Mapping[str, Tensor]) -> tuple[Losses, Metrics]:
         """Both InfoNCE terms, weighted, over one or both directions."""

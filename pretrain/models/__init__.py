@@ -1,8 +1,9 @@
 """Networks and their state: backbones, heads, queue, momentum encoder, batch norm in groups."""
 
+from pretrain.models.backbones import build_backbone
 from pretrain.models.batch_norm import group_batch_norm
 from pretrain.models.dense import DenseEncoder, DenseOutput
-from pretrain.models.encoder import Encoder, EncoderSettings, build_backbone, build_head
+from pretrain.models.encoder import Encoder, EncoderSettings, build_head
 from pretrain.models.momentum import momentum_copy, update_momentum
 from pretrain.models.queue import Queue
 from pretrain.models.sync_batch_norm import synchronise_batch_norm

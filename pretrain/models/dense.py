@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from pretrain.models.encoder import Encoder, EncoderSettings
-
-STAGES = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4")
-"""What torchvision's ResNets apply before they pool."""
+from pretrain.models.feature_map import find_feature_map
 
 
 class DenseOutput(NamedTuple):
@@ -37,11 +35,21 @@ class DenseEncoder(Encoder):
         settings: of the network.
         grid: cells a side; None: those of the feature map (7 for views of 224 px). Features and
             projections are pooled alike (the official code pools only the latter, and breaks).
+        size: side of the views, pixels.
+
+    Attributes:
+        feature_map: how the backbone's cells are read; ``side`` of it counts them.
+
+    Raises:
+        InputError: the backbone has no feature map.
     """
 
-    def __init__(self, settings: EncoderSettings, grid: int | None = None) -> None:
+    def __init__(
+        self, settings: EncoderSettings, grid: int | None = None, *, size: int = 224
+    ) -> None:
         super().__init__(settings)
-        width: int = self.backbone.num_features  # type: ignore[assignment]
+        self.feature_map = find_feature_map(settings.backbone, self.backbone, size)
+        width = self.feature_map.channels
         hidden = settings.hidden or width
         self.dense_head = nn.Sequential(
             nn.Conv2d(width, hidden, 1), nn.ReLU(inplace=True), nn.Conv2d(hidden, settings.dim, 1)
@@ -54,9 +62,11 @@ class DenseEncoder(Encoder):
 
     def dense(self, images: Tensor) -> DenseOutput:
         """Project images (N, 3, H, W) as wholes and cell by cell."""
-        features = images
-        for name in STAGES:
-            features = getattr(self.backbone, name)(features)
-        pooled = features.mean((2, 3))
+        pooled, features = self.feature_map.read(self.backbone, images)
         cells = self.pool(features)
         return DenseOutput(self.head(pooled), self.dense_head(cells), torch.detach(cells))
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Compile ``dense`` as well as ``forward``."""
+        super().compile(*args, **kwargs)
+        self.dense = torch.compile(self.dense, *args, **kwargs)  # type: ignore[method-assign]

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import difflib
 from typing import Any, Literal
 
-import torchvision
 from torch import Tensor, nn
 
-from pretrain.errors import InputError
+from pretrain.models.backbones import build_backbone
 from pretrain.settings import Settings
-
-BACKBONES = ("resnet18", "resnet34", "resnet50", "resnet101")
 
 
 class EncoderSettings(Settings):
     """Which network.
 
     Attributes:
-        backbone: one of ``BACKBONES``, torchvision's definition and initialisation.
+        backbone: torchvision's ``resnet18``, ``resnet34``, ``resnet50`` or ``resnet101``, or any
+            CNN or transformer of timm as ``timm/NAME``; definition and initialisation are theirs.
+        options: arguments of timm's constructor, such as ``drop_path_rate``.
         head: ``mlp``: Linear, ReLU, Linear, as MoCo-v2 (arXiv 2003.04297, section 3);
             ``mlp_bn``: Linear, batch norm, ReLU, Linear without bias, as BYOL's projector.
         hidden: width of the head's hidden layer; None takes the backbone's output width,
@@ -27,27 +25,10 @@ class EncoderSettings(Settings):
     """
 
     backbone: str = "resnet50"
+    options: dict[str, Any] = {}
     head: Literal["mlp", "mlp_bn"] = "mlp"
     hidden: int | None = None
     dim: int = 128
-
-
-def build_backbone(name: str) -> nn.Module:
-    """A torchvision ResNet without its classifier: (N, 3, H, W) -> (N, num_features).
-
-    The width stands in ``num_features``; parameter names are torchvision's.
-
-    Raises:
-        InputError: no such backbone.
-    """
-    if name not in BACKBONES:
-        near = difflib.get_close_matches(name, BACKBONES, n=1)
-        hint = f"did you mean '{near[0]}'?" if near else f"one of {', '.join(BACKBONES)}"
-        raise InputError(f"model.backbone: unknown backbone '{name}'; {hint}")
-    network: Any = getattr(torchvision.models, name)(weights=None)
-    network.num_features = network.fc.in_features
-    network.fc = nn.Identity()
-    return network  # type: ignore[no-any-return]
 
 
 def build_head(kind: Literal["mlp", "mlp_bn"], width: int, hidden: int, dim: int) -> nn.Sequential:
@@ -70,7 +51,7 @@ class Encoder(nn.Module):
     def __init__(self, settings: EncoderSettings) -> None:
         super().__init__()
         self.settings = settings
-        self.backbone = build_backbone(settings.backbone)
+        self.backbone = build_backbone(settings.backbone, settings.options)
         width: int = self.backbone.num_features  # type: ignore[assignment]
         self.head = build_head(settings.head, width, settings.hidden or width, settings.dim)
 

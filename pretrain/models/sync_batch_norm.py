@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from pretrain import distributed
 from pretrain.geometry.precision import as_float
+from pretrain.models.batch_norm import convertible, has_activation
 
 
 class SynchronisedBatchNorm(nn.modules.batchnorm._BatchNorm):
@@ -24,7 +25,7 @@ class SynchronisedBatchNorm(nn.modules.batchnorm._BatchNorm):
     process_group = None  # all processes; read by PyTorch's forward
 
     def forward(self, input: Tensor) -> Tensor:
-        """Normalise (N, C) or (N, C, H, W) over the samples of all processes."""
+        """Normalise (N, C), (N, C, L) or (N, C, H, W) over the samples of all processes."""
         if not (self.training and distributed.is_active()):
             plain: Tensor = super().forward(input)
             return plain
@@ -44,7 +45,7 @@ class SynchronisedBatchNorm(nn.modules.batchnorm._BatchNorm):
         return result.to(input.dtype)
 
     def _check_input_dim(self, input: Tensor) -> None:
-        assert input.ndim in (2, 4), f"(N, C) or (N, C, H, W), got {tuple(input.shape)}"
+        assert input.ndim >= 2, f"(N, C, ...), got {tuple(input.shape)}"
 
     def _check_non_zero_input_channels(self, input: Tensor) -> None:
         """Asked by PyTorch's forward; ours has channels."""
@@ -57,6 +58,18 @@ class SynchronisedBatchNorm(nn.modules.batchnorm._BatchNorm):
         self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
         self.running_var.lerp_(variance.to(self.running_var.dtype), self.momentum)
         self.num_batches_tracked.add_(1)
+
+
+class SynchronisedBatchNormAct(SynchronisedBatchNorm):
+    """The same for timm's ``BatchNormAct2d``, which has an activation of its own."""
+
+    drop: nn.Module
+    act: nn.Module
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalise and activate."""
+        activated: Tensor = self.act(self.drop(super().forward(input)))
+        return activated
 
 
 class _AllReduce(torch.autograd.Function):
@@ -81,7 +94,11 @@ def _all_reduce(value: Tensor) -> Tensor:
 
 
 def synchronise_batch_norm(module: nn.Module) -> None:
-    """Let every batch norm of ``module`` work on the global batch, in place."""
-    for layer in module.modules():
-        if type(layer) in (nn.BatchNorm1d, nn.BatchNorm2d):
-            layer.__class__ = SynchronisedBatchNorm
+    """Let every batch norm of ``module`` work on the global batch, in place.
+
+    Raises:
+        InputError: a batch norm is of another kind than PyTorch's and timm's own.
+    """
+    for _, layer in convertible(module):
+        activated = has_activation(layer)
+        layer.__class__ = SynchronisedBatchNormAct if activated else SynchronisedBatchNorm

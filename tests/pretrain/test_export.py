@@ -69,13 +69,13 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 
 @pytest.mark.parametrize("backbone", ["resnet18", "resnet50"])
-@pytest.mark.parametrize("target", ["torchvision", "detectron2", "safetensors"])
+@pytest.mark.parametrize("target", ["torchvision", "detectron2", "safetensors", "timm"])
 def test_round_trip(
     runs: Callable[[str], Path], backbone: str, target: str, tmp_path: Path
 ) -> None:
     if target == "detectron2":
         pytest.importorskip("detectron2")
-    output = tmp_path / "new" / ("w.safetensors" if target == "safetensors" else "w.pth")
+    output = tmp_path / "new" / ("w.safetensors" if target in ("safetensors", "timm") else "w.pth")
     report = export(runs(backbone), target, output)
     assert report.matched == report.expected == TENSORS[backbone]
     assert report.difference <= 1e-5
@@ -206,7 +206,7 @@ def test_a_wrong_header_is_refused(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("target", ["torchvision", "detectron2", "safetensors"])
+@pytest.mark.parametrize("target", ["torchvision", "detectron2", "safetensors", "timm"])
 @pytest.mark.parametrize("fault", ["missing", "left over", "bit"])
 def test_damaged_while_written_is_refused(
     runs: Callable[[str], Path],
@@ -217,7 +217,7 @@ def test_damaged_while_written_is_refused(
 ) -> None:
     if target == "detectron2":
         pytest.importorskip("detectron2")
-    written = targets._contiguous
+    written = targets.contiguous
 
     def damaged(backbone: nn.Module) -> dict[str, torch.Tensor]:
         state = written(backbone)
@@ -229,8 +229,8 @@ def test_damaged_while_written_is_refused(
             state["layer3.0.bn1.bias"] = state["layer3.0.bn1.bias"] + 0.01
         return state
 
-    monkeypatch.setattr(targets, "_contiguous", damaged)
-    output = tmp_path / ("w.safetensors" if target == "safetensors" else "w.pth")
+    monkeypatch.setattr(targets, "contiguous", damaged)
+    output = tmp_path / ("w.safetensors" if target in ("safetensors", "timm") else "w.pth")
     output.write_bytes(b"the export before")
     with pytest.raises(InputError, match=r"features of layer3|1 missing|1 left over"):
         export(runs("resnet18"), target, output)
