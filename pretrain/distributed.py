@@ -174,6 +174,8 @@ def average_batch_norm(module: nn.Module) -> None:
         for buffer in (layer.running_mean, layer.running_var)
         if buffer is not None
     ]
+    if not buffers:
+        return
     flat = torch.cat([buffer.flatten() for buffer in buffers])
     dist.all_reduce(flat)
     flat /= dist.get_world_size()

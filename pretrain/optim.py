@@ -45,6 +45,9 @@ def parameter_groups(settings: OptimSettings, method: Method) -> list[dict[str, 
     spared = {id(p) for p in method.undecayed()}
     if settings.decay == "weights":
         for module in method.modules():
+            # How timm's transformers name their position embedding, class token and the like.
+            named: Any = getattr(module, "no_weight_decay", tuple)()
+            spared |= {id(p) for name, p in module.named_parameters() if name in named}
             normalising = isinstance(
                 module, nn.modules.batchnorm._NormBase | nn.LayerNorm | nn.GroupNorm
             )
