@@ -70,6 +70,7 @@ def settings(scenes: Path, output: Path, **more: Any) -> Any:
         "train.steps": STEPS,
         "train.log_every": 2,
         "train.checkpoint_every": 2,
+        "train.keep": 3,
         "train.threads": 1,
         "train.tensorboard": False,
     }
@@ -85,6 +86,12 @@ def state(run: Path) -> dict[str, Any]:
     found = checkpoint.load_latest(run / "checkpoints")
     assert found is not None
     return found[1]
+
+
+def assert_same_model(one: dict[str, Any], other: dict[str, Any]) -> None:
+    assert one["model"].keys() == other["model"].keys()
+    for name, value in one["model"].items():
+        assert torch.equal(value, other["model"][name]), name
 
 
 def lines(run: Path) -> list[dict[str, float]]:
@@ -136,9 +143,7 @@ def test_run__is_bit_identical_without_probe_and_monitor(
     run = tmp_path / "run"
     Trainer(settings(scenes, run, train__monitor=False), world, ["test"]).fit()
     with_probe, without = state(probed), state(run)
-    assert with_probe["model"].keys() == without["model"].keys()
-    for name, value in without["model"].items():
-        assert torch.equal(value, with_probe["model"][name]), name
+    assert_same_model(with_probe, without)
     for key, slot in without["optimizer"]["state"].items():
         other = with_probe["optimizer"]["state"][key]
         assert torch.equal(slot["momentum_buffer"], other["momentum_buffer"])
@@ -153,14 +158,17 @@ def test_killed_run__has_the_same_probes(
     scenes: Path, tmp_path: Path, probed: Path, world: distributed.World
 ) -> None:
     run = tmp_path / "run"
-    chosen = settings(scenes, run, probe=probe(scenes), train__keep=9)
-    Trainer(chosen, world, ["test"]).fit()
+    shutil.copytree(probed, run)
     for step in (4, 5):  # as if killed after the probe of step 3, before the checkpoint of step 4
         for file in (run / "checkpoints").glob(f"step_0000000{step}.*"):
             file.unlink()
-    Trainer(chosen, world, ["test"]).fit()
+    resumed = Trainer(settings(scenes, run, probe=probe(scenes)), world, ["test"])
+    resumed.fit()
+    assert resumed.step == STEPS
+    starts = json.loads((run / "run.json").read_text())["starts"]
+    assert len(starts) == 2
     assert lines(run) == lines(probed)
-    assert all(torch.equal(v, state(probed)["model"][k]) for k, v in state(run)["model"].items())
+    assert_same_model(state(run), state(probed))
 
 
 def test_probe_and_monitor__may_be_changed_in_mid_run(scenes: Path, tmp_path: Path) -> None:
