@@ -18,6 +18,7 @@ from pretrain.methods.base import MethodSettings, parse_method
 from pretrain.methods.hcl import HCLSettings
 from pretrain.models import EncoderSettings
 from pretrain.presets import find_config
+from pretrain.probes.settings import ProbeSettings
 from pretrain.settings import Settings, parse
 
 
@@ -118,6 +119,7 @@ class TrainSettings(Settings):
         keep: how many of the newest checkpoints stay.
         keep_every: steps whose multiples stay for good.
         tensorboard: write TensorBoard event files.
+        monitor: on logged steps, whether the embeddings collapse; not where they are compiled.
     """
 
     epochs: int | None = None
@@ -133,6 +135,7 @@ class TrainSettings(Settings):
     keep: int = 2
     keep_every: int | None = None
     tensorboard: bool = True
+    monitor: bool = True
 
     @model_validator(mode="after")
     def _one_length(self) -> TrainSettings:
@@ -155,6 +158,7 @@ class RunSettings(Settings):
         output: the run folder.
         name: the row of tables; None: the folder's name.
         seed: of initialisation, data order, views, augmentation and shuffling.
+        probe: k-NN classification during the run; None: none.
     """
 
     output: str
@@ -168,6 +172,7 @@ class RunSettings(Settings):
     hcl: HCLSettings | None = None
     optim: OptimSettings = OptimSettings()
     train: TrainSettings
+    probe: ProbeSettings | None = None
 
     @property
     def method_name(self) -> str:

@@ -43,7 +43,7 @@ class Recorder:
         self._start_step, self._start = start_step, time.monotonic()
 
     def log(self, step: int, values: Mapping[str, Value]) -> None:
-        """Record the values of ``step`` (steps done so far)."""
+        """Record the values of ``step`` (steps done so far); shown live where they have a loss."""
         self._file.write(json.dumps({"step": step, **values}) + "\n")
         self._file.flush()
         if self._writer is not None:
@@ -52,7 +52,8 @@ class Recorder:
                     self._add_histogram(name, value, step)
                 else:
                     self._writer.add_scalar(name, value, step)
-        self._show(step, {k: v for k, v in values.items() if not isinstance(v, list)})
+        if "loss" in values:
+            self._show(step, {k: v for k, v in values.items() if not isinstance(v, list)})
 
     def _add_histogram(self, name: str, shares: list[float], step: int) -> None:
         """Shares over equal parts of [0, 1], as TensorBoard draws them."""

@@ -32,6 +32,8 @@ FREE = {
     "train.keep",
     "train.keep_every",
     "train.tensorboard",
+    "train.monitor",
+    "probe",  # with all below it
 }
 
 
@@ -90,7 +92,7 @@ class RunFolder:
         changed = [
             f"{key}: {before.get(key)!r} -> {now.get(key)!r}"
             for key in sorted(before.keys() | now.keys())
-            if key not in FREE and before.get(key) != now.get(key)
+            if not FREE & {key, key.split(".")[0]} and before.get(key) != now.get(key)
         ]
         if changed:
             raise InputError(

@@ -104,7 +104,7 @@ class Stepper:
         broken, stop = self._agree(not bool(finite), stop)
         if broken:
             done = replay.Step(
-                step, self.world.rank, batch, parts, losses, self._autocast, self.scaler.scale
+                step, self.world.rank, batch, parts, losses, self.autocast, self.scaler.scale
             )
             raise replay.refuse(self.method, done, RunFolder(self.settings).path / "nonfinite")
         values = {"loss": loss, **{f"loss/{name}": term for name, term in losses.items()}}
@@ -130,7 +130,7 @@ class Stepper:
             last = number == len(parts) - 1
             alone = isinstance(model, DistributedDataParallel) and not last
             with model.no_sync() if alone else nullcontext():  # type: ignore[operator]
-                with self._autocast():
+                with self.autocast():
                     found = model(part)
                 loss = torch.stack(list(found[0].values())).sum() / len(parts)
                 self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
@@ -157,7 +157,8 @@ class Stepper:
             compiled=settings.train.compile and self.world.device.type == "cuda",
         )
 
-    def _autocast(self) -> AbstractContextManager[Any]:
+    def autocast(self) -> AbstractContextManager[Any]:
+        """The precision of the encoders' forwards."""
         dtype = PRECISIONS[self.settings.train.precision]
         if dtype == torch.float32:
             return nullcontext()

@@ -6,7 +6,6 @@ import json
 import logging
 import os
 import random
-import time
 from collections.abc import Iterator
 from enum import Enum
 from pathlib import Path
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from pretrain import __version__, checkpoint, distributed
+from pretrain.clock import Clock
 from pretrain.config import RunSettings
 from pretrain.data.index import Index
 from pretrain.data.loader import BadImages, Loader, build_loader, choose_workers
@@ -33,6 +33,9 @@ from pretrain.methods.hcl import HCL
 from pretrain.metrics import Recorder, split_values, view_grid
 from pretrain.models import Encoder
 from pretrain.pretrained import Description
+from pretrain.probes.collapse import CollapseMonitor
+from pretrain.probes.encode import Forward
+from pretrain.probes.online import build_probe
 from pretrain.run import RunFolder
 from pretrain.signals import StopFlag
 from pretrain.step import Stepper, rows_a_forward
@@ -84,6 +87,14 @@ class Trainer:
             total_steps=self.total_steps,
             epoch_steps=self.epoch_steps,
         )
+        # Hooks would break a compiled encoder's graph.
+        watched = train.monitor and not train.compile
+        self._monitor = CollapseMonitor(self.method, self.method.encoder, enabled=watched)
+        how = Forward(
+            *(settings.views.size, settings.augment.mean, settings.augment.std),
+            *(self.device, memory_format, self.stepper.autocast),
+        )
+        self._probe = build_probe(settings.probe, self.method.encoder, how, world.local_size)
         self.step = 0
         self._bad_images = BadImages(settings.data.max_bad_images, len(self.index))
         self._stop = StopFlag()
@@ -146,25 +157,30 @@ class Trainer:
         train = self.settings.train
         self.method.train()
         batches = self._batches()
-        clock = _Clock()
+        clock = Clock()
         while self.step < self.total_steps:
             batch = clock.wait(batches)
             self._note_bad(batch)
             logged = self._is_logged(self.step + 1)
+            if logged:
+                self._monitor.arm()
             done = self.stepper.run(
                 model, batch, self.step, stop=self._stop.is_set, log_statistics=logged
             )
             if self.step == 0 and self.world.is_main:
                 self._show_views(done.views)
             self.step += 1
+            # Before the checkpoint: a run continued from there does not come by here again.
+            probed = self._run_probe(clock)
             if logged:
-                self._log(done.values, clock)
+                self._log({**done.values, **self._monitor.read()}, clock, probed)
             last = self.step == self.total_steps
             if done.stop or last or self.step % train.checkpoint_every == 0:
                 self._save()
             if done.stop and not last:
                 return Outcome.STOPPED
         if self.total_steps == 0:
+            self._run_probe(clock)
             self._save()
         return Outcome.FINISHED
 
@@ -196,7 +212,19 @@ class Trainer:
     def _is_logged(self, step: int) -> bool:
         return step % self.settings.train.log_every == 0 or step == self.total_steps
 
-    def _log(self, values: dict[str, Tensor], clock: _Clock) -> None:
+    def _run_probe(self, clock: Clock) -> dict[str, float]:
+        """Values for the line of this step; where the step has none they get their own here."""
+        if self._probe is None or not self._probe.is_due(self.step, self.total_steps):
+            return {}
+        probed = self._probe(self.step)
+        clock.leave_out(probed.get("probe/seconds", 0.0))
+        if self.step > 0 and self._is_logged(self.step):
+            return probed
+        if probed and self._recorder is not None:
+            self._recorder.log(self.step, probed)
+        return {}
+
+    def _log(self, values: dict[str, Tensor], clock: Clock, probed: dict[str, float]) -> None:
         flat = torch.cat([value.float().flatten() for value in values.values()])
         means = distributed.mean_over_ranks(flat)
         seconds, waited, steps = clock.lap()
@@ -207,9 +235,12 @@ class Trainer:
         record["epoch"] = self.step / self.epoch_steps
         record["images_per_s"] = steps * self.settings.optim.batch_size / seconds
         record["data_wait"] = waited / seconds
+        record.update(probed)
         self._recorder.log(self.step, record)
         rate = round(steps * self.settings.optim.batch_size / seconds, 1)
-        self.folder.heartbeat(self.step, self.total_steps, images_per_s=rate)
+        self.folder.heartbeat(
+            self.step, self.total_steps, images_per_s=rate, **self._monitor.warnings
+        )
 
     def _show_views(self, views: dict[str, Tensor]) -> None:
         settings = self.settings.augment
@@ -276,28 +307,6 @@ class Trainer:
         self.step = state["step"]
         if self.world.is_main:
             log.info("resumed from %s", path)
-
-
-class _Clock:
-    """How long steps take, and how much of it is waiting for data."""
-
-    def __init__(self) -> None:
-        self._start, self._waited, self._steps = time.monotonic(), 0.0, 0
-
-    def wait(self, batches: Iterator[Batch]) -> Batch:
-        """The next batch."""
-        before = time.monotonic()
-        batch = next(batches)
-        self._waited += time.monotonic() - before
-        self._steps += 1
-        return batch
-
-    def lap(self) -> tuple[float, float, int]:
-        """Seconds, seconds waited and steps since the last lap."""
-        now = time.monotonic()
-        lap = (max(now - self._start, 1e-9), self._waited, self._steps)
-        self._start, self._waited, self._steps = now, 0.0, 0
-        return lap
 
 
 def _seed_everything(settings: RunSettings) -> None:
