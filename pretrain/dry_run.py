@@ -148,7 +148,14 @@ def plan_run(
     data = Data(images, None, None) if data.images is None and images else data
     rate = rate_warning(optim)
     warnings = [*([rate] if rate else []), *_view_warnings(settings, plan), *warnings]
-    schedule = _schedule(settings, method, data.images, processes, accumulate, local)
+    schedule = _schedule(
+        settings,
+        method,
+        data.images,
+        processes=processes,
+        accumulate=accumulate,
+        local=local,
+    )
     if schedule.epoch_steps == 0:
         warnings.append(f"optim.batch_size: {optim.batch_size} exceeds the {data.images} images")
     seconds = None
@@ -242,6 +249,7 @@ def _schedule(
     settings: RunSettings,
     method: Method,
     images: int | None,
+    *,
     processes: int,
     accumulate: int,
     local: int,

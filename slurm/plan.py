@@ -31,9 +31,11 @@ def check_commands(pipeline: Pipeline) -> None:
         if command not in COMMANDS or command == "pipeline":
             known = ", ".join(name for name in COMMANDS if name != "pipeline")
             raise InputError(f"step '{step.name}': no command 'hcl {command}' here; one of {known}")
-        if command != "pretrain":
-            continue
         try:
+            if command in PRESETS and (config := _config_word(rest)):
+                find_config(config, PRESETS[command])
+            if command != "pretrain":
+                continue
             arguments = parser().parse_intermixed_args(rest)
             load_settings(arguments.config, arguments.overrides)
         except InputError as error:
@@ -46,15 +48,20 @@ def files_of(step: Step) -> dict[str, str]:
     """Hashes of the configurations and files that a step's words name, but not of what it makes."""
     hashes = {}
     command, *rest = step.words
-    first = next((word for word in rest if not word.startswith("-") and "=" not in word), None)
+    config = _config_word(rest) if command in PRESETS else None
     for word in rest:
         if word in step.makes:
             continue
-        if word == first and command in PRESETS:
+        if word == config:
             hashes[word] = _of_config(word, PRESETS[command])
         elif Path(word).is_file():
             hashes[word] = _of_file(Path(word))
     return hashes
+
+
+def _config_word(words: list[str]) -> str | None:
+    """The word that names a configuration."""
+    return next((word for word in words if not word.startswith("-") and "=" not in word), None)
 
 
 def _of_config(name: str, kind: str) -> str:
