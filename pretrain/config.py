@@ -29,6 +29,9 @@ class OptimSettings(Settings):
             2017, arXiv 1708.03888; needs timm), which leaves parameters without decay unscaled;
             ``adamw``.
         batch_size: global, over all processes.
+        accumulate: parts in which each process computes its share of a step, one after the other,
+            so that a large batch fits a small device. Batch norm and the shuffling of keys see a
+            part at a time; running statistics, queues and the momentum encoder move once a step.
         lr: peak rate for ``batch_size``, or for ``base_batch`` where that is given.
         base_batch: the batch that ``lr`` was tuned for.
         scale_lr: ``linear``: the rate used is lr·batch_size/base_batch. ``none``: it is lr, and a
@@ -52,6 +55,7 @@ class OptimSettings(Settings):
 
     optimizer: Literal["sgd", "lars", "adamw"] = "sgd"
     batch_size: int = 256
+    accumulate: Annotated[int, Field(ge=1)] = 1
     lr: float = 0.03
     base_batch: Annotated[int, Field(ge=1)] | None = None
     scale_lr: Literal["none", "linear"] = "none"

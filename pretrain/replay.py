@@ -30,8 +30,8 @@ class Step:
         number: of steps done before it.
         rank: of this process.
         batch: as the loader gave it.
-        views: as the method got them.
-        losses: the terms.
+        parts: the views as the method got them, one dictionary a forward.
+        losses: the terms, means over the parts.
         autocast: of the run.
         scale: what the run does to the loss before backward.
     """
@@ -39,7 +39,7 @@ class Step:
     number: int
     rank: int
     batch: Batch
-    views: dict[str, Tensor]
+    parts: list[dict[str, Tensor]]
     losses: dict[str, Tensor]
     autocast: Callable[[], AbstractContextManager[Any]]
     scale: Callable[[Tensor], Tensor]
@@ -60,7 +60,7 @@ def refuse(method: Method, step: Step, folder: Path) -> NonFiniteLossError:
         {
             "step": step.number,
             "rows": step.batch.rows,
-            "views": {name: view.cpu() for name, view in step.views.items()},
+            "parts": [{name: view.cpu() for name, view in part.items()} for part in step.parts],
             "model": model,
             "losses": values,
             "culprit": culprit,
@@ -83,8 +83,9 @@ def find_culprit(method: Method, step: Step) -> str:
 
     It is done to the end whatever is found, since the method's collectives need all ranks.
     """
+    views = (_first_non_finite(part, "view") for part in step.parts)
     given = (
-        _first_non_finite(step.views, "view")
+        next(filter(None, views), None)
         or _first_non_finite(dict(method.named_parameters()), "parameter")
         or _first_non_finite(_read_buffers(method), "buffer")
     )
@@ -92,10 +93,11 @@ def find_culprit(method: Method, step: Step) -> str:
     method.zero_grad()
     # Compiled code would be one operation to the sentinel.
     with torch.compiler.set_stance("force_eager"), sentinel:
-        with step.autocast():
-            losses, _ = method(step.views)
-        loss = torch.stack(list(losses.values())).sum()
-        step.scale(loss).backward()  # type: ignore[no-untyped-call]
+        for part in step.parts:
+            with step.autocast():
+                losses, _ = method(part)
+            loss = torch.stack(list(losses.values())).sum()
+            step.scale(loss).backward()  # type: ignore[no-untyped-call]
     if given is not None:
         return f"{given} was not finite before the step began"
     return sentinel.found or "every number was finite on this rank when the step was done again"

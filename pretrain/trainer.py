@@ -8,21 +8,17 @@ import os
 import random
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
 from enum import Enum
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 import torchvision
 from torch import Tensor, nn
-from torch.amp.grad_scaler import GradScaler
 from torch.nn.parallel import DistributedDataParallel
 
-from pretrain import __version__, checkpoint, distributed, replay
+from pretrain import __version__, checkpoint, distributed
 from pretrain.config import RunSettings
-from pretrain.data import device
 from pretrain.data.index import Index
 from pretrain.data.loader import BadImages, Loader, build_loader, choose_workers
 from pretrain.data.pack import Pack
@@ -35,15 +31,12 @@ from pretrain.methods.build import build_method
 from pretrain.methods.hcl import HCL
 from pretrain.metrics import Recorder, split_values, view_grid
 from pretrain.models import Encoder
-from pretrain.optim import build_optimizer
 from pretrain.pretrained import Description
 from pretrain.run import RunFolder
-from pretrain.schedule import learning_rate
 from pretrain.signals import StopFlag
+from pretrain.step import Stepper, rows_a_forward
 
 log = logging.getLogger(__name__)
-
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Outcome(Enum):
@@ -69,11 +62,7 @@ class Trainer:
         self.folder.check()
         _seed_everything(settings)
         self.index = self._open_index()
-        batch = settings.optim.batch_size
-        if batch % world.size:
-            raise InputError(
-                f"optim.batch_size: {batch} does not divide over {world.size} processes"
-            )
+        batch, rows = settings.optim.batch_size, rows_a_forward(settings, world.size)
         if batch > len(self.index):
             raise InputError(f"optim.batch_size: {batch} exceeds the {len(self.index)} images")
         self.epoch_steps = len(self.index) // batch
@@ -82,14 +71,18 @@ class Trainer:
             train.steps if train.steps is not None else (train.epochs or 0) * self.epoch_steps
         )
         context = Context(
-            settings.model, settings.views.size, batch, batch // world.size, settings.seed
+            settings.model, settings.views.size, rows * world.size, rows, settings.seed
         )
         self.method = build_method(settings.method, settings.hcl, context)
-        self.memory_format = torch.channels_last if train.channels_last else torch.contiguous_format
-        self.method.to(device=self.device, memory_format=self.memory_format)  # type: ignore[call-overload]
-        self.parameters = [p for p in self.method.parameters() if p.requires_grad]
-        self.optimizer = build_optimizer(settings.optim, self.method)
-        self.scaler = GradScaler(self.device.type, enabled=train.precision == "fp16")
+        memory_format = torch.channels_last if train.channels_last else torch.contiguous_format
+        self.method.to(device=self.device, memory_format=memory_format)  # type: ignore[call-overload]
+        self.stepper = Stepper(
+            settings,
+            world,
+            self.method,
+            total_steps=self.total_steps,
+            epoch_steps=self.epoch_steps,
+        )
         self.step = 0
         self._bad_images = BadImages(settings.data.max_bad_images, len(self.index))
         self._stop = StopFlag()
@@ -156,14 +149,19 @@ class Trainer:
         while self.step < self.total_steps:
             batch = clock.wait(batches)
             self._note_bad(batch)
-            values, stop = self._train_step(model, batch)
+            logged = self._is_logged(self.step + 1)
+            done = self.stepper.run(
+                model, batch, self.step, stop=self._stop.is_set, log_statistics=logged
+            )
+            if self.step == 0 and self.world.is_main:
+                self._show_views(done.views)
             self.step += 1
-            if self._is_logged(self.step):
-                self._log(values, clock)
+            if logged:
+                self._log(done.values, clock)
             last = self.step == self.total_steps
-            if stop or last or self.step % train.checkpoint_every == 0:
+            if done.stop or last or self.step % train.checkpoint_every == 0:
                 self._save()
-            if stop and not last:
+            if done.stop and not last:
                 return Outcome.STOPPED
         if self.total_steps == 0:
             self._save()
@@ -193,75 +191,8 @@ class Trainer:
         )
         return iter(self._loader)
 
-    def _train_step(self, model: nn.Module, batch: Batch) -> tuple[dict[str, Tensor], bool]:
-        """One step; returns its values and whether a rank was asked to stop."""
-        settings = self.settings
-        rate = learning_rate(settings.optim, self.step, self.total_steps, self.epoch_steps)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        views = self._views(batch)
-        self.method.begin_step(self.step, self.total_steps)
-        with self._autocast():
-            losses, metrics = model(views)
-        loss = torch.stack(list(losses.values())).sum()
-        self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-        self.scaler.unscale_(self.optimizer)
-        gradients = [p.grad for p in self.parameters if p.grad is not None]
-        norm = nn.utils.get_total_norm(gradients).detach()
-        # The scaler looks for overflow in fp16 gradients itself, and skips such steps.
-        finite = torch.isfinite(loss if self.scaler.is_enabled() else loss + norm)
-        broken, stop = self._agree(not bool(finite))
-        if broken:
-            number, rank = self.step, self.world.rank
-            done = replay.Step(
-                number, rank, batch, views, losses, self._autocast, self.scaler.scale
-            )
-            raise replay.refuse(self.method, done, self.folder.path / "nonfinite")
-        values = {"loss": loss.detach(), **{f"loss/{k}": v.detach() for k, v in losses.items()}}
-        values.update(metrics)
-        values["fallback"] = batch.fallback.float().mean().to(self.device)
-        values["gradient_norm"] = norm
-        if self._is_logged(self.step + 1):
-            values.update(self.method.statistics())
-        if settings.optim.clip_norm is not None:
-            nn.utils.clip_grads_with_norm_(self.parameters, settings.optim.clip_norm, norm)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        distributed.average_batch_norm(self.method)
-        self.method.end_step()
-        if self.step == 0 and self.world.is_main:
-            self._show_views(views)
-        return values, stop
-
     def _is_logged(self, step: int) -> bool:
         return step % self.settings.train.log_every == 0 or step == self.total_steps
-
-    def _views(self, batch: Batch) -> dict[str, Tensor]:
-        """Augmented views on the training device."""
-        settings = self.settings
-        return device.views(
-            batch,
-            self.device,
-            settings.augment,
-            settings.views.size,
-            memory_format=self.memory_format,
-            compiled=settings.train.compile and self.device.type == "cuda",
-        )
-
-    def _autocast(self) -> AbstractContextManager[Any]:
-        dtype = PRECISIONS[self.settings.train.precision]
-        if dtype == torch.float32:
-            return nullcontext()
-        return torch.autocast(self.device.type, dtype=dtype)
-
-    def _agree(self, broken: bool) -> tuple[bool, bool]:
-        """Whether any rank has a broken loss, and whether any was asked to stop."""
-        flags = torch.tensor([float(broken), float(self._stop.is_set)], device=self.device)
-        if distributed.is_active():
-            torch.distributed.all_reduce(flags, torch.distributed.ReduceOp.MAX)
-        any_broken, any_stop = flags.tolist()
-        return bool(any_broken), bool(any_stop)
 
     def _log(self, values: dict[str, Tensor], clock: _Clock) -> None:
         flat = torch.cat([value.float().flatten() for value in values.values()])
@@ -270,7 +201,7 @@ class Trainer:
         if self._recorder is None:
             return
         record = split_values(means.tolist(), values)
-        record["lr"] = self.optimizer.param_groups[0]["lr"]
+        record["lr"] = self.stepper.optimizer.param_groups[0]["lr"]
         record["epoch"] = self.step / self.epoch_steps
         record["images_per_s"] = steps * self.settings.optim.batch_size / seconds
         record["data_wait"] = waited / seconds
@@ -301,8 +232,8 @@ class Trainer:
                 {
                     "step": self.step,
                     "model": self.method.state_dict(),
-                    "optimizer": self.optimizer.state_dict(),
-                    "scaler": self.scaler.state_dict(),
+                    "optimizer": self.stepper.optimizer.state_dict(),
+                    "scaler": self.stepper.scaler.state_dict(),
                     "description": self._description().model_dump(mode="json"),
                     "versions": {"hcl": __version__, "torch": str(torch.__version__)},
                 },
@@ -338,8 +269,8 @@ class Trainer:
             return
         path, state = found
         self.method.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
+        self.stepper.optimizer.load_state_dict(state["optimizer"])
+        self.stepper.scaler.load_state_dict(state["scaler"])
         self.step = state["step"]
         if self.world.is_main:
             log.info("resumed from %s", path)

@@ -26,8 +26,8 @@ class Context:
     Attributes:
         encoder: the network to pretrain.
         size: side of a view, pixels.
-        batch_size: rows in a global batch.
-        local_batch: rows of one process.
+        batch_size: rows of a forward, all processes together.
+        local_batch: rows of a forward of one process.
         seed: of the run.
     """
 
@@ -54,8 +54,10 @@ Metrics = dict[str, Tensor]
 class Method(nn.Module, ABC):
     """A pretraining method.
 
-    One step is ``begin_step``, ``forward`` with backward and optimiser, ``end_step``. Everything
-    that must survive a kill is a parameter or a buffer.
+    One step is ``begin_step``, ``forward`` with backward, the optimiser's step, ``end_step``.
+    Where gradients are accumulated there are several forwards, each of a part of the step's rows:
+    what is kept for ``end_step`` is kept in their order. Everything that must survive a kill is a
+    parameter or a buffer.
     """
 
     settings_class: ClassVar[type[MethodSettings]]

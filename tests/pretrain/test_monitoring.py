@@ -78,7 +78,7 @@ def test_learned_curvature__takes_no_weight_decay(
     scenes: Path, tmp_path: Path, world: distributed.World
 ) -> None:
     learned = trainer(scenes, tmp_path / "run", world, hcl__learn_curvature=True)
-    decayed, undecayed = learned.optimizer.param_groups
+    decayed, undecayed = learned.stepper.optimizer.param_groups
     assert (decayed["weight_decay"], undecayed["weight_decay"]) == (1e-4, 0)
     assert [p is learned.method.log_curvature for p in undecayed["params"]] == [True]
     every = [p for p in learned.method.parameters() if p.requires_grad]

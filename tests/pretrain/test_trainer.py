@@ -227,7 +227,7 @@ def test_non_finite_loss__stops_and_saves_the_batch(scenes: Path, tmp_path: Path
     (saved,) = (run / "nonfinite").glob("step_*_rank0.pt")
     state = torch.load(saved, weights_only=True)
     assert len(state["rows"]) == 16
-    assert set(state["views"]) == {"view_1", "view_2", "object", "scene"}
+    assert set(state["parts"][0]) == {"view_1", "view_2", "object", "scene"}
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,195 @@
+"""One step of training: views, losses in parts, gradient, agreement, optimiser."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
+from torch.nn.parallel import DistributedDataParallel
+
+from pretrain import distributed, replay
+from pretrain.config import RunSettings
+from pretrain.data import device
+from pretrain.data.plan import Batch
+from pretrain.distributed import World
+from pretrain.errors import InputError
+from pretrain.methods.base import Losses, Method, Metrics
+from pretrain.models.running_statistics import RunningStatistics
+from pretrain.optim import build_optimizer
+from pretrain.run import RunFolder
+from pretrain.schedule import learning_rate
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+Views = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a step leaves.
+
+    Attributes:
+        values: to log, scalars or vectors.
+        views: that the method saw.
+        stop: whether a process was asked to stop.
+    """
+
+    values: dict[str, Tensor]
+    views: Views
+    stop: bool
+
+
+class Stepper:
+    """Does steps.
+
+    Args:
+        settings: of the run.
+        world: the process group.
+        method: on its device.
+        total_steps: of the run.
+        epoch_steps: of a pass over the data.
+    """
+
+    def __init__(
+        self,
+        settings: RunSettings,
+        world: World,
+        method: Method,
+        *,
+        total_steps: int,
+        epoch_steps: int,
+    ) -> None:
+        self.settings, self.world, self.method = settings, world, method
+        self.total_steps, self.epoch_steps = total_steps, epoch_steps
+        self.parameters = [p for p in method.parameters() if p.requires_grad]
+        self.optimizer = build_optimizer(settings.optim, method)
+        self.scaler = GradScaler(world.device.type, enabled=settings.train.precision == "fp16")
+
+    def run(
+        self, model: nn.Module, batch: Batch, step: int, *, stop: bool, log_statistics: bool
+    ) -> Done:
+        """Do one step.
+
+        Args:
+            model: the method, or what makes it data-parallel.
+            batch: of this process.
+            step: number of steps done before.
+            stop: whether this process was asked to stop.
+            log_statistics: the method's statistics are wanted.
+
+        Raises:
+            replay.NonFiniteLossError: a loss or gradient is not finite on some process.
+        """
+        optim = self.settings.optim
+        rate = learning_rate(optim, step, self.total_steps, self.epoch_steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        views = self._views(batch)
+        parts = split_views(views, optim.accumulate)
+        self.method.begin_step(step, self.total_steps)
+        self.optimizer.zero_grad(set_to_none=True)
+        losses, metrics = self._accumulate(model, parts)
+        loss = torch.stack(list(losses.values())).sum()
+        self.scaler.unscale_(self.optimizer)
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        norm = nn.utils.get_total_norm(gradients).detach()
+        # The scaler looks for overflow in fp16 gradients itself, and skips such steps.
+        finite = torch.isfinite(loss if self.scaler.is_enabled() else loss + norm)
+        broken, stop = self._agree(not bool(finite), stop)
+        if broken:
+            done = replay.Step(
+                step, self.world.rank, batch, parts, losses, self._autocast, self.scaler.scale
+            )
+            raise replay.refuse(self.method, done, RunFolder(self.settings).path / "nonfinite")
+        values = {"loss": loss, **{f"loss/{name}": term for name, term in losses.items()}}
+        values.update(metrics)
+        values["fallback"] = batch.fallback.float().mean().to(self.world.device)
+        values["gradient_norm"] = norm
+        if log_statistics:
+            values.update(self.method.statistics())
+        if optim.clip_norm is not None:
+            nn.utils.clip_grads_with_norm_(self.parameters, optim.clip_norm, norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        distributed.average_batch_norm(self.method)
+        self.method.end_step()
+        return Done(values, views, stop)
+
+    def _accumulate(self, model: nn.Module, parts: list[Views]) -> tuple[Losses, Metrics]:
+        """Forward and backward of all parts; the means of their losses and metrics, detached."""
+        statistics = RunningStatistics(self.method) if len(parts) > 1 else None
+        totals: tuple[Losses, Metrics] = ({}, {})
+        for number, part in enumerate(parts):
+            # Gradients travel once a step.
+            last = number == len(parts) - 1
+            alone = isinstance(model, DistributedDataParallel) and not last
+            with model.no_sync() if alone else nullcontext():  # type: ignore[operator]
+                with self._autocast():
+                    found = model(part)
+                loss = torch.stack(list(found[0].values())).sum() / len(parts)
+                self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+            for total, values in zip(totals, found, strict=True):
+                for name, value in values.items():
+                    share = value.detach() / len(parts)
+                    total[name] = total[name] + share if name in total else share
+            if statistics is not None:
+                statistics.end_part()
+        if statistics is not None:
+            statistics.end()
+        return totals
+
+    def _views(self, batch: Batch) -> Views:
+        """Augmented views on the training device."""
+        settings = self.settings
+        channels_last = settings.train.channels_last
+        return device.views(
+            batch,
+            self.world.device,
+            settings.augment,
+            settings.views.size,
+            memory_format=torch.channels_last if channels_last else torch.contiguous_format,
+            compiled=settings.train.compile and self.world.device.type == "cuda",
+        )
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        dtype = PRECISIONS[self.settings.train.precision]
+        if dtype == torch.float32:
+            return nullcontext()
+        return torch.autocast(self.world.device.type, dtype=dtype)
+
+    def _agree(self, broken: bool, stop: bool) -> tuple[bool, bool]:
+        """Whether any process has a broken loss, and whether any was asked to stop."""
+        flags = torch.tensor([float(broken), float(stop)], device=self.world.device)
+        if distributed.is_active():
+            torch.distributed.all_reduce(flags, torch.distributed.ReduceOp.MAX)
+        any_broken, any_stop = flags.tolist()
+        return bool(any_broken), bool(any_stop)
+
+
+def split_views(views: Views, parts: int) -> list[Views]:
+    """The views of consecutive, equally many rows."""
+    if parts == 1:
+        return [views]
+    pieces = {name: view.chunk(parts) for name, view in views.items()}
+    return [{name: piece[n] for name, piece in pieces.items()} for n in range(parts)]
+
+
+def rows_a_forward(settings: RunSettings, world_size: int) -> int:
+    """How many rows a process' forward sees.
+
+    Raises:
+        InputError: the batch cannot be shared evenly by processes and parts.
+    """
+    batch, parts = settings.optim.batch_size, settings.optim.accumulate
+    if batch % world_size:
+        raise InputError(f"optim.batch_size: {batch} does not divide over {world_size} processes")
+    if batch // world_size % parts:
+        raise InputError(
+            f"optim.accumulate: the {batch // world_size} rows of a process do not divide into "
+            f"{parts} parts"
+        )
+    return batch // world_size // parts
