@@ -18,6 +18,7 @@ from pretrain.methods.base import Context, Method
 from pretrain.methods.build import build_method
 from pretrain.models import Encoder, Queue
 from pretrain.optim import parameter_groups, rate_warning
+from pretrain.step import rows_a_forward
 
 MIB = 2**20
 STATE_COPIES = {"sgd": 1, "lars": 1, "adamw": 2}
@@ -133,29 +134,15 @@ def plan_run(
         InputError: the method cannot be built, or the batch cannot be divided.
     """
     optim = settings.optim
-    accumulate: int = getattr(optim, "accumulate", 1)
-    if optim.batch_size % (processes * accumulate):
-        micro = "" if accumulate == 1 else f" and {accumulate} micro-batches"
-        raise InputError(
-            f"optim.batch_size: {optim.batch_size} does not divide over {processes} "
-            f"processes{micro}"
-        )
-    local = optim.batch_size // (processes * accumulate)
-    context = Context(settings.model, settings.views.size, optim.batch_size, local, settings.seed)
+    rows = rows_a_forward(settings, processes)
+    context = Context(settings.model, settings.views.size, rows * processes, rows, settings.seed)
     method = build_method(settings.method, settings.hcl, context)
     plan = method.view_plan
     data, warnings = _data(settings, plan)
     data = Data(images, None, None) if data.images is None and images else data
     rate = rate_warning(optim)
     warnings = [*([rate] if rate else []), *_view_warnings(settings, plan), *warnings]
-    schedule = _schedule(
-        settings,
-        method,
-        data.images,
-        processes=processes,
-        accumulate=accumulate,
-        local=local,
-    )
+    schedule = _schedule(settings, method, data.images, processes, rows)
     if schedule.epoch_steps == 0:
         warnings.append(f"optim.batch_size: {optim.batch_size} exceeds the {data.images} images")
     seconds = None
@@ -249,10 +236,8 @@ def _schedule(
     settings: RunSettings,
     method: Method,
     images: int | None,
-    *,
     processes: int,
-    accumulate: int,
-    local: int,
+    rows: int,
 ) -> Schedule:
     optim, train = settings.optim, settings.train
     epoch_steps = None if images is None else images // optim.batch_size
@@ -271,8 +256,8 @@ def _schedule(
         _rule(optim),
         optim.batch_size,
         processes,
-        accumulate,
-        local,
+        optim.accumulate,
+        rows,
         optim.weight_decay,
         sum(p.numel() for p in undecayed),
         "constant" if optim.schedule == "constant" else how,

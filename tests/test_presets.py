@@ -43,7 +43,7 @@ def scaled(preset: str) -> list[str]:
         small += ["method.patch_size=32"]
     if settings.hcl is not None:
         small += ["hcl.queue=64"]
-    if getattr(settings.optim, "accumulate", 1) > 1:
+    if settings.optim.accumulate > 1:
         small += ["optim.accumulate=2"]
     return small
 
