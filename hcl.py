@@ -10,11 +10,11 @@ COMMANDS = {
     # name: (module with `main(argv) -> int`, what it does)
     "data": ("pretrain.data.cli", "make, check and look at data sets"),
     "pretrain": ("pretrain.__main__", "self-supervised pretraining"),
-    "pipeline": ("slurm.cli", "several of these commands in order, each once"),
     "export": ("pretrain.export", "a backbone verified to compute the same function"),
     "detect": ("downstream.detection.cli", "detectron2 fine-tuning and COCO AP"),
     "retrieve": ("downstream.retrieval.cli", "Recall@K of object crops, Euclidean and hyperbolic"),
     "compare": ("downstream.compare.cli", "table and report of several runs"),
+    "pipeline": ("slurm.cli", "several of these commands in order, each once"),
 }
 
 
