@@ -15,6 +15,7 @@ COMMANDS = {
     "detect": ("downstream.detection.cli", "detectron2 fine-tuning and COCO AP"),
     "retrieve": ("downstream.retrieval.cli", "Recall@K of object crops, Euclidean and hyperbolic"),
     "compare": ("downstream.compare.cli", "table and report of several runs"),
+    "pipeline": ("slurm.cli", "several of these commands in order, each once"),
 }
 
 

@@ -35,7 +35,7 @@ setup(
     python_requires=">=3.11",
     # tools/ is a folder of scripts, never a package: detectron2 puts its own top-level
     # `tools` into site-packages.
-    packages=[*find_packages(include=["pretrain*", "downstream*"]), "hcl_configs"],
+    packages=[*find_packages(include=["pretrain*", "downstream*", "slurm*"]), "hcl_configs"],
     package_dir={"hcl_configs": "configs"},
     package_data={"hcl_configs": ["**/*.yaml"], "downstream": ["**/*.j2"]},
     py_modules=["hcl"],

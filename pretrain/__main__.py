@@ -4,20 +4,30 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
 import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from pretrain.config import RunSettings
+
+Number = TypeVar("Number", int, float)
 
 STOPPED = 75  # EX_TEMPFAIL: saved on request, run the same command again
 
 
 def main(argv: list[str]) -> int:
     """Train; returns 0 when finished, 75 when a signal stopped a run that can be continued."""
-    arguments = _parser().parse_intermixed_args(argv)
+    arguments = parser().parse_intermixed_args(argv)
     from pretrain.config import dump_yaml, load_settings
 
     settings = load_settings(arguments.config, arguments.overrides)
     if arguments.print_config:
         print(dump_yaml(settings), end="")
         return 0
+    if arguments.dry_run:
+        return _dry_run(settings, arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
 
     from pretrain import distributed
@@ -43,7 +53,26 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def _dry_run(settings: RunSettings, arguments: argparse.Namespace) -> int:
+    """Print what the run would be."""
+    import json
+    from dataclasses import asdict
+
+    from pretrain.dry_run import plan_run
+    from pretrain.dry_run_text import render
+
+    plan = plan_run(
+        settings,
+        processes=arguments.processes,
+        images=arguments.images,
+        images_per_s=arguments.images_per_s,
+    )
+    print(json.dumps(asdict(plan), indent=2) + "\n" if arguments.json else render(plan), end="")
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options of the command."""
     parser = argparse.ArgumentParser(
         prog="hcl pretrain",
         description="Self-supervised pretraining. Run again to resume; torchrun or srun for many "
@@ -53,7 +82,39 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="as in optim.lr=0.1")
     parser.add_argument("--fresh", action="store_true", help="forget an earlier run of this folder")
     parser.add_argument("--print-config", action="store_true", help="print settings and stop")
+    dry = parser.add_argument_group("without training")
+    dry.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="print data, views, networks, memory and schedule, and stop",
+    )
+    dry.add_argument(
+        "--images-per-s", type=_positive(float), metavar="N", help="speed, for the duration"
+    )
+    dry.add_argument(
+        "--images", type=_positive(int), metavar="N", help="images, where the data is not here"
+    )
+    dry.add_argument(
+        "--processes",
+        type=_positive(int),
+        metavar="N",
+        default=1,
+        help="processes of the run (default: 1)",
+    )
+    dry.add_argument("--json", action="store_true", help="print the plan as JSON")
     return parser
+
+
+def _positive(kind: Callable[[str], Number]) -> Callable[[str], Number]:
+    """An argument's type: a number above zero."""
+
+    def read(text: str) -> Number:
+        value = kind(text)
+        if not 0 < value < math.inf:
+            raise argparse.ArgumentTypeError(f"'{text}' is not above zero")
+        return value
+
+    return read
 
 
 if __name__ == "__main__":

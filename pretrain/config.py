@@ -188,7 +188,7 @@ def load_settings(name: str, overrides: Sequence[str] = ()) -> RunSettings:
         InputError: naming every fault of the file and of the overrides.
     """
     path = find_config(name, "pretrain")
-    values = read_yaml(path)
+    values = read_config(path)
     for override in overrides:
         _override(values, override)
     return from_values(values, source=str(path))
@@ -217,6 +217,51 @@ def from_values(values: dict[str, Any], *, source: str) -> RunSettings:
     if faults:
         raise InputError("\n".join(faults))
     return settings
+
+
+def read_config(path: Path, below: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The values of a configuration file, on top of those of the one it names as ``base``.
+
+    ``base`` is a file beside this one, a path or a preset, and a complete configuration: it is
+    checked by itself, so that its faults are reported under its own name.
+
+    Args:
+        path: of the file.
+        below: the files that led here by their ``base``.
+
+    Raises:
+        InputError: a file is not a mapping, a base is faulty or not there, or bases go in a circle.
+    """
+    values = read_yaml(path)
+    if "base" not in values:
+        return values
+    name = values.pop("base")
+    if not isinstance(name, str):
+        raise InputError(f"{path}: 'base': give the name of a configuration, not {name!r}")
+    chain = (*below, path.resolve())
+    beside = path.parent / (name if name.endswith(".yaml") else f"{name}.yaml")
+    try:
+        base = beside if beside.is_file() else find_config(name, "pretrain")
+    except InputError as error:
+        raise InputError(f"{path}: 'base': {error}") from None
+    if base.resolve() in chain:
+        circle = " -> ".join(file.name for file in (*chain, base))
+        raise InputError(f"{path}: 'base': configurations go in a circle: {circle}")
+    inherited = read_config(base, chain)
+    from_values(inherited, source=str(base))
+    return _merge(inherited, values)
+
+
+def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """Sections key by key; anything else is replaced."""
+    merged = dict(below)
+    for key, value in above.items():
+        before = below.get(key)
+        if isinstance(before, dict) and isinstance(value, dict):
+            merged[key] = _merge(before, value)
+        else:
+            merged[key] = value
+    return merged
 
 
 class _Loader(yaml.SafeLoader):

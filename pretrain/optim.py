@@ -64,22 +64,27 @@ def parameter_groups(settings: OptimSettings, method: Method) -> list[dict[str, 
     return groups
 
 
+def rate_warning(settings: OptimSettings) -> str | None:
+    """What to say where batch and rate have parted and nothing was done about it."""
+    base, batch = settings.base_batch, settings.batch_size
+    if base is None or base == batch or settings.scale_lr == "linear":
+        return None
+    return (
+        f"optim.lr={settings.lr:g} was chosen for a batch of {base}, but batch_size is {batch}; "
+        f"the linear rule gives {settings.lr * batch / base:g} (optim.scale_lr=linear)"
+    )
+
+
 def warn_of_rate(settings: OptimSettings) -> None:
     """Say where batch and rate have parted."""
-    base, batch = settings.base_batch, settings.batch_size
-    if base is None or base == batch:
-        return
-    linear = settings.lr * batch / base
-    if settings.scale_lr == "none":
-        _log.warning(
-            "optim.lr=%g was chosen for a batch of %d, but batch_size is %d; the linear rule "
-            "gives %g (optim.scale_lr=linear)",
-            settings.lr,
-            base,
-            batch,
-            linear,
-        )
-    else:
+    warning = rate_warning(settings)
+    if warning is not None:
+        _log.warning("%s", warning)
+    elif settings.peak_lr != settings.lr:
         _log.info(
-            "learning rate %g: %g for %d images, scaled to %d", linear, settings.lr, base, batch
+            "learning rate %g: %g for %d images, scaled to %d",
+            settings.peak_lr,
+            settings.lr,
+            settings.base_batch,
+            settings.batch_size,
         )

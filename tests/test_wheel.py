@@ -24,7 +24,7 @@ def test_wheel(tmp_path: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(site)
     tops = {path.name for path in site.iterdir() if not path.name.endswith(".dist-info")}
-    assert tops == {"hcl.py", "hcl_configs", "pretrain", "downstream"}
+    assert tops == {"hcl.py", "hcl_configs", "pretrain", "downstream", "slurm"}
     for arguments, expected in (
         (["pretrain", "quickstart", "--print-config"], "backbone: resnet18"),
         (["compare", "--help"], "usage: hcl compare"),

@@ -1,0 +1,296 @@
+"""What a run would be, without running it: ``hcl pretrain CONFIG --dry-run``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from pretrain.config import OptimSettings, RunSettings
+from pretrain.data.pairs import PairTable
+from pretrain.data.plan import ViewPlan
+from pretrain.data.source import open_index
+from pretrain.errors import InputError
+from pretrain.methods.base import Context, Method
+from pretrain.methods.build import build_method
+from pretrain.models import Encoder, Queue
+from pretrain.optim import parameter_groups, rate_warning
+from pretrain.step import rows_a_forward
+
+MIB = 2**20
+STATE_COPIES = {"sgd": 1, "lars": 1, "adamw": 2}
+"""Tensors of a parameter's size that each optimiser keeps (with momentum)."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """The index, as far as it can be opened; None: not known."""
+
+    images: int | None
+    boxes: int | None
+    fingerprint: str | None
+
+
+@dataclass(frozen=True)
+class View:
+    """One crop of a row; ``colours``: what of ``augment`` is different for it."""
+
+    name: str
+    region: str
+    random_resized: bool
+    size: int
+    colours: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Part:
+    """A network or a single parameter of the method."""
+
+    name: str
+    parameters: int
+    trained: bool
+
+
+@dataclass(frozen=True)
+class QueuePlan:
+    """A queue of keys."""
+
+    name: str
+    entries: int
+    dim: int
+    mib: float
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Optimiser and length; steps are None where the number of images is not known."""
+
+    optimizer: str
+    peak_lr: float
+    rule: str
+    batch: int
+    processes: int
+    accumulate: int
+    micro_batch: int
+    weight_decay: float
+    undecayed: int
+    schedule: str
+    warmup_steps: int | None
+    epoch_steps: int | None
+    total_steps: int | None
+    epochs: float | None
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Of one process, MiB; activations, views and workspaces come on top."""
+
+    weights: float
+    gradients: float
+    optimizer: float
+    queues: float
+    total: float
+    checkpoint: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that ``--dry-run`` prints."""
+
+    output: str
+    method: str
+    backbone: str
+    precision: str
+    data: Data
+    views: tuple[View, ...]
+    networks: tuple[Part, ...]
+    queues: tuple[QueuePlan, ...]
+    schedule: Schedule
+    memory: Memory
+    images_per_s: float | None
+    seconds: float | None
+    warnings: tuple[str, ...]
+
+
+def plan_run(
+    settings: RunSettings,
+    *,
+    processes: int = 1,
+    images: int | None = None,
+    images_per_s: float | None = None,
+) -> Plan:
+    """Build the method, look at the data if it is there, and say what training would be.
+
+    Args:
+        settings: of the run.
+        processes: that the run will be shared by.
+        images: number of images, where the data is not on this machine.
+        images_per_s: speed to expect, images of the data set, for the duration.
+
+    Raises:
+        InputError: the method cannot be built, or the batch cannot be divided.
+    """
+    optim = settings.optim
+    rows = rows_a_forward(settings, processes)
+    context = Context(settings.model, settings.views.size, rows * processes, rows, settings.seed)
+    method = build_method(settings.method, settings.hcl, context)
+    plan = method.view_plan
+    data, warnings = _data(settings, plan)
+    data = Data(images, None, None) if data.images is None and images else data
+    rate = rate_warning(optim)
+    warnings = [*([rate] if rate else []), *_view_warnings(settings, plan), *warnings]
+    schedule = _schedule(settings, method, data.images, processes, rows)
+    if schedule.epoch_steps == 0:
+        warnings.append(f"optim.batch_size: {optim.batch_size} exceeds the {data.images} images")
+    seconds = None
+    if images_per_s is not None and schedule.total_steps is not None:
+        seconds = schedule.total_steps * optim.batch_size / images_per_s
+    return Plan(
+        settings.output,
+        settings.method_name,
+        settings.model.backbone,
+        settings.train.precision,
+        data,
+        _views(settings, plan),
+        tuple(_parts(method)),
+        tuple(_queues(method)),
+        schedule,
+        _memory(optim, method),
+        images_per_s,
+        seconds,
+        tuple(warnings),
+    )
+
+
+def _data(settings: RunSettings, plan: ViewPlan) -> tuple[Data, list[str]]:
+    """Figures of the index, and what is missing."""
+    warnings = []
+    try:
+        index = open_index(settings.data)
+        data = Data(len(index), int(index.box_count), index.fingerprint)
+    except InputError as error:
+        data = Data(None, None, None)
+        warnings.append(f"the data cannot be opened here: {error}")
+    if not any(crop.region in ("pair_query", "pair_key") for crop in plan.crops):
+        return data, warnings
+    if settings.data.pairs is None:
+        return data, [*warnings, "data.pairs: this method needs a table of pairs; none is given"]
+    try:
+        table = PairTable.open(Path(settings.data.pairs).expanduser())
+    except InputError as error:
+        return data, [*warnings, f"data.pairs: {error}"]
+    if data.fingerprint is not None and table.fingerprint != data.fingerprint:
+        warnings.append(f"data.pairs: {settings.data.pairs} is of another index than the data's")
+    return data, warnings
+
+
+def _view_warnings(settings: RunSettings, plan: ViewPlan) -> list[str]:
+    names = {crop.name for crop in plan.crops}
+    return [
+        f"augment.views.{name}: the method has no such view; it has {', '.join(sorted(names))}"
+        for name in settings.augment.views
+        if name not in names
+    ]
+
+
+def _views(settings: RunSettings, plan: ViewPlan) -> tuple[View, ...]:
+    own = settings.augment.views
+    return tuple(
+        View(
+            crop.name,
+            crop.region,
+            crop.random_resized,
+            plan.side(crop),
+            own[crop.name].model_dump(exclude_none=True) if crop.name in own else {},
+        )
+        for crop in plan.crops
+    )
+
+
+def _parts(module: nn.Module, prefix: str = "") -> Iterator[Part]:
+    """Networks by name; encoders are taken apart into backbone and heads."""
+    for name, parameter in module.named_parameters(recurse=False):
+        yield Part(prefix + name, parameter.numel(), parameter.requires_grad)
+    for name, child in module.named_children():
+        if isinstance(child, Method | Encoder | nn.ModuleDict | nn.ModuleList):
+            inner = prefix if isinstance(child, Method) else f"{prefix}{name}."
+            yield from _parts(child, inner)
+            continue
+        parameters = list(child.parameters())
+        if parameters:
+            size = sum(p.numel() for p in parameters)
+            yield Part(prefix + name, size, any(p.requires_grad for p in parameters))
+
+
+def _queues(method: Method) -> Iterator[QueuePlan]:
+    for name, module in method.named_modules():
+        if isinstance(module, Queue):
+            entries, dim = module.rows.shape
+            yield QueuePlan(name, entries, dim, round(module.rows.nbytes / MIB, 1))
+
+
+def _schedule(
+    settings: RunSettings,
+    method: Method,
+    images: int | None,
+    processes: int,
+    rows: int,
+) -> Schedule:
+    optim, train = settings.optim, settings.train
+    epoch_steps = None if images is None else images // optim.batch_size
+    total = train.steps
+    if total is None and epoch_steps is not None:
+        total = (train.epochs or 0) * epoch_steps
+    epochs: float | None = train.epochs
+    if epochs is None and epoch_steps and total is not None:
+        epochs = total / epoch_steps
+    groups = parameter_groups(optim, method)
+    undecayed = [p for group in groups if "weight_decay" in group for p in group["params"]]
+    how = f"{optim.schedule}, changed once an {optim.schedule_per}".replace("an step", "a step")
+    return Schedule(
+        optim.optimizer,
+        optim.peak_lr,
+        _rule(optim),
+        optim.batch_size,
+        processes,
+        optim.accumulate,
+        rows,
+        optim.weight_decay,
+        sum(p.numel() for p in undecayed),
+        "constant" if optim.schedule == "constant" else how,
+        _warmup(optim, epoch_steps),
+        epoch_steps,
+        total,
+        epochs,
+    )
+
+
+def _warmup(optim: OptimSettings, epoch_steps: int | None) -> int | None:
+    if optim.warmup_steps or not optim.warmup_epochs:
+        return optim.warmup_steps
+    return None if epoch_steps is None else round(optim.warmup_epochs * epoch_steps)
+
+
+def _rule(optim: OptimSettings) -> str:
+    base = optim.base_batch
+    if base is None:
+        return "as given; the batch it is for is not stated (optim.base_batch)"
+    if optim.scale_lr == "linear":
+        return f"{optim.lr:g} x {optim.batch_size} / {base}, the linear rule"
+    return f"as given, for a batch of {base}"
+
+
+def _memory(optim: OptimSettings, method: Method) -> Memory:
+    weights = sum(p.nbytes for p in method.parameters())
+    trained = sum(p.nbytes for p in method.parameters() if p.requires_grad)
+    queues = sum(m.rows.nbytes for m in method.modules() if isinstance(m, Queue))
+    others = sum(b.nbytes for b in method.buffers()) - queues
+    copies = STATE_COPIES[optim.optimizer]
+    if optim.optimizer != "adamw" and not optim.momentum:
+        copies = 0
+    parts = [weights + others, trained, copies * trained, queues]
+    checkpoint = sum(parts) - trained
+    return Memory(*(round(size / MIB, 1) for size in (*parts, sum(parts), checkpoint)))

@@ -1,0 +1,102 @@
+"""``hcl pipeline``: several commands, in order, each once."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from typing import TYPE_CHECKING
+
+from pretrain.errors import InputError
+
+if TYPE_CHECKING:
+    from slurm.graph import Pipeline
+    from slurm.state import Journal
+
+
+def main(argv: list[str]) -> int:
+    """Run a pipeline; 0 finished, 1 a step failed, 75 stopped by a signal, 2 the user's mistake."""
+    arguments = _parser().parse_intermixed_args(argv)
+    from slurm.graph import load_pipeline
+    from slurm.local import Runner
+    from slurm.plan import check_commands
+    from slurm.state import Journal, locked
+
+    pipeline = load_pipeline(arguments.pipeline, arguments.overrides)
+    check_commands(pipeline)
+    forced: set[str] = set()
+    among = set(pipeline.steps)
+    if arguments.only is not None:
+        among = forced = set(pipeline.chosen(arguments.only))
+    elif arguments.from_step is not None:
+        forced = pipeline.with_dependants(pipeline.chosen(arguments.from_step))
+    if arguments.dry_run:
+        journal = Journal(pipeline.output, pipeline.name)
+        _check_needs(pipeline, journal, among)
+        print(_preview(pipeline, journal, among, forced), end="")
+        return 0
+    with locked(pipeline.output):
+        journal = Journal(pipeline.output, pipeline.name)
+        _check_needs(pipeline, journal, among)
+        return Runner(pipeline, journal, _say).run(among, forced)
+
+
+def _say(line: str) -> None:
+    print(f"hcl pipeline: {line}", file=sys.stderr, flush=True)
+
+
+def _check_needs(pipeline: Pipeline, journal: Journal, among: set[str]) -> None:
+    """What is left out must have finished.
+
+    Raises:
+        InputError: it has not.
+    """
+    for name in among:
+        for need in pipeline.steps[name].needs:
+            record = journal.state.steps.get(need)
+            if need not in among and (record is None or record.state != "finished"):
+                raise InputError(f"--only: '{name}' needs '{need}', which has not finished; run it")
+
+
+def _preview(pipeline: Pipeline, journal: Journal, among: set[str], forced: set[str]) -> str:
+    """The graph, and what would be run and why."""
+    from slurm.plan import reason
+
+    lines = [f"{pipeline.name}: {len(pipeline.steps)} steps, in {pipeline.output}"]
+    pending: set[str] = set()
+    for step in pipeline.steps.values():
+        why = reason(step, journal.state.steps, forced, pending) if step.name in among else None
+        if step.name not in among:
+            verdict = "left out"
+        elif why is None:
+            verdict = "finished"
+        else:
+            verdict = f"would run: {why}"
+            pending.add(step.name)
+        needs = f"  (needs {', '.join(step.needs)})" if step.needs else ""
+        lines.append(f"  {step.name}{needs}: {verdict}")
+        lines.append(f"      hcl {shlex.join(step.words)}")
+    return "\n".join(lines) + "\n"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="hcl pipeline",
+        description="Run the steps of a file in order on this machine. Run again to continue: "
+        "what has finished and has not changed is left alone. The state is in "
+        "OUTPUT/pipeline.json.",
+    )
+    parser.add_argument("pipeline", metavar="FILE", help="a YAML file, or a preset's name")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="other values for the file's variables"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="print what would be run and why")
+    some = parser.add_mutually_exclusive_group()
+    some.add_argument("--only", metavar="STEP", help="this step alone, even if it has finished")
+    some.add_argument(
+        "--from",
+        dest="from_step",
+        metavar="STEP",
+        help="this step again, and what needs it; and all that is due before",
+    )
+    return parser

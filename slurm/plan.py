@@ -1,0 +1,144 @@
+"""Which steps are to be run, and why."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+from pretrain.config import load_settings, read_config
+from pretrain.errors import InputError
+from pretrain.presets import find_config
+from slurm.graph import Pipeline, Step
+from slurm.state import Record
+
+PRESETS = {"pretrain": "pretrain", "detect": "detection"}
+"""Commands whose first word may be a preset, and the folder of those."""
+
+
+def check_commands(pipeline: Pipeline) -> None:
+    """Refuse now what a step would refuse in days: unknown commands, settings of pretraining.
+
+    Raises:
+        InputError: naming the step.
+    """
+    from hcl import COMMANDS
+    from pretrain.__main__ import parser
+
+    for step in pipeline.steps.values():
+        command, *rest = step.words
+        if command not in COMMANDS or command == "pipeline":
+            known = ", ".join(name for name in COMMANDS if name != "pipeline")
+            raise InputError(f"step '{step.name}': no command 'hcl {command}' here; one of {known}")
+        try:
+            if command in PRESETS and (config := _config_word(rest)):
+                find_config(config, PRESETS[command])
+            if command != "pretrain":
+                continue
+            arguments = parser().parse_intermixed_args(rest)
+            load_settings(arguments.config, arguments.overrides)
+        except InputError as error:
+            raise InputError(f"step '{step.name}': {error}") from None
+        except SystemExit:  # argparse has said what is wrong
+            raise InputError(f"step '{step.name}': wrong options of hcl pretrain") from None
+
+
+def files_of(step: Step) -> dict[str, str]:
+    """Hashes of the configurations and files that a step's words name, but not of what it makes."""
+    hashes = {}
+    command, *rest = step.words
+    config = _config_word(rest) if command in PRESETS else None
+    for word in rest:
+        if word in step.makes:
+            continue
+        if word == config:
+            hashes[word] = _of_config(word, PRESETS[command])
+        elif Path(word).is_file():
+            hashes[word] = _of_file(Path(word))
+    return hashes
+
+
+def _config_word(words: list[str]) -> str | None:
+    """The word that names a configuration."""
+    return next((word for word in words if not word.startswith("-") and "=" not in word), None)
+
+
+def _of_config(name: str, kind: str) -> str:
+    """Of pretraining's the values, with those of its bases; of others the file."""
+    path = find_config(name, kind)
+    if kind != "pretrain":
+        return _of_file(path)
+    values = json.dumps(read_config(path), sort_keys=True)
+    return hashlib.sha256(values.encode()).hexdigest()
+
+
+def _of_file(path: Path) -> str:
+    try:
+        with path.open("rb") as content:
+            return hashlib.file_digest(content, "sha256").hexdigest()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def reason(
+    step: Step,
+    records: Mapping[str, Record],
+    forced: Collection[str] = (),
+    pending: Collection[str] = (),
+) -> str | None:
+    """Why a step is to be run; None: it has been, and nothing has changed.
+
+    Args:
+        step: in question.
+        records: of the pipeline's last runs.
+        forced: steps asked for by name.
+        pending: steps that will be run before it.
+    """
+    record = records.get(step.name)
+    if record is None:
+        return "not run yet"
+    if record.state != "finished":
+        how = {"running": "was interrupted", "stopped": "was stopped"}
+        return how.get(record.state, f"failed last time ({status(record.exit)})")
+    changed = _changed(step, record, records, pending)
+    if changed is None and step.name in forced:
+        return "asked for"
+    return changed
+
+
+def _changed(
+    step: Step, record: Record, records: Mapping[str, Record], pending: Collection[str]
+) -> str | None:
+    """What is no longer as it was when the step finished."""
+    words = _other_word(record.words, step.words)
+    if words is not None:
+        return f"its command has changed: {words}"
+    for name, content in files_of(step).items():
+        if record.files.get(name, content) != content:
+            return f"{name} has changed"
+    for need in step.needs:
+        if need in pending:
+            return f"{need} is run again"
+        if need not in records or record.needs.get(need) != records[need].run:
+            return f"{need} was run again since"
+    gone = next((path for path in step.makes if not Path(path).exists()), None)
+    return None if gone is None else f"{gone} is gone"
+
+
+def status(exit: int | None) -> str:
+    """An exit status in words."""
+    if exit is None:
+        return "no status"
+    return f"exit {exit}" if exit >= 0 else f"killed by signal {-exit}"
+
+
+def _other_word(before: tuple[str, ...], now: tuple[str, ...]) -> str | None:
+    if before == now:
+        return None
+    for old, new in zip(before, now, strict=False):
+        if old != new:
+            return f"'{old}' is now '{new}'"
+    if len(now) > len(before):
+        return f"'{now[len(before)]}' is new"
+    return f"'{before[len(now)]}' is gone"

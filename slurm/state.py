@@ -1,0 +1,134 @@
+"""What a pipeline has done: ``pipeline.json`` in its folder, and the lock beside it."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+from pydantic import ValidationError
+
+from pretrain.errors import InputError
+from pretrain.settings import Settings
+
+VERSION = 1
+FILE = "pipeline.json"
+
+
+class Record(Settings):
+    """The last run of a step.
+
+    Attributes:
+        state: ``running`` also where the runner itself was killed.
+        run: number of the run, growing over the whole pipeline.
+        words: of the command, variables put in.
+        files: hashes of the configurations and files that the words name, before the run.
+        needs: which run of each needed step it came after.
+        exit: status of the command; negative: the signal that killed it.
+        started: UTC.
+        seconds: how long it took.
+    """
+
+    state: Literal["running", "finished", "failed", "stopped"]
+    run: int
+    words: tuple[str, ...]
+    files: dict[str, str]
+    needs: dict[str, int]
+    exit: int | None = None
+    started: str
+    seconds: float | None = None
+
+
+class State(Settings):
+    """The content of ``pipeline.json``."""
+
+    version: int = VERSION
+    name: str
+    steps: dict[str, Record] = {}
+
+
+class Journal:
+    """The state of a pipeline's folder, kept on disk at every change."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self._file = folder / FILE
+        self.state = _read(self._file, name)
+
+    def begin(
+        self, step: str, words: tuple[str, ...], files: dict[str, str], needs: list[str]
+    ) -> None:
+        """Record that a step is being run."""
+        steps = self.state.steps
+        number = 1 + max((record.run for record in steps.values()), default=0)
+        after = {need: steps[need].run for need in needs}
+        started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        self._put(
+            step,
+            Record(
+                state="running", run=number, words=words, files=files, needs=after, started=started
+            ),
+        )
+
+    def end(
+        self, step: str, state: Literal["finished", "failed", "stopped"], exit: int, seconds: float
+    ) -> None:
+        """Record how it ended."""
+        record = self.state.steps[step]
+        self._put(
+            step,
+            record.model_copy(update={"state": state, "exit": exit, "seconds": round(seconds, 1)}),
+        )
+
+    def _put(self, step: str, record: Record) -> None:
+        self.state = self.state.model_copy(update={"steps": {**self.state.steps, step: record}})
+        temporary = self._file.with_suffix(".tmp")
+        temporary.write_text(self.state.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        temporary.replace(self._file)
+
+
+def _read(file: Path, name: str) -> State:
+    if not file.is_file():
+        return State(name=name)
+    try:
+        version = json.loads(file.read_text(encoding="utf-8"))["version"]
+        if version != VERSION:
+            raise InputError(f"{file}: of version {version}, this program writes {VERSION}")
+        state = State.model_validate_json(file.read_bytes())
+    except InputError:
+        raise
+    except (ValidationError, ValueError, KeyError, TypeError):
+        raise InputError(
+            f"{file}: damaged; remove it and every step is looked at again by its own command"
+        ) from None
+    if state.name != name:
+        raise InputError(
+            f"{file}: is of pipeline '{state.name}', not '{name}'; choose another output"
+        )
+    return state
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the folder for one runner; the kernel lets go when the runner dies.
+
+    Raises:
+        InputError: another runner holds it, or the folder cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / "pipeline.lock").open("w")
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be written ({error.strerror})") from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                raise InputError(f"{folder}: another `hcl pipeline` is running here") from None
+            # The file system has no locks: as good as it gets.
+        yield
