@@ -125,18 +125,14 @@ class Bootstrap(KeyedMethod):
     def forward(self, views: Mapping[str, Tensor]) -> tuple[Losses, Metrics]:
         """Per pair the sum of both directions, each 2 - 2 cos (0 to 8 in all), weighted."""
         losses: Losses = {}
-        agreements, spreads = [], []
+        agreements = []
         for name, pair in self.pairs.items():
-            loss, agreement, spread = self._regress(
+            loss, agreement = self._regress(
                 self.predictors[name], views[pair.first.name], views[pair.second.name]
             )
             losses[name] = pair.weight * loss
             agreements.append(agreement)
-            spreads.append(spread)
-        metrics = {
-            "agreement": torch.stack(agreements).mean(),
-            "spread": torch.stack(spreads).mean(),
-        }
+        metrics = {"agreement": torch.stack(agreements).mean()}
         if len(self.pairs) > 1:
             for name, agreement in zip(self.pairs, agreements, strict=True):
                 metrics[f"agreement/{name}"] = agreement
@@ -144,8 +140,8 @@ class Bootstrap(KeyedMethod):
 
     def _regress(
         self, predictor: nn.Module, first: Tensor, second: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Both directions' loss, their mean cosine, and how far the targets are spread."""
+    ) -> tuple[Tensor, Tensor]:
+        """Both directions' loss, and their mean cosine."""
         predictions = [as_float(predictor(self.encoder_q(view))) for view in (first, second)]
         with torch.no_grad():
             targets = [as_float(self.encoder_k(view)) for view in (second, first)]
@@ -153,9 +149,7 @@ class Bootstrap(KeyedMethod):
         loss = torch.stack([cosine_regression(p, t) for p, t in directions]).sum()
         with torch.no_grad():
             cosines = torch.stack([F.cosine_similarity(p, t).mean() for p, t in directions])
-            # 1/√dim for directions spread evenly, 0 for collapsed ones.
-            spread = F.normalize(targets[0], dim=1).std(0).mean()
-        return loss, cosines.mean(), spread
+        return loss, cosines.mean()
 
     def encode_query(self, images: Tensor) -> Tensor:
         """Projections of the online network, before any predictor."""

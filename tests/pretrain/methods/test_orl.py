@@ -62,7 +62,7 @@ def test_networks__one_encoder_three_predictors() -> None:
     assert set(method.predictors) == {"global", "intra", "inter"}
     losses, metrics = method(views_of(method))
     assert set(losses) == {"global", "intra", "inter"}
-    assert {"agreement", "agreement/global", "agreement/intra", "spread"} <= metrics.keys()
+    assert {"agreement", "agreement/global", "agreement/intra"} <= metrics.keys()
     losses["intra"].backward()  # type: ignore[no-untyped-call]
     reached = {n for n, p in method.predictors.items() if next(p.parameters()).grad is not None}
     assert reached == {"intra"}
