@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pretrain.errors import InputError
 from pretrain.methods.base import Context, parse_method
@@ -31,21 +31,6 @@ def densecl(batch: int = 8, dim: int = 16, **settings: Any) -> DenseCL:
 
 def images(batch: int = 8, seed: int = 0, size: int = 64) -> Tensor:
     return torch.randn(batch, 3, size, size, generator=torch.Generator().manual_seed(seed))
-
-
-def given(name: str) -> Tensor:
-    return torch.from_numpy(GOLDEN[name]).float()
-
-
-class Recorded(nn.Module):
-    """In place of an encoder: gives what the golden file holds."""
-
-    def __init__(self, output: DenseOutput) -> None:
-        super().__init__()
-        self.output = output
-
-    def dense(self, _: Tensor) -> DenseOutput:
-        return self.output
 
 
 def test_dense_keys_are_unshuffled_too() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,8 +13,6 @@ from pretrain.methods.build import build_method
 from pretrain.methods.hcl import HCL, HCLSettings
 from pretrain.methods.moco import Moco, MocoSettings
 from pretrain.models import Encoder, EncoderSettings
-
-GOLDEN = Path(__file__).resolve().parents[2] / "golden"
 
 
 def context(batch: int = 8, dim: int = 16) -> Context:
