@@ -193,7 +193,7 @@ def _check_group(group: int, context: Context, *, local: bool) -> None:
     if group < 2 or context.local_batch % group:
         raise InputError(
             f"method.norm_group: {group} must be at least 2 and divide the batch of one process, "
-            f"{context.local_batch} (optim.batch_size / processes)"
+            f"{context.local_batch} (optim.batch_size / processes / optim.accumulate)"
         )
     if group == context.batch_size:
         raise InputError(
