@@ -46,6 +46,7 @@ def subset(matches: Matches, chosen: npt.NDArray[np.int64]) -> Matches:
 
 
 def cover(
+    *,
     trials: int,
     images: int,
     resamples: int,
@@ -66,7 +67,7 @@ def cover(
     for trial in range(trials):
         chosen = np.sort(rng.choice(population, images, replace=False))
         first, second = (subset(m, chosen) for m in both)
-        result = paired([first], [second], resamples, seed=trial, measures=("AP",))["AP"]
+        result = paired([first], [second], resamples=resamples, seed=trial, measures=("AP",))["AP"]
         covered += result.low <= true <= result.high
         below += true < result.low
         above += true > result.high
@@ -109,7 +110,12 @@ def main() -> None:
         ("almost none, 200 images", 200, (0.6, 0.6)),
     ):
         studies[name] = cover(
-            arguments.trials, images, arguments.resamples, arguments.population, 0, skills
+            trials=arguments.trials,
+            images=images,
+            resamples=arguments.resamples,
+            population=arguments.population,
+            seed=0,
+            skills=skills,
         )
         print(name, json.dumps(studies[name], indent=2), flush=True)
     record["studies"] = studies

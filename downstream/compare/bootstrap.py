@@ -1,4 +1,4 @@
-"""Is the difference of two runs' AP more than luck in the choice of the images?
+"""Whether the difference of two runs' AP is more than luck in the choice of the images.
 
 The test images are drawn again with replacement, many times, the same draw for both runs
 (paired), and AP is computed of each draw. Detections are matched once: a draw only changes how
@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -59,10 +60,8 @@ class Difference:
 def draws(images: int, resamples: int, seed: int = 0) -> npt.NDArray[np.int32]:
     """(resamples, images): how often each image is drawn; every row sums to ``images``."""
     rng = np.random.default_rng(seed)
-    rows = (
-        np.bincount(rng.integers(0, images, images), minlength=images) for _ in range(resamples)
-    )
-    return np.stack([row.astype(np.int32) for row in rows])
+    chosen = (rng.integers(0, images, images) for _ in range(resamples))
+    return np.stack([np.bincount(row, minlength=images).astype(np.int32) for row in chosen])
 
 
 def sampled(
@@ -84,13 +83,10 @@ def sampled(
         objects in the draw, NaN where none has.
     """
     areas = {MEASURES[name][0] for name in measures}
+    single = matches.categories
     with ThreadPoolExecutor(threads) as pool:
         tables = {
-            area: np.stack(
-                list(
-                    pool.map(lambda c, area=area: category_ap(c, weights, area), matches.categories)
-                )
-            )
+            area: np.stack(list(pool.map(partial(category_ap, weights=weights, area=area), single)))
             for area in areas
         }
     found = {}
@@ -152,6 +148,7 @@ def _area(
 def paired(
     first: Sequence[Matches],
     second: Sequence[Matches],
+    *,
     resamples: int = 1000,
     seed: int = 0,
     measures: Sequence[str] = ("AP", "AP50", "AP75"),

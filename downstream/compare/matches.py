@@ -177,7 +177,8 @@ def _take(
     free = np.ones((len(SIZES), len(THRESHOLDS), len(crowd)), dtype=bool)
     limits = np.minimum(THRESHOLDS, 1 - 1e-10)[None, :, None]
     last = len(crowd) - 1
-    size, threshold = np.indices(hit.shape[:2])
+    grid = np.indices(hit.shape[:2])
+    size, threshold = grid[0], grid[1]
     for number in np.flatnonzero(overlaps.max(axis=1) >= limits.min()):
         row = overlaps[number]
         may = (free | crowd) & (row >= limits)
