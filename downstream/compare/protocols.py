@@ -36,7 +36,7 @@ class DetectionProtocol(Settings):
         """What both know and have otherwise."""
         mine, theirs = self.model_dump(), other.model_dump()
         return {
-            key: (mine[key], theirs[key])
+            key: _unequal_parts(mine[key], theirs[key])
             for key in mine
             if None not in (mine[key], theirs[key]) and mine[key] != theirs[key]
         }
@@ -90,6 +90,13 @@ def _of_config(path: Path) -> dict[str, str]:
     found["norm"] = ", ".join(f"{part} {_norm(norm)}" for part, norm in norms.items())
     order = _at(config, "INPUT", "FORMAT")
     return found | ({"input": order} if isinstance(order, str) else {})
+
+
+def _unequal_parts(mine: str, theirs: str) -> tuple[str, str]:
+    """Of two lists, what is not in both."""
+    one, two = mine.split(", "), theirs.split(", ")
+    left = ", ".join(part for part in one if part not in two)
+    return left or "no more", ", ".join(part for part in two if part not in one) or "no more"
 
 
 def _norm(name: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import string
 from dataclasses import dataclass
 
 from downstream.compare.collect import Collection
@@ -42,59 +43,63 @@ def versus(found: Collection, paper: str) -> list[Versus]:
     fitting = [
         name for name, rows in listed.items() if any(_DETECTION in row.metrics for row in rows)
     ]
-    beside: dict[str, list[str]] = {name: [] for name in listed}
-    warned: dict[str, list[str]] = {name: [] for name in listed}
+    beside: dict[str, dict[str, DetectionProtocol]] = {name: {} for name in listed}
     for row in found.names:
         results = found.of(row, "detection")
-        if not results or not fitting:
-            continue
-        own = protocol_of(results[0])
-        name = max(fitting, key=lambda n: own.agreements(published.benchmarks[n].protocol))
-        beside[name].append(row)
-        warned[name] += _warnings(row, own, published.benchmarks[name].protocol)
+        if results and fitting:
+            own = protocol_of(results[0])
+            name = max(fitting, key=lambda n: own.agreements(published.benchmarks[n].protocol))
+            beside[name][row] = own
     return [
-        Versus(published.benchmarks[name], rows, beside[name], warned[name])
+        Versus(
+            published.benchmarks[name],
+            rows,
+            list(beside[name]),
+            _warnings(beside[name], published.benchmarks[name].protocol),
+        )
         for name, rows in listed.items()
     ]
 
 
-def _warnings(row: str, own: DetectionProtocol, theirs: DetectionProtocol) -> list[str]:
-    different = own.differences(theirs)
-    lines = [
-        f"{key}: {mine} ({row}), published {other}" for key, (mine, other) in different.items()
-    ]
-    unknown = [
-        key
-        for key, value in own.model_dump().items()
-        if value is None and getattr(theirs, key) is not None
-    ]
-    if unknown:
-        lines.append(f"{', '.join(unknown)}: not recorded for {row}")
-    return lines
+def _warnings(own: dict[str, DetectionProtocol], theirs: DetectionProtocol) -> list[str]:
+    """One line a difference, with the rows that have it."""
+    lines: dict[str, list[str]] = {}
+    for row, protocol in own.items():
+        for key, (mine, published) in protocol.differences(theirs).items():
+            lines.setdefault(f"{key}: {mine} ({{}}), published {published}", []).append(row)
+        unknown = [
+            key
+            for key, value in protocol.model_dump().items()
+            if value is None and getattr(theirs, key) is not None
+        ]
+        if unknown:
+            lines.setdefault(f"{', '.join(unknown)}: not recorded for {{}}", []).append(row)
+    return [line.replace("{}", ", ".join(rows)) for line, rows in lines.items()]
 
 
 def sheet(found: Collection, compared: Versus) -> Sheet:
     """Its table: published rows, then own ones."""
     metrics = list(dict.fromkeys(m for row in compared.published for m in row.metrics))
-    # As COCO's tables stand: AP, AP50, AP75 of boxes, then of masks.
-    metrics.sort(key=lambda m: (m.partition("/")[0], len(m) if "@" not in m else 0))
+    things = list(dict.fromkeys(thing for row in compared.published for thing in row.unknown))
+    letters = dict(zip(things, string.ascii_lowercase, strict=False))
     rows: list[tuple[str, list[Cell]]] = []
     for row in compared.published:
         cells = [Cell(_published(row, metric)) for metric in metrics]
-        more = [str(row.epochs) if row.epochs else "?", row.confidence]
+        unknown = " ".join(sorted(letters[thing] for thing in row.unknown)) or MISSING
+        more = [str(row.epochs or "?"), row.confidence, unknown]
         rows.append((f"{row.name} ({row.paper})", [*cells, *map(Cell, more)]))
     for name in compared.own:
         values = [value_of(found, name, "detection", metric) for metric in metrics]
         cells = [Cell(MISSING if v is None else v.text(1), best=v is not None) for v in values]
-        rows.append((name, [*cells, Cell(MISSING), Cell("own")]))
+        rows.append((name, [*cells, Cell(MISSING), Cell("own"), Cell(MISSING)]))
     return Sheet(
         f"Published: {compared.benchmark.title}",
-        ["row", *map(_title, metrics), "epochs", "source"],
+        ["row", *map(_title, metrics), "epochs", "source", "not known"],
         rows,
         [
             f"{compared.benchmark.note} Protocol: {compared.benchmark.source}.",
-            *_unknown(compared.published),
             *(["Own runs in bold."] if compared.own else []),
+            *(["Not known: " + "; ".join(f"({a}) {t}" for t, a in letters.items())] * bool(things)),
             *(f"Warning: protocols differ in {line}" for line in compared.warnings),
         ],
     )
@@ -105,19 +110,6 @@ def _published(row: Row, metric: str) -> str:
         return MISSING
     spread = f" ± {row.deviations[metric]:g}" if metric in row.deviations else ""
     return f"{row.metrics[metric]}{spread}"
-
-
-def _unknown(rows: list[Row]) -> list[str]:
-    """What is not known of rows, each thing once."""
-    things: dict[str, list[str]] = {}
-    for row in rows:
-        for thing in row.unknown:
-            things.setdefault(thing, []).append(row.name)
-    lines = []
-    for thing, names in things.items():
-        who = "all rows" if len(names) == len(rows) else "; ".join(dict.fromkeys(names))
-        lines.append(f"Not known: {thing} ({who}).")
-    return lines
 
 
 def _title(metric: str) -> str:

@@ -218,7 +218,7 @@ def test_stock_head_batch_schedule_and_input_are_warned_of(folder, tmp_path):
     (compared,) = versus.versus(collect([tmp_path]), "densecl")[:1]
     told = " ".join(compared.warnings)
     assert "head: 0conv2fc (stock), published 4conv1fc" in told
-    assert "box head none, mask head SyncBN (stock), published backbone SyncBN" in told
+    assert "norm: box head none (stock), published box head SyncBN" in told
     assert "schedule: 45000 iterations (stock), published 90000" in told
     assert "batch: 4 images (stock), published 16 images" in told
     assert "input: BGR (stock), published RGB" in told
