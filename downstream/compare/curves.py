@@ -59,7 +59,7 @@ def category_figures(found: Collection, analysis: Analysis) -> list[Figure]:
             f"category-{number}",
             f"{caption}: {told}",
             [(name, values[name], colour) for name, colour in zip(ranked, colours, strict=True)],
-            x_label="difference of AP, points; the colour is that of the better run",
+            x_label="difference of AP; colour of the better run",
         )
         figures.append(Figure(caption, svg))
     return figures

@@ -68,17 +68,17 @@ def detection_figures(found: Collection, analysis: Analysis) -> list[Figure]:
         return max(value.mean - low, 0.0), max(high - value.mean, 0.0)
 
     kind_of = (
-        "95 % interval over test images" if analysis.intervals else "standard deviation over seeds"
+        "95 % intervals over test images" if analysis.intervals else "deviation over seeds, if any"
     )
     figures = []
     for caption, kind in (("Box AP", "bbox"), ("Mask AP", "segm")):
         quantities = [(name, f"{kind}/{name}") for name in ("AP", "AP50", "AP75")]
         figures += _bars(
             found,
-            caption,
+            f"{caption}; whiskers: {kind_of}",
             "detection",
             quantities,
-            x_label=f"average precision, %; whiskers: {kind_of}",
+            x_label="average precision, %",
             whiskers=whiskers,
             digits=2,
         )

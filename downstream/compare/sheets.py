@@ -26,12 +26,18 @@ class Sheet:
         columns: headings; the first is that of the rows' names.
         rows: name and cells.
         notes: what one must know to read it rightly.
+        warnings: why its numbers may not be comparable.
     """
 
     title: str
     columns: Sequence[str]
     rows: Sequence[tuple[str, Sequence[Cell]]]
     notes: Sequence[str] = field(default=())
+    warnings: Sequence[str] = field(default=())
+
+    def told(self) -> list[str]:
+        """Notes and warnings, as they stand under the table."""
+        return [*self.notes, *(f"Warning: {warning}" for warning in self.warnings)]
 
 
 def markdown(sheet: Sheet) -> str:
@@ -51,7 +57,7 @@ def markdown(sheet: Sheet) -> str:
 
     table = "\n".join(line(row) for row in [header, rule, *body])
     heading = [f"## {plain(sheet.title)}"] if sheet.title else []
-    return "\n\n".join([*heading, table, *map(plain, sheet.notes)]) + "\n"
+    return "\n\n".join([*heading, table, *map(plain, sheet.told())]) + "\n"
 
 
 def latex(sheet: Sheet) -> str:
@@ -71,7 +77,7 @@ def latex(sheet: Sheet) -> str:
         *(f"{line} \\\\" for line in body),
         r"\bottomrule",
         r"\end{tabular}",
-        *(f"% {_one_line(note)}" for note in sheet.notes),
+        *(f"% {_one_line(note)}" for note in sheet.told()),
     ]
     return "\n".join(lines) + "\n"
 

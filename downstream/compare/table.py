@@ -110,7 +110,8 @@ def sheet(found: Collection) -> Sheet:
     ]
     columns = known or COLUMNS
     cells = zip(found.names, rows(found, columns), strict=True)
-    return Sheet("", ["run", *(column.title for column in columns)], list(cells), notes(found))
+    header = ["run", *(column.title for column in columns)]
+    return Sheet("", header, list(cells), notes(found), warnings(found))
 
 
 def notes(found: Collection) -> list[str]:
@@ -130,7 +131,7 @@ def notes(found: Collection) -> list[str]:
             f"Mean ± standard deviation over several results: {', '.join(seeds)}. Results are "
             "seeds of one row where name (but for a seed at its end) and protocol are the same."
         )
-    return [*lines, *(f"Warning: {warning}" for warning in warnings(found))]
+    return lines
 
 
 def warnings(found: Collection) -> list[str]:

@@ -100,8 +100,8 @@ def sheet(found: Collection, compared: Versus) -> Sheet:
             f"{compared.benchmark.note} Protocol: {compared.benchmark.source}.",
             *(["Own runs in bold."] if compared.own else []),
             *(["Not known: " + "; ".join(f"({a}) {t}" for t, a in letters.items())] * bool(things)),
-            *(f"Warning: protocols differ in {line}" for line in compared.warnings),
         ],
+        [f"protocols differ in {line}" for line in compared.warnings],
     )
 
 

@@ -198,7 +198,7 @@ def test_pictures_and_plots_have_descriptions(real, tmp_path):
     assert all(image["alt"] and image["width"] for image in page.images)
     assert all(g["role"] == "img" and g["aria-label"] for g in page.graphics)
     labels = " ".join(str(g["aria-label"]) for g in page.graphics)
-    assert "Box AP: moco AP 10.0" in labels
+    assert "moco AP 10.0" in labels
     assert "Total loss: moco from 7.95 to 6" in labels
 
 

@@ -223,7 +223,8 @@ def test_stock_head_batch_schedule_and_input_are_warned_of(folder, tmp_path):
     assert "batch: 4 images (stock), published 16 images" in told
     assert "input: BGR (stock), published RGB" in told
     table = versus.sheet(collect([tmp_path]), compared)
-    assert sum(note.startswith("Warning: protocols differ in ") for note in table.notes) == 5
+    assert len(table.warnings) == 5
+    assert "Warning: protocols differ in batch: 4" in sheets.markdown(table)
     assert table.rows[-1][0] == "stock"
 
 
