@@ -23,6 +23,7 @@ from downstream.compare.bootstrap import (
 from downstream.compare.collect import Collection, Measured
 from downstream.compare.matches import match
 from downstream.compare.sheets import Cell, Sheet
+from downstream.detection.backends import available
 from downstream.detection.evaluate import KINDS, METRICS, evaluate
 from pretrain.errors import InputError
 from pretrain.export.header import sha256
@@ -97,6 +98,9 @@ def analyse(
         InputError: ``annotations`` or saved detections are unusable.
     """
     analysis = Analysis()
+    if "pycocotools" not in available():
+        analysis.notes.append("no intervals and curves: pycocotools is missing; pip install it")
+        return analysis
     sets: dict[Path, list[_Saved]] = {}
     for measured in found.results:
         saved = _saved(measured, annotations, analysis.notes)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from downstream.compare.collect import Collection
+from downstream.compare.protocols import protocol_of
 from downstream.compare.sheets import MISSING, Cell, Sheet
 
 
@@ -136,7 +137,11 @@ def notes(found: Collection) -> list[str]:
 
 def warnings(found: Collection) -> list[str]:
     """Reasons why numbers of this table are not comparable or not independent."""
-    return [*_protocol_differences(found), *_repeated_weights(found)]
+    return [
+        *_protocol_differences(found),
+        *_detector_differences(found),
+        *_repeated_weights(found),
+    ]
 
 
 def _protocol_differences(found: Collection) -> list[str]:
@@ -144,15 +149,33 @@ def _protocol_differences(found: Collection) -> list[str]:
     for task in ("detection", "retrieval"):
         compared = [m for m in found.results if m.result.task == task]
         flat = [(m.row, flatten(m.result.protocol)) for m in compared]
-        for key in dict.fromkeys(key for _, protocol in flat for key in protocol):
-            holders: dict[str, list[str]] = {}
-            for run, protocol in flat:
-                names = holders.setdefault(protocol.get(key, "absent"), [])
-                if run not in names:
-                    names.append(run)
-            if len(holders) > 1:
-                values = "; ".join(f"{value} ({', '.join(n)})" for value, n in holders.items())
-                lines.append(f"{task} protocols differ in {key}: {values}")
+        lines += [f"{task} protocols differ in {line}" for line in _differences(flat)]
+    return lines
+
+
+def _detector_differences(found: Collection) -> list[str]:
+    """Of what stands in detectron2's config and not in the result itself."""
+    said = {key for m in found.results for key in m.result.protocol}
+    flat = []
+    for measured in found.results:
+        if measured.result.task == "detection":
+            known = protocol_of(measured).model_dump(include={"model", "head", "norm", "input"})
+            flat.append((measured.row, {k: v for k, v in known.items() if v and k not in said}))
+    return [f"detectors differ in {line}" for line in _differences(flat)]
+
+
+def _differences(flat: Sequence[tuple[str, dict[str, str]]]) -> list[str]:
+    """One line a key whose values are not all the same, with the rows that have each."""
+    lines = []
+    for key in dict.fromkeys(key for _, protocol in flat for key in protocol):
+        holders: dict[str, list[str]] = {}
+        for run, protocol in flat:
+            names = holders.setdefault(protocol.get(key, "absent"), [])
+            if run not in names:
+                names.append(run)
+        if len(holders) > 1:
+            values = "; ".join(f"{value} ({', '.join(n)})" for value, n in holders.items())
+            lines.append(f"{key}: {values}")
     return lines
 
 

@@ -23,18 +23,8 @@ from pretrain.errors import InputError
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}
 SECTIONS = {
-    "table",
-    "losses",
-    "detection",
-    "precision",
-    "categories",
-    "retrieval",
-    "norms",
-    "views",
-    "detections",
-    "neighbours",
-    "metrics",
-    "provenance",
+    *("table", "losses", "detection", "precision", "categories", "retrieval", "norms"),
+    *("views", "detections", "neighbours", "metrics", "provenance"),
 }
 
 

@@ -228,6 +228,24 @@ def test_stock_head_batch_schedule_and_input_are_warned_of(folder, tmp_path):
     assert table.rows[-1][0] == "stock"
 
 
+def test_heads_of_own_runs_that_differ_are_told(folder, tmp_path):
+    config = copy.deepcopy(CONFIG)
+    config["MODEL"]["ROI_BOX_HEAD"].update(NUM_CONV=0, NUM_FC=2)
+    annotations = folder / "instances_val2017.json"
+    write_detection(tmp_path / "a", "ours", annotations, skill=0.5, seed=0)
+    write_detection(tmp_path / "b", "stock", annotations, skill=0.5, seed=0, config=config)
+    found = collect([tmp_path])
+    assert warnings(found) == ["detectors differ in head: 4conv1fc (ours); 0conv2fc (stock)"]
+
+
+def test_without_pycocotools_the_table_is_still_there(folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("downstream.compare.analysis.available", lambda: [])
+    assert hcl.main(["compare", str(folder), "--output", str(tmp_path)]) == 0
+    shown = capsys.readouterr().out
+    assert "moco-hcl" in shown
+    assert "pycocotools is missing" in shown
+
+
 def test_what_was_not_recorded_is_no_agreement(tmp_path, folder):
     write_detection(tmp_path / "a", "bare", folder / "instances_val2017.json", skill=0.5, seed=0)
     (tmp_path / "a/config.yaml").unlink()
