@@ -48,6 +48,7 @@ class Row(Settings):
         source: where the numbers were read.
         confidence: the authors' own table, another's report of it, or memory.
         unknown: what no source says.
+        remarks: what sets it apart from other rows of the benchmark.
     """
 
     paper: Paper
@@ -61,6 +62,7 @@ class Row(Settings):
     source: str
     confidence: Literal["table", "second-hand", "recall"]
     unknown: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
 
     @field_validator("metrics")
     @classmethod
