@@ -22,12 +22,14 @@ class Benchmark(Settings):
 
     Attributes:
         title: heading of its table.
+        metric: COCO's AP of a detector, VOC07's, or something else.
         note: what one must know about it.
         protocol: as far as it is known.
         source: of the protocol.
     """
 
     title: str
+    metric: Literal["coco", "voc07", "other"]
     note: str
     protocol: DetectionProtocol
     source: str

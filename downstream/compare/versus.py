@@ -12,8 +12,6 @@ from downstream.compare.sheets import MISSING, Cell, Sheet
 from downstream.compare.table import value_of
 
 TITLES = {"bbox": "box", "segm": "mask"}
-# Rows of which own results may stand beside: those whose metrics are a detector's.
-_DETECTION = "bbox/AP"
 
 
 @dataclass(frozen=True)
@@ -36,18 +34,20 @@ class Versus:
 def versus(found: Collection, paper: str) -> list[Versus]:
     """The published rows of ``paper``, or of ``all``.
 
-    An own row stands beside the benchmark whose protocol it shares most of, and only there.
+    An own row stands beside the benchmark whose protocol it shares most of, and only there; never
+    beside one of another metric.
     """
     published = load()
     listed = published.of(paper)
-    fitting = [
-        name for name, rows in listed.items() if any(_DETECTION in row.metrics for row in rows)
-    ]
     beside: dict[str, dict[str, DetectionProtocol]] = {name: {} for name in listed}
     for row in found.names:
         results = found.of(row, "detection")
-        if results and fitting:
-            own = protocol_of(results[0])
+        if not results:
+            continue
+        own = protocol_of(results[0])
+        metric = "voc07" if (own.data or "").startswith("voc_2007") else "coco"
+        fitting = [name for name in listed if published.benchmarks[name].metric == metric]
+        if fitting:
             name = max(fitting, key=lambda n: own.agreements(published.benchmarks[n].protocol))
             beside[name][row] = own
     return [
