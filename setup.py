@@ -37,7 +37,7 @@ setup(
     # `tools` into site-packages.
     packages=[*find_packages(include=["pretrain*", "downstream*", "slurm*"]), "hcl_configs"],
     package_dir={"hcl_configs": "configs"},
-    package_data={"hcl_configs": ["**/*.yaml"], "downstream": ["**/*.j2"]},
+    package_data={"hcl_configs": ["**/*.yaml"], "downstream": ["**/*.j2", "**/*.yaml"]},
     py_modules=["hcl"],
     entry_points={"console_scripts": ["hcl = hcl:main"]},
     install_requires=[
@@ -55,7 +55,7 @@ setup(
     extras_require={
         "detection": DETECTION,
         "retrieval": ["faiss-cpu>=1.11"],
-        "fast": ["simplejpeg>=1.8"],
+        "fast": ["hotcoco>=1.3", "simplejpeg>=1.8"],
         "timm": ["timm>=1.0.15"],
         "proposals": ["opencv-contrib-python-headless>=4.10"],
         "gpu": ["faiss-gpu>=1.11"],
