@@ -22,7 +22,7 @@ from pretrain.config import RunSettings
 from pretrain.data.index import Index
 from pretrain.data.loader import BadImages, Loader, build_loader, choose_workers
 from pretrain.data.pack import Pack
-from pretrain.data.pairs import PairTable
+from pretrain.data.pairs import PairTable, check_pairs
 from pretrain.data.plan import Batch
 from pretrain.data.source import open_index
 from pretrain.distributed import World
@@ -66,6 +66,8 @@ class Trainer:
         self.folder.check()
         _seed_everything(settings)
         self.index = self._open_index()
+        pairs = settings.data.pairs
+        self._pairs = PairTable.open(Path(pairs)) if pairs is not None else None
         batch, rows = settings.optim.batch_size, rows_a_forward(settings, world.size)
         if batch > len(self.index):
             raise InputError(f"optim.batch_size: {batch} exceeds the {len(self.index)} images")
@@ -78,6 +80,7 @@ class Trainer:
             settings.model, settings.views.size, rows * world.size, rows, settings.seed
         )
         self.method = build_method(settings.method, settings.hcl, context)
+        check_pairs(self._pairs, self.method.view_plan, self.index)
         memory_format = torch.channels_last if train.channels_last else torch.contiguous_format
         self.method.to(device=self.device, memory_format=memory_format)  # type: ignore[call-overload]
         self.stepper = Stepper(
@@ -108,6 +111,12 @@ class Trainer:
         distributed.barrier()
         return index if self.world.is_main else open_index(self.settings.data)
 
+    def _data_fingerprint(self) -> str:
+        """Of all that views are made of, but for the images' own content."""
+        if self._pairs is None:
+            return self.index.fingerprint
+        return f"{self.index.fingerprint}, pairs {self._pairs.digest()}"
+
     def fit(self) -> Outcome:
         """Train to the end, or until a signal asks to stop; resumes by itself.
 
@@ -117,7 +126,7 @@ class Trainer:
         """
         self._resume()
         if self.world.is_main:
-            self.folder.open(self.command, self.index.fingerprint, self.device, self.world.size)
+            self.folder.open(self.command, self._data_fingerprint(), self.device, self.world.size)
         train = self.settings.train
         if train.compile:
             for module in self.method.modules():
@@ -205,7 +214,7 @@ class Trainer:
             pin_memory=self.device.type == "cuda",
             device_crops=data.crop_on == "device",
             pack=Pack.open(Path(data.pack)) if data.pack is not None else None,
-            pairs=PairTable.open(Path(data.pairs)) if data.pairs is not None else None,
+            pairs=self._pairs,
         )
         return iter(self._loader)
 

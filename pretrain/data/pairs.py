@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import tempfile
@@ -144,6 +145,13 @@ class PairTable:
             raise InputError(f"{folder}: cannot be written ({error.strerror})") from None
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+    def digest(self) -> str:
+        """SHA-256 of all columns: reads the whole table."""
+        content = hashlib.sha256()
+        for name in COLUMNS:
+            content.update(np.ascontiguousarray(getattr(self, name)).data)
+        return content.hexdigest()
 
     def __len__(self) -> int:
         return len(self.neighbour_offsets) - 1

@@ -54,10 +54,11 @@ def test_views_of_pairs(
     scenes: Path, tmp_path: Path, world: distributed.World, crop_on: str
 ) -> None:
     pairs = {"method__crops": "pair_key", "data__crop_on": crop_on}
-    run = trainer(scenes, tmp_path / "run", world, data__pairs=tmp_path / "pairs", **pairs)
     with pytest.raises(InputError, match="no table of pairs here"):
-        run.fit()
-    index = open_index(run.settings.data)
+        trainer(scenes, tmp_path / "run", world, data__pairs=tmp_path / "pairs", **pairs)
+    with pytest.raises(InputError, match=r"data\.pairs: not set, but the views view_1, view_2"):
+        trainer(scenes, tmp_path / "run", world, **pairs)
+    index = open_index(trainer(scenes, tmp_path / "other run", world).settings.data)
     boxes = np.array([[0, 0, 40, 40]], np.float32)
     count = len(index)
     rows = [[Neighbour((row + 1) % count, boxes, boxes)] if row % 2 else [] for row in range(count)]
@@ -68,6 +69,11 @@ def test_views_of_pairs(
     assert 0 < sum(shares) < 2
     with pytest.raises(InputError, match=r"run of other settings \(data.pairs:"):
         trainer(scenes, tmp_path / "run", world, data__pairs=tmp_path / "other", **pairs)
+    (tmp_path / "pairs").rename(tmp_path / "moved")
+    PairTable.build(index.fingerprint, rows[1:] + rows[:1]).write(tmp_path / "pairs")
+    changed = trainer(scenes, tmp_path / "run", world, data__pairs=tmp_path / "pairs", **pairs)
+    with pytest.raises(InputError, match="the data set has changed since this run began"):
+        changed.fit()
 
 
 def test_colours_of_a_view_that_the_method_lacks(

@@ -106,7 +106,7 @@ def test_map_that_does_not_go_with_the_pooled_output_is_refused() -> None:
 @pytest.mark.parametrize(("name", "options"), [(VIT, NARROW_VIT), (SWIN, NARROW_SWIN)])
 def test_dense_step(name: str, options: dict[str, Any]) -> None:
     context = Context(EncoderSettings(backbone=name, options=options, dim=8), 64, 8, 8, seed=0)
-    method = DenseCL(DenseCLSettings(name="densecl", queue=16, norm_group=None), context)
+    method = DenseCL(DenseCLSettings(name="densecl", queue=16, batch_norm="plain"), context)
     method.begin_step(0, 1)
     losses, _ = method({"view_1": noise(8), "view_2": noise(8).flip(3)})
     sum(losses.values(), torch.zeros(())).backward()
