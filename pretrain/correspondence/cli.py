@@ -163,11 +163,12 @@ def _import(arguments: argparse.Namespace) -> int:
     from pretrain.correspondence.official import read_correspondences
     from pretrain.correspondence.pipeline import PAIRS, REGIONS
     from pretrain.data.index import Index
+    from pretrain.locks import alone_in
 
     index = Index.open(arguments.index, arguments.images)
     folder = arguments.output.expanduser().resolve()
     identity = {"official": _sha256(arguments.official), "index": index.fingerprint}
-    with files.locked(folder):
+    with alone_in(folder):
         files.claim(folder, identity, _facts(index) | {"file": str(arguments.official)})
         if not (folder / PAIRS).exists():
             found = read_correspondences(arguments.official, index)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import functools
 import json
 import os
@@ -114,28 +113,6 @@ def replacing(target: Path) -> Iterator[IO[bytes]]:
         temporary.unlink(missing_ok=True)
 
 
-@contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold a folder alone, making it; the lock of a killed process is gone with it.
-
-    Raises:
-        InputError: another process holds it, or it cannot be made.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / "lock").open("w")
-    except OSError as error:
-        raise InputError(f"{folder}: cannot be written ({error.strerror})") from None
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(
-                f"{folder}: another process is at work here; wait for it, or choose another folder"
-            ) from None
-        yield
-
-
 def claim(folder: Path, settings: dict[str, Any], facts: dict[str, Any]) -> None:
     """Write down what the folder is of, or compare.
 
@@ -148,7 +125,7 @@ def claim(folder: Path, settings: dict[str, Any], facts: dict[str, Any]) -> None
         InputError: it holds something else, or was begun with other settings.
     """
     if not (folder / MANIFEST).exists():
-        strangers = sorted({path.name for path in folder.iterdir()} - {"lock"})
+        strangers = sorted({path.name for path in folder.iterdir()} - {".lock"})
         strangers = [name for name in strangers if not name.startswith(f".{MANIFEST}.")]
         if strangers:
             raise InputError(

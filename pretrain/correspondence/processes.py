@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from pretrain import distributed
-from pretrain.correspondence import files
 from pretrain.distributed import World
 from pretrain.errors import InputError
+from pretrain.locks import alone_in
 
 
 @contextlib.contextmanager
 def held(folder: Path, world: World) -> Iterator[None]:
     """Let the main process hold the folder while all work in it."""
     with contextlib.ExitStack() as stack:
-        on_main(world, lambda: stack.enter_context(files.locked(folder)))
+        on_main(world, lambda: stack.enter_context(alone_in(folder)))
         yield
 
 

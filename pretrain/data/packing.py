@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import hashlib
 import json
 import math
@@ -25,6 +23,7 @@ from pretrain.data.decode import ImageError, Scratch, read_image
 from pretrain.data.index import Index
 from pretrain.data.pack import META, VERSION, Pack, image_digest, shard_file
 from pretrain.errors import InputError
+from pretrain.locks import alone_in
 
 ROWS_PER_SHARD = 1000
 STARTED = "started.json"
@@ -86,7 +85,7 @@ def write(
         "rows_per_shard": rows_per_shard,
         "images": image_digest(index),
     }
-    with _exclusive(folder):
+    with alone_in(folder, "another process is packing into this folder"):
         if Pack.exists(folder):
             pack = Pack.open(folder)
             if any(pack.meta[key] != value for key, value in settings.items()):
@@ -227,24 +226,6 @@ def _require_space(work: _Work, todo: list[int]) -> None:
             f"{work.folder}: the pack needs {needed / 1e9:.1f} GB more, but {free / 1e9:.1f} GB "
             "are free; choose a smaller --side or another disk"
         )
-
-
-@contextlib.contextmanager
-def _exclusive(folder: Path) -> Iterator[None]:
-    """One process at a time packs into a folder."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / ".lock").open("w")
-    except OSError as error:
-        raise InputError(f"{folder}: cannot write here ({error.strerror})") from None
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(f"{folder}: another process is packing into this folder") from None
-        except OSError:  # a file system without locks
-            pass
-        yield
 
 
 def _record(folder: Path, number: int) -> Path:

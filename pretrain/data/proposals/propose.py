@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,7 @@ from pretrain.data.proposals.filters import FilterSettings
 from pretrain.data.proposals.work import Job, do_all
 from pretrain.data.records import Flag, Record, Stream
 from pretrain.errors import InputError
+from pretrain.locks import alone_in
 
 COMMAND = "hcl data propose"
 VERSION = 1
@@ -97,7 +96,7 @@ def propose(
         return Outcome(present, None, len(index))
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with _locked(folder):
+        with alone_in(folder):
             _claim(folder, options | {"shard": shard})
             job = Job(index, proposer, rule, folder, shard)
             resumed = _work(job, workers, progress)
@@ -134,7 +133,7 @@ def _claim(folder: Path, options: dict[str, Any]) -> None:
     try:
         begun = json.loads(note.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        if {path.name for path in folder.iterdir()} - {"lock"}:
+        if {path.name for path in folder.iterdir()} - {".lock"}:
             raise InputError(
                 f"{folder}: holds something other than unfinished proposals; move it away"
             ) from None
@@ -165,19 +164,6 @@ def _differences(held: Any, wanted: dict[str, Any]) -> str:
         elif other != value:
             lines.append(f"{key} {other!r} instead of {value!r}")
     return "other options (" + ", ".join(lines) + ")"
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Hold the folder alone; the lock of a killed process is gone with it."""
-    with (folder / "lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(
-                f"{folder}: another process is at work here; wait for it, or choose another folder"
-            ) from None
-        yield
 
 
 def _work(job: Job, workers: int, progress: Callable[[int, int], None] | None) -> int:

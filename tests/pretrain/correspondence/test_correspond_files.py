@@ -11,6 +11,7 @@ from pretrain.correspondence import files
 from pretrain.correspondence.encode import _batches, centre_view
 from pretrain.correspondence.files import Shards
 from pretrain.errors import InputError
+from pretrain.locks import alone_in
 
 
 def test_shards_are_whole_or_missing(tmp_path: Path) -> None:
@@ -53,9 +54,9 @@ def test_a_failed_writing_leaves_the_old_file(tmp_path: Path) -> None:
 
 def test_one_at_a_time(tmp_path: Path) -> None:
     with (
-        files.locked(tmp_path),
+        alone_in(tmp_path),
         pytest.raises(InputError, match="another process is at work"),
-        files.locked(tmp_path),
+        alone_in(tmp_path),
     ):
         pass
 
