@@ -24,9 +24,14 @@ class Result(Settings):
         run: the pretraining run's name, the row of the table.
         metrics: numbers by name: ``bbox/AP`` and ``segm/AP50`` in percent (detectron2's unit),
             ``recall/backbone/euclidean@1`` in [0, 1].
-        protocol: settings that must agree for two results to be comparable.
-        provenance: command, code version, weights' sha256, data fingerprint, machine, seconds.
-        artifacts: files for the report, relative to the result's folder.
+        protocol: settings that must agree for two results to be comparable, never the seed. Of a
+            detector ``model``, ``head``, ``norm`` and ``input`` may be said here in the words of
+            ``downstream.compare.protocols``; else they are read from ``config.yaml`` beside it.
+        provenance: command, code version, weights' sha256, data fingerprint, machine, seconds;
+            ``world``, the number of processes, where it is not 1; ``val.annotations`` of a
+            detector's test set.
+        artifacts: files for the report, relative to the result's folder; ``results`` are a
+            detector's detections in COCO's result format.
     """
 
     schema_version: int = SCHEMA

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +18,31 @@ CONFIG_FILE = "config.yaml"
 METRICS_FILE = "metrics.jsonl"
 VIEWS_FILE = "views.png"
 
+# What a seed's name has more than the others': `moco-seed1`, `moco_seed=1`, `moco/seed1`.
+_SEED = re.compile(r"[-_./ ]seed[-_=]?\d+$", re.IGNORECASE)
+
 Curve = tuple[list[int], list[float]]
 """Steps and values."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One result file, and the folder that its artifacts are relative to."""
+    """One result file, and the folder that its artifacts are relative to.
+
+    Results of one ``row`` are seeds: of one name, but for a seed at its end, and one protocol.
+    """
 
     folder: Path
     result: Result
+    row: str
+
+    def artifact(self, name: Any) -> Path | None:
+        """A file of the result; None where it is missing or outside the result's folder."""
+        if not isinstance(name, str):
+            return None
+        folder = self.folder.resolve()
+        path = (folder / name).resolve()
+        return path if path.is_relative_to(folder) and path.is_file() else None
 
 
 @dataclass(frozen=True)
@@ -66,7 +82,7 @@ class Collection:
 
     def of(self, name: str, task: str) -> list[Measured]:
         """The results of one row and task: several where there are several seeds."""
-        return [m for m in self.results if m.result.run == name and m.result.task == task]
+        return [m for m in self.results if m.row == name and m.result.task == task]
 
 
 def collect(items: Sequence[Path]) -> Collection:
@@ -93,7 +109,34 @@ def collect(items: Sequence[Path]) -> Collection:
             if path.resolve() not in seen:
                 seen.add(path.resolve())
                 _add(found, path)
+    _split(found)
     return found
+
+
+def without_seed(name: str) -> str:
+    """The row that a run of this name belongs to."""
+    return _SEED.sub("", name) or name
+
+
+def _split(found: Collection) -> None:
+    """Give results of one name but another protocol a row of their own.
+
+    Their mean would be of nothing. The protocol does not hold the seed; the row's name says in
+    what it differs from the first.
+    """
+    first: dict[tuple[str, str], dict[str, Any]] = {}
+    for place, measured in enumerate(found.results):
+        protocol = measured.result.protocol
+        usual = first.setdefault((measured.row, measured.result.task), protocol)
+        if protocol == usual:
+            continue
+        keys = [k for k in {**usual, **protocol} if usual.get(k) != protocol.get(k)]
+        # A checksum tells less than what it is of.
+        key = min(keys, key=lambda k: "sha256" in k)
+        name = f"{measured.row} [{key}={str(protocol.get(key))[:16]}]"
+        found.results[place] = replace(measured, row=name)
+        if name not in found.names:
+            found.names.insert(found.names.index(measured.row) + 1, name)
 
 
 def _files(folder: Path) -> list[Path]:
@@ -108,8 +151,8 @@ def _add(found: Collection, path: Path) -> None:
         name = run.name
     else:
         result = read_result(path)
-        found.results.append(Measured(path.parent, result))
-        name = result.run
+        name = without_seed(result.run)
+        found.results.append(Measured(path.parent, result, name))
     if name not in found.names:
         found.names.append(name)
 
@@ -123,7 +166,7 @@ def _read_run(path: Path) -> Pretraining:
     if not isinstance(record, dict):
         raise InputError(f"{path}: not a run's record: not an object; run pretraining again")
     curves, damaged = _read_curves(path.parent / METRICS_FILE)
-    name = str(record.get("name") or path.parent.resolve().name)
+    name = without_seed(str(record.get("name") or path.parent.resolve().name))
     return Pretraining(path.parent, name, record, config, curves, damaged)
 
 

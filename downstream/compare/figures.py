@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from downstream.compare.analysis import Analysis
 from downstream.compare.collect import Collection
 from downstream.compare.plots import (
     Bar,
@@ -55,13 +56,31 @@ def loss_figures(found: Collection) -> list[Figure]:
     return figures
 
 
-def detection_figures(found: Collection) -> list[Figure]:
-    """Box and mask AP, grouped by run."""
+def detection_figures(found: Collection, analysis: Analysis) -> list[Figure]:
+    """Box and mask AP, grouped by run; whiskers where they were drawn or there are seeds."""
+
+    def whiskers(found: Collection, name: str, metric: str) -> tuple[float, float]:
+        value = value_of(found, name, "detection", metric)
+        assert value is not None
+        if (name, metric) not in analysis.intervals:
+            return value.deviation or 0.0, value.deviation or 0.0
+        low, high = analysis.intervals[name, metric]
+        return max(value.mean - low, 0.0), max(high - value.mean, 0.0)
+
+    kind_of = (
+        "95 % intervals over test images" if analysis.intervals else "deviation over seeds, if any"
+    )
     figures = []
     for caption, kind in (("Box AP", "bbox"), ("Mask AP", "segm")):
         quantities = [(name, f"{kind}/{name}") for name in ("AP", "AP50", "AP75")]
         figures += _bars(
-            found, caption, "detection", quantities, x_label="average precision, %", digits=2
+            found,
+            f"{caption}; whiskers: {kind_of}",
+            "detection",
+            quantities,
+            x_label="average precision, %",
+            whiskers=whiskers,
+            digits=2,
         )
     return figures
 
@@ -131,10 +150,9 @@ def artifacts(found: Collection, task: str, key: str, most: int) -> list[Shown]:
     for name in found.names:
         for measured in found.of(name, task):
             listed: Any = measured.result.artifacts.get(key)
-            names = [entry for entry in listed if isinstance(entry, str)] if listed else []
-            folder = measured.folder.resolve()
-            paths = [(folder / entry).resolve() for entry in names]
-            paths = [path for path in paths if path.is_relative_to(folder) and path.is_file()]
+            paths = [
+                path for entry in listed or () if (path := measured.artifact(entry)) is not None
+            ]
             if paths:
                 shown += [Shown(name, _words(path), path) for path in paths[:most]]
                 break

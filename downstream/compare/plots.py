@@ -89,14 +89,17 @@ def style_of(number: int) -> str:
     return LINES[number // len(PALETTE) % len(LINES)]
 
 
-def line_plot(identity: str, alt: str, lines: Sequence[Line], y_label: str) -> str:
-    """Curves over the training step, as an ``<svg>`` element.
+def line_plot(
+    identity: str, alt: str, lines: Sequence[Line], y_label: str, x_label: str = "step"
+) -> str:
+    """Curves over the training step or another quantity, as an ``<svg>`` element.
 
     Args:
         identity: prefix of the element's ids, unique in the page.
         alt: what the plot shows, for those who do not see it.
         lines: the curves; long ones are averaged in bins.
         y_label: of the axis.
+        x_label: of the axis.
     """
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(4.4, 2.9), layout="constrained")
@@ -110,7 +113,7 @@ def line_plot(identity: str, alt: str, lines: Sequence[Line], y_label: str) -> s
         highest = max((max(line.curve[1]) for line in lines), default=0)
         if lowest > 0 and highest > 50 * lowest:
             axes.set_yscale("log")
-        axes.set(xlabel="step", ylabel=y_label)
+        axes.set(xlabel=x_label, ylabel=y_label)
         axes.grid(True, color=_INK, alpha=0.15, lw=0.5)
         return _svg(figure, identity, alt)
 
@@ -180,6 +183,42 @@ def bar_plot(
         figure.legend(
             handles=keys, loc="outside upper left", ncols=len(keys), fontsize=8, handlelength=1.2
         )
+        return _svg(figure, identity, alt)
+
+
+def difference_plot(
+    identity: str, alt: str, bars: Sequence[tuple[str, float, str]], *, x_label: str
+) -> str:
+    """Horizontal bars to both sides of zero, as an ``<svg>`` element.
+
+    Args:
+        identity: prefix of the element's ids, unique in the page.
+        alt: what the plot shows, for those who do not see it.
+        bars: name, value and colour, from the top.
+        x_label: of the axis.
+    """
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(4.4, 0.75 + 0.22 * len(bars)), layout="constrained")
+        axes: Any = figure.add_subplot()
+        for place, (_, value, colour) in enumerate(bars):
+            axes.barh(place, value, 0.7, color=colour)
+            axes.annotate(
+                f"{value:+.1f}",
+                (value, place),
+                xytext=(3 if value >= 0 else -3, 0),
+                textcoords="offset points",
+                ha="left" if value >= 0 else "right",
+                va="center",
+                fontsize=7.5,
+            )
+        axes.axvline(0, color=_INK, lw=0.8)
+        axes.set_yticks(range(len(bars)), [short(name) for name, _, _ in bars])
+        axes.set_ylim(len(bars) - 0.4, -0.6)
+        axes.margins(x=0.2)
+        axes.tick_params(axis="y", length=0)
+        axes.set_xlabel(x_label)
+        axes.grid(True, axis="x", color=_INK, alpha=0.15, lw=0.5)
+        axes.set_axisbelow(True)
         return _svg(figure, identity, alt)
 
 

@@ -4,26 +4,40 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Sequence
 from importlib import resources
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from downstream.compare import figures
+from downstream.compare import curves, figures
+from downstream.compare.analysis import Analysis
 from downstream.compare.collect import Collection, Measured, Pretraining
 from downstream.compare.figures import Figure, Shown
 from downstream.compare.pictures import inline
 from downstream.compare.plots import colour_of
-from downstream.compare.table import COLUMNS, MISSING, flatten, rows, value_of, warnings
+from downstream.compare.sheets import MISSING, Sheet
+from downstream.compare.table import flatten, sheet, value_of, warnings
 from pretrain import __version__
 
 DETECTIONS = 4
 SHEETS = 2
 
 
-def render(found: Collection, title: str) -> str:
-    """The report as HTML. Every text in it is escaped by the template engine."""
+def render(
+    found: Collection, title: str, analysis: Analysis | None = None, sheets: Sequence[Sheet] = ()
+) -> str:
+    """The report as HTML. Every text in it is escaped by the template engine.
+
+    Args:
+        found: what to show.
+        title: heading.
+        analysis: of the saved detections.
+        sheets: tables beside the first: published rows, differences, cost.
+    """
+    analysis = analysis or Analysis()
+    first = sheet(found)
     views = figures.views(found)
     detections = figures.artifacts(found, "detection", "detections", DETECTIONS)
     neighbours = figures.artifacts(found, "retrieval", "neighbours", SHEETS)
@@ -36,6 +50,14 @@ def render(found: Collection, title: str) -> str:
                 groups.setdefault(shown.run, []).append((shown, pictures[shown.path]))
         return list(groups.items())
 
+    def by_image(listed: list[Shown]) -> list[tuple[str, list[tuple[Shown, Any]]]]:
+        """The same image by all runs, side by side."""
+        groups: dict[str, list[tuple[Shown, Any]]] = {}
+        for shown in listed:
+            groups.setdefault(shown.caption, []).append((shown, pictures[shown.path]))
+        # Images that several runs have in common come first.
+        return sorted(groups.items(), key=lambda group: -len(group[1]))
+
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -46,17 +68,21 @@ def render(found: Collection, title: str) -> str:
         made=time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
         version=__version__,
         colours={name: colour_of(number) for number, name in enumerate(found.names)},
-        columns=[column.title for column in COLUMNS],
-        rows=list(zip(found.names, rows(found), strict=True)),
+        columns=first.columns[1:],
+        rows=first.rows,
+        sheets=sheets,
+        notes=analysis.notes,
         seeds=_seeds(found),
         warnings=warnings(found),
         training=[_training(run) for run in found.runs],
         losses=_safe(figures.loss_figures(found)),
-        detection=_safe(figures.detection_figures(found)),
+        detection=_safe(figures.detection_figures(found, analysis)),
+        precision=_safe(curves.precision_figures(found, analysis)),
+        categories=_safe(curves.category_figures(found, analysis)),
         retrieval=_safe(figures.retrieval_figures(found)),
         norms=_safe(figures.norm_figures(found)),
         views=by_run(views),
-        detections=by_run(detections),
+        detections=by_image([shown for shown in detections if shown.path in pictures]),
         neighbours=by_run(neighbours),
         metrics=_all_metrics(found),
         names=found.names,
@@ -118,7 +144,7 @@ def _all_metrics(found: Collection) -> list[tuple[str, str, list[str]]]:
 def _provenance(measured: Measured) -> dict[str, Any]:
     result = measured.result
     return {
-        "name": result.run,
+        "name": measured.row,
         "task": result.task,
         "folder": str(measured.folder),
         "facts": list(flatten(result.provenance).items()),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 import shlex
 import statistics
 from collections.abc import Sequence
@@ -11,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from downstream.compare.collect import Collection
-
-MISSING = "\N{EN DASH}"
+from downstream.compare.protocols import protocol_of
+from downstream.compare.sheets import MISSING, Cell, Sheet
 
 
 @dataclass(frozen=True)
@@ -37,8 +36,10 @@ class Column:
 COLUMNS = (
     Column("box AP", "detection", "bbox/AP"),
     Column("box AP50", "detection", "bbox/AP50"),
+    Column("box AP75", "detection", "bbox/AP75"),
     Column("mask AP", "detection", "segm/AP"),
     Column("mask AP50", "detection", "segm/AP50"),
+    Column("mask AP75", "detection", "segm/AP75"),
     Column("R@1 backbone cos", "retrieval", "recall/backbone/euclidean@1", 100),
     Column("R@1 head cos", "retrieval", "recall/head/euclidean@1", 100),
     Column("R@1 head hyp", "retrieval", "recall/head/hyperbolic@1", 100),
@@ -58,14 +59,6 @@ class Value:
         """As it stands in tables."""
         spread = "" if self.deviation is None else f" ± {self.deviation:.{digits}f}"
         return f"{self.mean:.{digits}f}{spread}"
-
-
-@dataclass(frozen=True)
-class Cell:
-    """A value as shown; ``best`` of its column."""
-
-    text: str
-    best: bool = False
 
 
 def value_of(found: Collection, name: str, task: str, metric: str) -> Value | None:
@@ -109,23 +102,17 @@ def _scaled(value: Value, scale: float) -> Value:
     return Value(value.mean * scale, deviation, value.count)
 
 
-def markdown(found: Collection, columns: Sequence[Column] = COLUMNS) -> str:
-    """The table in Markdown, aligned for the terminal, with its notes."""
-    header = ["run", *[column.title for column in columns]]
-    body = [
-        [_escape(name), *[f"**{cell.text}**" if cell.best else cell.text for cell in cells]]
-        for name, cells in zip(found.names, rows(found, columns), strict=True)
+def sheet(found: Collection) -> Sheet:
+    """The table of own runs, with its notes; columns that no run has are left out."""
+    known = [
+        column
+        for column in COLUMNS
+        if any(value_of(found, n, column.task, column.metric) is not None for n in found.names)
     ]
-    widths = [max(len(row[n]) for row in [header, *body]) for n in range(len(header))]
-    rule = ["-" * widths[0], *["-" * (width - 1) + ":" for width in widths[1:]]]
-
-    def line(row: Sequence[str]) -> str:
-        first = row[0].ljust(widths[0])
-        rest = [text.rjust(width) for text, width in zip(row[1:], widths[1:], strict=True)]
-        return f"| {' | '.join([first, *rest])} |"
-
-    table = "\n".join(line(row) for row in [header, rule, *body])
-    return "\n\n".join([table, *notes(found)]) + "\n"
+    columns = known or COLUMNS
+    cells = zip(found.names, rows(found, columns), strict=True)
+    header = ["run", *(column.title for column in columns)]
+    return Sheet("", header, list(cells), notes(found), warnings(found))
 
 
 def notes(found: Collection) -> list[str]:
@@ -135,35 +122,60 @@ def notes(found: Collection) -> list[str]:
         "recall at 1 of object crops by category, by cosine (cos) or hyperbolic distance (hyp)."
     ]
     seeds = [
-        f"{_escape(name)} {task} {len(results)}"
+        f"{name} {task} {len(results)}"
         for name in found.names
         for task in ("detection", "retrieval")
         if len(results := found.of(name, task)) > 1
     ]
     if seeds:
-        lines.append(f"Mean ± standard deviation over several results: {', '.join(seeds)}.")
-    return [*lines, *(f"Warning: {_escape(warning)}" for warning in warnings(found))]
+        lines.append(
+            f"Mean ± standard deviation over several results: {', '.join(seeds)}. Results are "
+            "seeds of one row where name (but for a seed at its end) and protocol are the same."
+        )
+    return lines
 
 
 def warnings(found: Collection) -> list[str]:
     """Reasons why numbers of this table are not comparable or not independent."""
-    return [*_protocol_differences(found), *_repeated_weights(found)]
+    return [
+        *_protocol_differences(found),
+        *_detector_differences(found),
+        *_repeated_weights(found),
+    ]
 
 
 def _protocol_differences(found: Collection) -> list[str]:
     lines = []
     for task in ("detection", "retrieval"):
         compared = [m for m in found.results if m.result.task == task]
-        flat = [(m.result.run, flatten(m.result.protocol)) for m in compared]
-        for key in dict.fromkeys(key for _, protocol in flat for key in protocol):
-            holders: dict[str, list[str]] = {}
-            for run, protocol in flat:
-                names = holders.setdefault(protocol.get(key, "absent"), [])
-                if run not in names:
-                    names.append(run)
-            if len(holders) > 1:
-                values = "; ".join(f"{value} ({', '.join(n)})" for value, n in holders.items())
-                lines.append(f"{task} protocols differ in {key}: {values}")
+        flat = [(m.row, flatten(m.result.protocol)) for m in compared]
+        lines += [f"{task} protocols differ in {line}" for line in _differences(flat)]
+    return lines
+
+
+def _detector_differences(found: Collection) -> list[str]:
+    """Of what stands in detectron2's config and not in the result itself."""
+    said = {key for m in found.results for key in m.result.protocol}
+    flat = []
+    for measured in found.results:
+        if measured.result.task == "detection":
+            known = protocol_of(measured).model_dump(include={"model", "head", "norm", "input"})
+            flat.append((measured.row, {k: v for k, v in known.items() if v and k not in said}))
+    return [f"detectors differ in {line}" for line in _differences(flat)]
+
+
+def _differences(flat: Sequence[tuple[str, dict[str, str]]]) -> list[str]:
+    """One line a key whose values are not all the same, with the rows that have each."""
+    lines = []
+    for key in dict.fromkeys(key for _, protocol in flat for key in protocol):
+        holders: dict[str, list[str]] = {}
+        for run, protocol in flat:
+            names = holders.setdefault(protocol.get(key, "absent"), [])
+            if run not in names:
+                names.append(run)
+        if len(holders) > 1:
+            values = "; ".join(f"{value} ({', '.join(n)})" for value, n in holders.items())
+            lines.append(f"{key}: {values}")
     return lines
 
 
@@ -195,8 +207,3 @@ def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, str]:
         else:
             flat[f"{prefix}{key}"] = "none" if value is None else str(value)
     return flat
-
-
-def _escape(text: str) -> str:
-    """Keep a name from being read as Markdown or HTML."""
-    return re.sub(r"([\\|<*`\[])", r"\\\1", " ".join(text.split()))

@@ -221,13 +221,13 @@ def _annotation(
         "iscrowd": int(entry.get("iscrowd", 0)),
         "area": float(entry.get("area", box[2] * box[3])),
     }
-    segmentation = _segmentation(entry.get("segmentation"), record, at)
+    segmentation = usable_segmentation(entry.get("segmentation"), record, at)
     if segmentation is not None:
         annotation["segmentation"] = segmentation
     return annotation
 
 
-def _segmentation(value: Any, record: Record, at: str) -> Any:
+def usable_segmentation(value: Any, record: Record, at: str) -> Any:
     """Compressed RLE or polygons; None where neither is there."""
     import pycocotools.mask
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from downstream.detection.coco import CocoSet, Record
-from downstream.detection.evaluate import Detection
+from downstream.detection.saved import Detection
 
 SIDE = 480
 

@@ -22,7 +22,8 @@ from fvcore.nn.precise_bn import get_bn_modules
 
 from downstream.detection.coco import CocoSet
 from downstream.detection.config import VAL
-from downstream.detection.evaluate import Detection, average_precision, collect
+from downstream.detection.evaluate import average_precision, collect
+from downstream.detection.saved import Detection
 from pretrain.errors import InputError
 
 Say = Callable[[str], None]

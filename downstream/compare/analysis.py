@@ -1,0 +1,237 @@
+"""What saved detections tell beyond the numbers in the results: intervals, differences, curves."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from downstream.compare.bootstrap import (
+    Array,
+    Difference,
+    average,
+    difference,
+    interval,
+    sampled,
+    weights_of,
+)
+from downstream.compare.collect import Collection, Measured
+from downstream.compare.matches import match
+from downstream.compare.sheets import Cell, Sheet
+from downstream.detection.backends import available
+from downstream.detection.evaluate import KINDS, METRICS, evaluate
+from pretrain.errors import InputError
+from pretrain.export.header import sha256
+
+MEASURES = ("AP", "AP50", "AP75")
+NAMES = {"bbox": "box", "segm": "mask"}
+# Beyond this many rows each is compared with the first alone.
+ALL_PAIRS = 4
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two rows compared: by measure, the first less the second."""
+
+    first: str
+    second: str
+    kind: str
+    differences: dict[str, Difference]
+
+
+@dataclass
+class Analysis:
+    """Of all results with saved detections.
+
+    Attributes:
+        intervals: 95 % interval of AP by (row, ``bbox/AP``), over draws of the images.
+        pairs: the comparisons.
+        curves: (101,) mean precision at recalls 0 to 1, by (row, kind, IoU in percent).
+        categories: AP in percent by (row, kind) and category name, mean over seeds.
+        notes: why something is not here.
+    """
+
+    intervals: dict[tuple[str, str], tuple[float, float]] = field(default_factory=dict)
+    pairs: list[Pair] = field(default_factory=list)
+    curves: dict[tuple[str, str, int], Array] = field(default_factory=dict)
+    categories: dict[tuple[str, str], dict[str, float]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Saved:
+    """A result, its detections, and the annotations they are of."""
+
+    measured: Measured
+    detections: Path
+    annotations: Path
+
+
+def analyse(
+    found: Collection,
+    *,
+    annotations: Path | None = None,
+    resamples: int = 1000,
+    seed: int = 0,
+    say: Say = print,
+) -> Analysis:
+    """Evaluate and compare the saved detections.
+
+    Rows are compared where they were tested on the same annotation file; several seeds of a row
+    are averaged within each draw of the images.
+
+    Args:
+        found: the results.
+        annotations: of the test set; None takes the file that each result names.
+        resamples: draws of the images; 0 leaves intervals and comparisons out.
+        seed: of the draws.
+        say: told what takes long.
+
+    Raises:
+        InputError: ``annotations`` or saved detections are unusable.
+    """
+    analysis = Analysis()
+    if "pycocotools" not in available():
+        analysis.notes.append("no intervals and curves: pycocotools is missing; pip install it")
+        return analysis
+    sets: dict[Path, list[_Saved]] = {}
+    for measured in found.results:
+        saved = _saved(measured, annotations, analysis.notes)
+        if saved is not None:
+            sets.setdefault(saved.annotations, []).append(saved)
+    for kind in KINDS:
+        for file, group in sets.items():
+            rows: dict[str, list[_Saved]] = {}
+            for saved in group:
+                if f"{kind}/AP" in saved.measured.result.metrics:
+                    rows.setdefault(saved.measured.row, []).append(saved)
+            for row, members in rows.items():
+                _measure(analysis, row, kind, members)
+            if resamples and rows:
+                _resample(analysis, file, kind, rows, draws=(resamples, seed), say=say)
+    return analysis
+
+
+def _saved(measured: Measured, given: Path | None, notes: list[str]) -> _Saved | None:
+    result = measured.result
+    if result.task != "detection":
+        return None
+    detections = measured.artifact(result.artifacts.get("results"))
+    if detections is None:
+        notes.append(f"{measured.folder}: no saved detections, so no intervals of {measured.row}")
+        return None
+    val = result.provenance.get("val")
+    said = val.get("annotations") if isinstance(val, dict) else None
+    file = given or (Path(said) if isinstance(said, str) else None)
+    if file is None or not file.is_file():
+        if given is not None:
+            raise InputError(f"--annotations {given}: no such file")
+        notes.append(
+            f"{measured.folder}: its annotations {said} are not here, so no intervals of "
+            f"{measured.row}; give them with --annotations"
+        )
+        return None
+    expected = result.protocol.get("val_annotations_sha256")
+    if expected is not None and sha256(file) != expected:
+        notes.append(
+            f"{file}: not the annotations that {measured.folder} was measured on (its sha256 "
+            f"differs), so no intervals of {measured.row}"
+        )
+        return None
+    return _Saved(measured, detections, file.resolve())
+
+
+def _measure(analysis: Analysis, row: str, kind: str, members: list[_Saved]) -> None:
+    """Curves and AP by category, mean over seeds; the result's own AP is checked."""
+    curves: dict[int, list[Array]] = {50: [], 75: []}
+    categories: dict[str, list[float]] = {}
+    for saved in members:
+        scores = evaluate(saved.annotations, saved.detections, (kind,))[kind]
+        for percent, place in ((50, 0), (75, 5)):
+            table = scores.precision[place, :, :, 0]
+            table = table[:, (table > -1).all(axis=0)]
+            if table.size:
+                curves[percent].append(table.mean(axis=1))
+        for name, value in scores.by_category.items():
+            categories.setdefault(name, []).append(value)
+        for name in METRICS:
+            said = saved.measured.result.metrics.get(f"{kind}/{name}")
+            again = scores.metrics.get(name)
+            if said is not None and again is not None and abs(said - again) > 1e-4:
+                analysis.notes.append(
+                    f"{saved.measured.folder}: {kind}/{name} is {said:.4f} in the result and "
+                    f"{again:.4f} by its saved detections"
+                )
+                break
+    for percent, listed in curves.items():
+        if listed:
+            analysis.curves[row, kind, percent] = np.mean(listed, axis=0)
+    analysis.categories[row, kind] = {
+        name: float(np.mean(values)) for name, values in categories.items()
+    }
+
+
+def _resample(
+    analysis: Analysis,
+    annotations: Path,
+    kind: str,
+    rows: dict[str, list[_Saved]],
+    *,
+    draws: tuple[int, int],
+    say: Say,
+) -> None:
+    """Intervals of every row, and the comparisons."""
+    samples: dict[str, dict[str, Array]] = {}
+    weights: npt.NDArray[np.int32] | None = None
+    for row, members in rows.items():
+        listed = []
+        for saved in members:
+            say(f"drawing the images again: {NAMES[kind]} AP of {saved.measured.folder}")
+            matches = match(annotations, saved.detections, kind)
+            if weights is None:
+                weights = weights_of(len(matches.images), *draws)
+            listed.append(sampled(matches, weights, MEASURES, threads=os.cpu_count() or 1))
+        samples[row] = average(listed)
+        for name, values in samples[row].items():
+            if np.isfinite(values[1:]).any():
+                analysis.intervals[row, f"{kind}/{name}"] = interval(values)
+    names = list(samples)
+    pairs = itertools.combinations(names, 2)
+    for first, second in pairs if len(names) <= ALL_PAIRS else ((names[0], n) for n in names[1:]):
+        # The later row less the earlier: baselines are usually named first.
+        compared = {m: difference(samples[second][m], samples[first][m]) for m in MEASURES}
+        analysis.pairs.append(Pair(second, first, kind, compared))
+
+
+def significance(analysis: Analysis) -> Sheet | None:
+    """The table of comparisons; None where there is none."""
+    if not analysis.pairs:
+        return None
+    rows = []
+    for pair in analysis.pairs:
+        cells = []
+        for name in MEASURES:
+            d = pair.differences[name]
+            clear = d.low > 0 or d.high < 0
+            cells.append(Cell(f"{d.value:+.2f} [{d.low:+.2f}, {d.high:+.2f}]", best=clear))
+            cells.append(Cell(f"{d.p:.3f}" if d.p >= 0.001 else "< 0.001"))
+        rows.append((f"{pair.first} less {pair.second}, {NAMES[pair.kind]}", cells))
+    count = analysis.pairs[0].differences["AP"].resamples
+    return Sheet(
+        "Differences of AP",
+        ["runs", *(text for name in MEASURES for text in (name, "p"))],
+        rows,
+        [
+            f"Paired bootstrap over test images, {count} draws: difference, its 95 % interval and "
+            "two-sided p-value; bold where the interval leaves out 0. Seeds of a row are averaged. "
+            "It says what other test images would have given with these weights, nothing about "
+            "other seeds of training; the p-values are not corrected for the number of comparisons."
+        ],
+    )
