@@ -83,11 +83,14 @@ def match(
     sides = {image["id"]: image for image in truth["images"]}
     objects = _grouped(truth["annotations"])
     found = _grouped(entries)
+    images_of: dict[int, list[int]] = {}
+    for image, number in sorted({*objects, *found}):
+        images_of.setdefault(number, []).append(image)
     categories = []
     for category in truth["categories"]:
         parts = []
         number_of_objects = np.zeros((len(SIZES), len(ids)), dtype=np.int64)
-        for image in sorted({image for image, c in (*objects, *found) if c == category["id"]}):
+        for image in images_of.get(category["id"], []):
             part = _image(
                 objects.get((image, category["id"]), []),
                 found.get((image, category["id"]), []),

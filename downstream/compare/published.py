@@ -22,12 +22,14 @@ class Benchmark(Settings):
 
     Attributes:
         title: heading of its table.
+        metric: COCO's AP of a detector, VOC07's, or something else.
         note: what one must know about it.
         protocol: as far as it is known.
         source: of the protocol.
     """
 
     title: str
+    metric: Literal["coco", "voc07", "other"]
     note: str
     protocol: DetectionProtocol
     source: str
@@ -48,6 +50,7 @@ class Row(Settings):
         source: where the numbers were read.
         confidence: the authors' own table, another's report of it, or memory.
         unknown: what no source says.
+        remarks: what sets it apart from other rows of the benchmark.
     """
 
     paper: Paper
@@ -61,6 +64,7 @@ class Row(Settings):
     source: str
     confidence: Literal["table", "second-hand", "recall"]
     unknown: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
 
     @field_validator("metrics")
     @classmethod

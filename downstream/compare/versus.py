@@ -12,8 +12,6 @@ from downstream.compare.sheets import MISSING, Cell, Sheet
 from downstream.compare.table import value_of
 
 TITLES = {"bbox": "box", "segm": "mask"}
-# Rows of which own results may stand beside: those whose metrics are a detector's.
-_DETECTION = "bbox/AP"
 
 
 @dataclass(frozen=True)
@@ -36,18 +34,20 @@ class Versus:
 def versus(found: Collection, paper: str) -> list[Versus]:
     """The published rows of ``paper``, or of ``all``.
 
-    An own row stands beside the benchmark whose protocol it shares most of, and only there.
+    An own row stands beside the benchmark whose protocol it shares most of, and only there; never
+    beside one of another metric.
     """
     published = load()
     listed = published.of(paper)
-    fitting = [
-        name for name, rows in listed.items() if any(_DETECTION in row.metrics for row in rows)
-    ]
     beside: dict[str, dict[str, DetectionProtocol]] = {name: {} for name in listed}
     for row in found.names:
         results = found.of(row, "detection")
-        if results and fitting:
-            own = protocol_of(results[0])
+        if not results:
+            continue
+        own = protocol_of(results[0])
+        metric = "voc07" if (own.data or "").startswith("voc_2007") else "coco"
+        fitting = [name for name in listed if published.benchmarks[name].metric == metric]
+        if fitting:
             name = max(fitting, key=lambda n: own.agreements(published.benchmarks[n].protocol))
             beside[name][row] = own
     return [
@@ -79,14 +79,15 @@ def _warnings(own: dict[str, DetectionProtocol], theirs: DetectionProtocol) -> l
 
 def sheet(found: Collection, compared: Versus) -> Sheet:
     """Its table: published rows, then own ones."""
-    metrics = list(dict.fromkeys(m for row in compared.published for m in row.metrics))
-    things = list(dict.fromkeys(thing for row in compared.published for thing in row.unknown))
-    letters = dict(zip(things, string.ascii_lowercase, strict=False))
+    metrics = sorted({m for row in compared.published for m in row.metrics}, key=_place)
+    unknown = list(dict.fromkeys(text for row in compared.published for text in row.unknown))
+    remarks = list(dict.fromkeys(text for row in compared.published for text in row.remarks))
+    letters = dict(zip([*unknown, *remarks], string.ascii_lowercase, strict=False))
     rows: list[tuple[str, list[Cell]]] = []
     for row in compared.published:
         cells = [Cell(_published(row, metric)) for metric in metrics]
-        unknown = " ".join(sorted(letters[thing] for thing in row.unknown)) or MISSING
-        more = [str(row.epochs or "?"), row.confidence, unknown]
+        marks = " ".join(sorted(letters[text] for text in (*row.unknown, *row.remarks)))
+        more = [str(row.epochs or "?"), row.confidence, marks or MISSING]
         rows.append((f"{row.name} ({row.paper})", [*cells, *map(Cell, more)]))
     for name in compared.own:
         values = [value_of(found, name, "detection", metric) for metric in metrics]
@@ -94,12 +95,16 @@ def sheet(found: Collection, compared: Versus) -> Sheet:
         rows.append((name, [*cells, Cell(MISSING), Cell("own"), Cell(MISSING)]))
     return Sheet(
         f"Published: {compared.benchmark.title}",
-        ["row", *map(_title, metrics), "epochs", "source", "not known"],
+        ["row", *map(_title, metrics), "epochs", "source", "notes"],
         rows,
         [
             f"{compared.benchmark.note} Protocol: {compared.benchmark.source}.",
             *(["Own runs in bold."] if compared.own else []),
-            *(["Not known: " + "; ".join(f"({a}) {t}" for t, a in letters.items())] * bool(things)),
+            *(
+                f"{heading}: {'; '.join(f'({letters[text]}) {text}' for text in texts)}."
+                for heading, texts in (("Not known", unknown), ("Remarks", remarks))
+                if texts
+            ),
         ],
         [f"protocols differ in {line}" for line in compared.warnings],
     )
@@ -110,6 +115,12 @@ def _published(row: Row, metric: str) -> str:
         return MISSING
     spread = f" ± {row.deviations[metric]:g}" if metric in row.deviations else ""
     return f"{row.metrics[metric]}{spread}"
+
+
+def _place(metric: str) -> tuple[str, int, str]:
+    """As COCO's tables stand: AP, AP50, AP75 of boxes, then of masks."""
+    kind, _, name = metric.partition("/")
+    return kind, len(name), name
 
 
 def _title(metric: str) -> str:
