@@ -77,6 +77,5 @@ def trim_curve(folder: Path, iteration: int) -> None:
                 kept.append(line + "\n")
         except (ValueError, KeyError, TypeError):
             continue
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(kept), encoding="utf-8")
-    temporary.replace(path)
+    # In place: detectron2 holds the file open and appends to it.
+    path.write_text("".join(kept), encoding="utf-8")
