@@ -173,76 +173,30 @@ def test_the_small_batch_scales_linearly() -> None:
     assert len(differences(small, full)) == 6
 
 
-SMALL = [
-    "MODEL.DEVICE",
-    "cpu",
-    "SOLVER.MAX_ITER",
-    "2",
-    "SOLVER.IMS_PER_BATCH",
-    "4",
-    "SOLVER.BASE_LR",
-    "0.001",
-    "TEST.PRECISE_BN.NUM_ITER",
-    "1",
-    "INPUT.MIN_SIZE_TRAIN",
-    "(64,)",
-    "INPUT.MIN_SIZE_TEST",
-    "64",
-    "DATALOADER.NUM_WORKERS",
-    "0",
-    "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE",
-    "8",
-    "MODEL.RPN.PRE_NMS_TOPK_TRAIN",
-    "30",
-    "MODEL.RPN.PRE_NMS_TOPK_TEST",
-    "30",
-    "MODEL.RPN.POST_NMS_TOPK_TRAIN",
-    "20",
-    "MODEL.RPN.POST_NMS_TOPK_TEST",
-    "10",
-    "TEST.DETECTIONS_PER_IMAGE",
-    "5",
-]
-THIN = {
-    "fpn": [
-        "MODEL.RESNETS.DEPTH",
-        "18",
-        "MODEL.RESNETS.RES2_OUT_CHANNELS",
-        "64",
-        "MODEL.FPN.OUT_CHANNELS",
-        "16",
-        "MODEL.ROI_BOX_HEAD.CONV_DIM",
-        "8",
-        "MODEL.ROI_BOX_HEAD.FC_DIM",
-        "16",
-        "MODEL.ROI_MASK_HEAD.CONV_DIM",
-        "8",
-        "MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION",
-        "4",
-        "MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION",
-        "4",
-    ],
-    "c4": [
-        "MODEL.RESNETS.RES2_OUT_CHANNELS",
-        "16",
-        "MODEL.RESNETS.WIDTH_PER_GROUP",
-        "4",
-        "MODEL.RESNETS.STEM_OUT_CHANNELS",
-        "8",
-        "MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION",
-        "4",
-        "MODEL.ROI_MASK_HEAD.CONV_DIM",
-        "8",
-    ],
-}
+SMALL = """
+MODEL.DEVICE cpu SOLVER.MAX_ITER 2 SOLVER.IMS_PER_BATCH 4 SOLVER.BASE_LR 0.001
+TEST.PRECISE_BN.NUM_ITER 1 INPUT.MIN_SIZE_TRAIN (64,) INPUT.MIN_SIZE_TEST 64
+DATALOADER.NUM_WORKERS 0 MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE 8 MODEL.RPN.PRE_NMS_TOPK_TRAIN 30
+MODEL.RPN.PRE_NMS_TOPK_TEST 30 MODEL.RPN.POST_NMS_TOPK_TRAIN 20 MODEL.RPN.POST_NMS_TOPK_TEST 10
+TEST.DETECTIONS_PER_IMAGE 5
+"""
+THIN_FPN = """
+MODEL.RESNETS.DEPTH 18 MODEL.RESNETS.RES2_OUT_CHANNELS 64 MODEL.FPN.OUT_CHANNELS 16
+MODEL.ROI_BOX_HEAD.CONV_DIM 8 MODEL.ROI_BOX_HEAD.FC_DIM 16 MODEL.ROI_MASK_HEAD.CONV_DIM 8
+MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION 4 MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION 4
+"""
+THIN_C4 = """
+MODEL.RESNETS.RES2_OUT_CHANNELS 16 MODEL.RESNETS.WIDTH_PER_GROUP 4 MODEL.ROI_MASK_HEAD.CONV_DIM 8
+MODEL.RESNETS.STEM_OUT_CHANNELS 8 MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION 4
+"""
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_preset_trains_and_evaluates(name: str, toy: Toy, tmp_path: Path) -> None:
     arguments = ["detect", name, "--train", *toy.arguments, "--val", *toy.arguments]
-    more = [*SMALL, *THIN["c4" if "c4" in name else "fpn"]]
+    more = [*SMALL.split(), *(THIN_C4 if "c4" in name else THIN_FPN).split()]
     if "pct" in name:
-        more += ["HCL.LABELS.PERCENT", "50"]
+        more += ["HCL.LABELS.PERCENT", "50.0"]
     assert hcl.main([*arguments, "--output", str(tmp_path / "out"), *more]) == 0
     result = read_result(tmp_path / "out")
     assert result.protocol["form"] == claimed(name)
