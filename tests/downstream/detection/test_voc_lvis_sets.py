@@ -25,6 +25,8 @@ OBJECTS = {
     "000005": [((1, 1, 64, 48), "cat", 0), ((9, 5, 24, 20), "dog", 1)],
     "000007": [((3, 3, 40, 40), "dog", 0)],
 }
+# detectron2 cannot read a list of one image.
+LATER = {"2008_000002": OBJECTS["000007"], "2008_000003": OBJECTS["000005"]}
 
 
 def write_voc(root: Path, year: int, split: str, objects: dict[str, list[Any]]) -> None:
@@ -50,7 +52,7 @@ def write_voc(root: Path, year: int, split: str, objects: dict[str, list[Any]]) 
 @pytest.fixture
 def devkit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write_voc(tmp_path / "voc", 2007, "trainval", OBJECTS)
-    write_voc(tmp_path / "voc", 2012, "trainval", {"2008_000002": OBJECTS["000007"]})
+    write_voc(tmp_path / "voc", 2012, "trainval", LATER)
     write_voc(tmp_path / "voc", 2007, "test", {"000009": OBJECTS["000005"]})
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "voc"))
     return tmp_path / "voc"
@@ -69,7 +71,7 @@ def test_voc_is_what_detectron2_reads(devkit: Path) -> None:
         for record in load_voc_instances(str(devkit / f"VOC{year}"), "trainval", CLASS_NAMES)
     ]
     assert [r["file_name"] for r in found.records] == [r["file_name"] for r in theirs]
-    assert [r["image_id"] for r in found.records] == [5, 7, 2008000002]
+    assert [r["image_id"] for r in found.records] == [5, 7, 2008000002, 2008000003]
     for mine, other in zip(found.records, theirs, strict=True):
         assert (mine["width"], mine["height"]) == (other["width"], other["height"])
         for one, two in zip(mine["annotations"], other["annotations"], strict=True):
