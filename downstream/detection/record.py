@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +12,16 @@ import torch
 
 from downstream.detection.checkpoints import Trained
 from downstream.detection.coco import CocoSet
-from downstream.detection.config import digest, norms
+from downstream.detection.config import digest
 from downstream.detection.draw import draw_detections
+from downstream.detection.forms import SYNCHRONISED
 from downstream.detection.measure import ByCategory, metric_of
 from downstream.detection.options import Options
 from downstream.detection.saved import Detection
 from downstream.detection.weights import Backbone
 from downstream.results import Result, write_result
 from pretrain.environment import machine, versions
+from pretrain.export.header import sha256
 
 
 @dataclass(frozen=True)
@@ -91,10 +93,8 @@ def _protocol(job: Job) -> dict[str, Any]:
     config = job.config
     iterations = job.trained.iterations if job.trained else config.SOLVER.MAX_ITER
     parts, batch = config.HCL.ACCUMULATE, config.SOLVER.IMS_PER_BATCH
-    together = {
-        norm: norm in ("SyncBN", "nnSyncBN", "naiveSyncBN") for norm in norms(config).values()
-    }
-    seen = batch // parts // (1 if together[config.MODEL.RESNETS.NORM] else job.world)
+    joined = config.MODEL.RESNETS.NORM in SYNCHRONISED
+    seen = batch // parts // (1 if joined else job.world)
     found: dict[str, Any] = {
         "config": job.options.config.stem,
         "config_sha256": digest(config, without=("SEED",)),
@@ -151,10 +151,8 @@ def rounded(value: float, digits: int) -> float | None:
 
 def write_truth(val: CocoSet, folder: Path) -> CocoSet:
     """The set with its annotations in COCO's format, written where there is no such file (VOC)."""
-    from dataclasses import replace
-
     if val.annotations.is_file():
         return val
     path = folder / val.annotations.name
     path.write_text(json.dumps(val.ground_truth()), encoding="utf-8")
-    return replace(val, annotations=path)
+    return replace(val, annotations=path, sha256=sha256(path))

@@ -32,7 +32,7 @@ def detect(options: Options, world: World) -> Result | None:
     Raises:
         InputError: something given is wrong; file, entry and remedy are named.
     """
-    from downstream.detection.record import write_outcome
+    from downstream.detection.record import write_outcome, write_truth
 
     say = _say if world.is_main else _silence
     job, notes, labels = _prepare(options, world)
@@ -51,8 +51,6 @@ def detect(options: Options, world: World) -> Result | None:
         outcome = _evaluate(job, say) if job.trained else _train(job, say)
         if not world.is_main:
             return None
-        from downstream.detection.record import write_truth
-
         return write_outcome(replace(job, val=write_truth(job.val, options.output)), outcome)
 
 

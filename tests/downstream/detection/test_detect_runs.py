@@ -23,7 +23,6 @@ from downstream.detection.coco import registered
 from downstream.detection.config import TRAIN, VAL, adapt, load_config
 from downstream.detection.sets import read_set
 from downstream.results import read_result
-from pretrain.errors import InputError
 
 ROOT = Path(hcl.__file__).parent
 

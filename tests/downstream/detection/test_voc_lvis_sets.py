@@ -19,6 +19,7 @@ from downstream.detection.sets import read_set
 from downstream.detection.voc_sets import VocSet, read_voc
 from downstream.results import read_result
 from pretrain.errors import InputError
+from pretrain.export.header import sha256
 
 # xmin, ymin, xmax, ymax as pixels from 1, class, difficult
 OBJECTS = {
@@ -99,7 +100,9 @@ def test_voc_end_to_end(devkit: Path, small_config: Path, tmp_path: Path) -> Non
     # The comparison knows VOC's table by this name, and reads the ground truth from it.
     (measured,) = collect([output]).results
     assert protocol_of(measured).data == "voc_2007_test"
-    truth = json.loads(Path(result.provenance["val"]["annotations"]).read_text())
+    path = Path(result.provenance["val"]["annotations"])
+    assert result.protocol["val_annotations_sha256"] == sha256(path)
+    truth = json.loads(path.read_text())
     assert [a["difficult"] for a in truth["annotations"]] == [0, 1]
 
 
