@@ -47,7 +47,9 @@ def load_config(path: Path, overrides: Sequence[str]) -> Any:
     return config
 
 
-def adapt(config: Any, train: CocoSet | None, val: CocoSet, output: Path, world: int) -> list[str]:
+def adapt(
+    config: Any, train: CocoSet | None, val: CocoSet, output: Path, world: int = 1
+) -> list[str]:
     """Set what follows from the data and the machine, and freeze the config.
 
     Args:

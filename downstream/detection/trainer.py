@@ -30,6 +30,7 @@ from downstream.detection.coco import CocoSet
 from downstream.detection.inference import Mapper, Say, evaluate_detector
 from downstream.detection.measure import ByCategory
 from downstream.detection.saved import Detection
+from pretrain.errors import InputError
 
 
 class Trainer(TrainerBase):  # type: ignore[misc]
@@ -70,10 +71,17 @@ class Trainer(TrainerBase):  # type: ignore[misc]
         self.register_hooks(self.build_hooks())
 
     def resume(self) -> None:
-        """Go on from the last checkpoint, with other images than those seen so far."""
+        """Go on from the last checkpoint, with other images than those seen so far.
+
+        Raises:
+            InputError: the checkpoint is gone.
+        """
         path = Path(self.cfg.OUTPUT_DIR) / TAG
         name = path.read_text(encoding="ascii").strip()
-        self.checkpointer.load(str(path.with_name(name)))
+        file = path.with_name(name)
+        if not name or not file.is_file():
+            raise InputError(f"{path}: names no checkpoint; start anew with --overwrite")
+        self.checkpointer.load(str(file))
         self.start_iter = self.iter + 1
         seed_all_rng(self.cfg.SEED + comm.get_rank() + 7919 * self.start_iter)
 

@@ -111,12 +111,22 @@ def check(
         for value in model.state_dict().values():
             value.zero_()
         assert load_backbone(weights, model) == 318
-        assert check_forward(weights, model, config) <= TOLERANCE
         found = detector_features(model, images, "RGB")
         assert set(found) == (set(LAYERS) if kind == "fpn" else {"layer3", "layer4"})
         for layer, features in found.items():
             scale = expected[layer].abs().max()
             assert (features - expected[layer]).abs().max() <= TOLERANCE * scale
+
+
+def test_both_detectors_pass_the_commands_own_check(
+    exported: Callable[[str], Path], detectors: dict[str, tuple[nn.Module, Any]]
+) -> None:
+    weights = read_backbone(exported("resnet50"))
+    for model, config in detectors.values():
+        model.train()
+        load_backbone(weights, model)
+        assert check_forward(weights, model, config) <= TOLERANCE
+        assert model.training
 
 
 def test_timm(source: nn.Module, detectors: dict[str, Any], tmp_path: Path) -> None:

@@ -124,6 +124,10 @@ def test_resuming_goes_on(
     assert "unfinished transfer; go on with --resume" in capsys.readouterr().err
     assert hcl.main(command(small_config, toy, output, *more, "--resume", "SEED", "9")) == 2
     assert "of another config" in capsys.readouterr().err
+    kept = (output / "model_0000001.pth").rename(tmp_path / "kept.pth")
+    assert hcl.main(command(small_config, toy, output, *more, "--resume")) == 2
+    assert "names no checkpoint" in capsys.readouterr().err
+    kept.rename(output / "model_0000001.pth")
     run(small_config, toy, output, *more, "--resume")
     assert "going on after iteration 2" in capsys.readouterr().out
     lines = (output / "metrics.json").read_text().splitlines()

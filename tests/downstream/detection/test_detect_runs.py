@@ -110,8 +110,8 @@ def test_evaluation_only(
 def test_a_kill_and_resuming(small_config: Path, toy: Toy, tmp_path: Path) -> None:
     """SIGKILL in the middle; then the rest is trained, and each iteration is logged once."""
     output = tmp_path / "out"
-    arguments = command(small_config, toy, output, "SOLVER.MAX_ITER", "40")
-    arguments += ["SOLVER.CHECKPOINT_PERIOD", "3", "SOLVER.STEPS", "[30]"]
+    arguments = command(small_config, toy, output, "SOLVER.MAX_ITER", "24")
+    arguments += ["SOLVER.CHECKPOINT_PERIOD", "3", "SOLVER.STEPS", "[20]"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     with subprocess.Popen(
         [sys.executable, str(ROOT / "hcl.py"), *arguments],
@@ -127,13 +127,13 @@ def test_a_kill_and_resuming(small_config: Path, toy: Toy, tmp_path: Path) -> No
     assert process.returncode == -signal.SIGKILL, "it was over before the kill"
     assert not (output / "result.json").exists()
     with (output / "metrics.json").open("a") as file:
-        file.write('{"iteration": 39, "total_loss"')  # a line that the kill has cut
+        file.write('{"iteration": 23, "total_loss"')  # a line that the kill has cut
     assert hcl.main([*arguments, "--resume"]) == 0
-    assert read_result(output).protocol["iterations"] == 40
+    assert read_result(output).protocol["iterations"] == 24
     lines = [json.loads(line) for line in (output / "metrics.json").read_text().splitlines()]
     done = [line["iteration"] for line in lines if "total_loss" in line]
     assert done == sorted(set(done))
-    assert done[-1] == 39
+    assert done[-1] == 23
     assert not list(output.glob("*.tmp"))
 
 
