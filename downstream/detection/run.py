@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from downstream.detection import compat
 from downstream.detection.coco import CocoSet, registered
@@ -19,6 +19,13 @@ from downstream.detection.options import Options
 from downstream.results import FILE_NAME, Result, read_result
 from pretrain.distributed import World
 from pretrain.errors import InputError
+
+if TYPE_CHECKING:
+    from downstream.detection.checkpoints import Trained
+    from downstream.detection.record import Job, Outcome
+    from downstream.detection.weights import Backbone
+
+T = TypeVar("T")
 
 
 def detect(options: Options, world: World) -> Result | None:
@@ -48,13 +55,13 @@ def detect(options: Options, world: World) -> Result | None:
     log = "log.txt" if world.is_main else f"log_rank{world.rank}.txt"
     sets = {VAL: job.val} | ({TRAIN: job.train} if job.train else {})
     with compat.logs_in(options.output / log), registered(**sets):
-        outcome = _evaluate(job, say) if job.trained else _train(job, say)
+        outcome = _evaluate(job, job.trained, say) if job.trained else _train(job, say)
         if not world.is_main:
             return None
         return write_outcome(replace(job, val=write_truth(job.val, options.output)), outcome)
 
 
-def _prepare(options: Options, world: World) -> tuple[Any, list[str], str | None]:
+def _prepare(options: Options, world: World) -> tuple[Job, list[str], str | None]:
     """The job, remarks on it, and the annotations of a labelled part that are to be written."""
     version = compat.require()
     from downstream.detection.checkpoints import read_trained
@@ -97,7 +104,7 @@ def _prepare(options: Options, world: World) -> tuple[Any, list[str], str | None
     return job, notes, labels
 
 
-def _backbone(options: Options, config: Any) -> Any:
+def _backbone(options: Options, config: Any) -> Backbone | None:
     from downstream.detection.weights import read_backbone
 
     given = options.weights or config.MODEL.WEIGHTS
@@ -127,7 +134,7 @@ def _training_set(options: Options, config: Any) -> tuple[CocoSet, str | None, l
     return train, text, [f"labels of {len(train.records)} images: {how}"]
 
 
-def _open_folder(job: Any, labels: str | None) -> None:
+def _open_folder(job: Job, labels: str | None) -> None:
     options = job.options
     make_room(options.output, job.fingerprint, resume=options.resume, overwrite=options.overwrite)
     (options.output / "config.yaml").write_text(as_yaml(job.config), encoding="utf-8")
@@ -135,7 +142,7 @@ def _open_folder(job: Any, labels: str | None) -> None:
         (options.output / LABELS).write_text(labels, encoding="utf-8")
 
 
-def _train(job: Any, say: Callable[[str], None]) -> Any:
+def _train(job: Job, say: Callable[[str], None]) -> Outcome:
     """Train and evaluate."""
     from detectron2.utils import comm
     from detectron2.utils.env import seed_all_rng
@@ -178,7 +185,7 @@ def _train(job: Any, say: Callable[[str], None]) -> Any:
     return Outcome(trainer.detections, trainer.metrics, trainer.by_category, seconds)
 
 
-def _evaluate(job: Any, say: Callable[[str], None]) -> Any:
+def _evaluate(job: Job, trained: Trained, say: Callable[[str], None]) -> Outcome:
     """Evaluate a trained detector."""
     from detectron2.modeling import build_model
 
@@ -186,14 +193,14 @@ def _evaluate(job: Any, say: Callable[[str], None]) -> Any:
     from downstream.detection.record import Outcome, rounded
 
     detector = _build(lambda: build_model(job.config))
-    count = job.trained.load(detector)
-    say(f"detector: {count} tensors of {job.trained.path.name} loaded, none left over")
+    count = trained.load(detector)
+    say(f"detector: {count} tensors of {trained.path.name} loaded, none left over")
     found = evaluate_detector(job.config, detector, job.val, say)
     seconds = {"evaluation": rounded(found.seconds, 2)}
     return Outcome(found.detections, found.metrics, found.by_category, seconds)
 
 
-def _build(make: Callable[[], Any]) -> Any:
+def _build(make: Callable[[], T]) -> T:
     try:
         return make()
     except InputError:
@@ -205,7 +212,7 @@ def _build(make: Callable[[], Any]) -> Any:
         raise InputError(f"detectron2 cannot build this config: {reason} (see log.txt)") from None
 
 
-def _name(weights: Any, trained: Any) -> str:
+def _name(weights: Backbone | None, trained: Trained | None) -> str:
     if trained is None:
         return str(weights.name) if weights else "random"
     beside = trained.path.parent / FILE_NAME

@@ -57,7 +57,9 @@ def moco(state: State) -> Any:
         for name in ("fc.0.weight", "fc.0.bias", "fc.2.weight", "fc.2.bias"):
             renamed[f"module.encoder_{part}.{name}"] = torch.zeros(3)
     renamed["module.encoder_k.conv1.weight"] = torch.zeros(64, 3, 7, 7)
-    renamed |= {"module.queue": torch.zeros(2), "module.queue_ptr": torch.zeros(1)}
+    # HCL's official code has three queues of such names.
+    queues = ("module.queue", "module.queue_ptr", "module.queue_hyp_p", "module.queue_ptr_c")
+    renamed |= {name: torch.zeros(1) for name in queues}
     return {"epoch": 199, "arch": "resnet50", "state_dict": renamed, "optimizer": {}}
 
 
