@@ -6,44 +6,18 @@ import argparse
 from pathlib import Path
 
 from downstream.results import FILE_NAME, Result
+from pretrain.errors import InputError
 
 
 def main(argv: list[str]) -> int:
     """Run the command; user errors are raised as ``InputError``."""
-    parser = argparse.ArgumentParser(
-        prog="hcl detect",
-        description="Fine-tune a detectron2 detector from pretrained weights and measure COCO "
-        "average precision of boxes and masks.",
-        epilog="KEY VALUE pairs override the config: hcl detect quickstart_r18_fpn --weights "
-        "w.pth --train a.json images --val b.json images --output out SOLVER.MAX_ITER 50",
-    )
-    parser.add_argument("config", metavar="CONFIG", help="preset name or native detectron2 YAML")
-    parser.add_argument(
-        "--weights",
-        type=Path,
-        metavar="FILE",
-        help="from `hcl export --to detectron2` (default: random initialisation)",
-    )
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="result folder")
-    for split in ("train", "val"):
-        parser.add_argument(
-            f"--{split}",
-            type=Path,
-            nargs=2,
-            metavar=("ANNOTATIONS", "IMAGES"),
-            help="COCO instances file and image folder (default: the config's DATASETS)",
-        )
-    parser.add_argument(
-        "--name", metavar="ROW", help="row of the table (default: the pretraining run's name)"
-    )
-    parser.add_argument("--overwrite", action="store_true", help="replace the folder's result")
-    parser.add_argument(
-        "--resume", action="store_true", help="go on from the folder's last checkpoint"
-    )
-    parser.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="config overrides")
+    parser = _parser()
     arguments = parser.parse_intermixed_args(argv)
+    if arguments.num_gpus < 1:
+        raise InputError(f"--num-gpus {arguments.num_gpus}: at least 1")
 
-    from downstream.detection.run import Options, detect
+    from downstream.detection.options import Options
+    from downstream.detection.seeds import run_all, summary
     from pretrain.presets import find_config
 
     options = Options(
@@ -52,25 +26,104 @@ def main(argv: list[str]) -> int:
         weights=arguments.weights,
         train=tuple(arguments.train) if arguments.train else None,
         val=tuple(arguments.val) if arguments.val else None,
+        labels=arguments.labels,
         name=arguments.name,
+        form=arguments.form,
         overrides=tuple(arguments.overrides),
         overwrite=arguments.overwrite,
         resume=arguments.resume,
+        eval_only=arguments.eval_only,
         command=("hcl", "detect", *argv),
     )
-    result = detect(options)
-    print(table(result))
-    print(arguments.output / FILE_NAME)
+    results = run_all(options, arguments.seeds, arguments.num_gpus)
+    for result in results:
+        if arguments.seeds:
+            print(f"seed {result.provenance['seed']}")
+        print(table(result))
+    if arguments.seeds and results:
+        print(summary(arguments.output))
+        print(arguments.output)
+    elif results:
+        print(arguments.output / FILE_NAME)
     return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="hcl detect",
+        description="Fine-tune a detectron2 detector from pretrained weights and measure average "
+        "precision of boxes and masks: COCO's, LVIS's or PASCAL VOC's.",
+        epilog="KEY VALUE pairs override the config: hcl detect quickstart_r18_fpn --weights "
+        "w.pth --train a.json images --val b.json images --output out SOLVER.MAX_ITER 50",
+    )
+    add = parser.add_argument
+    add("config", metavar="CONFIG", help="preset name or native detectron2 YAML")
+    add(
+        "--weights",
+        type=Path,
+        metavar="FILE",
+        help="a ResNet: export, run folder or checkpoint of `hcl`, or a checkpoint of torchvision, "
+        "timm, MoCo, DenseCL or ORL (default: random initialisation)",
+    )
+    add("--output", type=Path, required=True, metavar="DIR", help="result folder")
+    for split in ("train", "val"):
+        add(
+            f"--{split}",
+            type=Path,
+            nargs=2,
+            metavar=("ANNOTATIONS", "IMAGES"),
+            help="COCO or LVIS annotations and image folder (default: the config's DATASETS, under "
+            "the folder in DETECTRON2_DATASETS)",
+        )
+    add(
+        "--labels",
+        type=Path,
+        metavar="LIST",
+        help="training images that keep their labels: ids or file names, or a COCO file with them "
+        "(default: HCL.LABELS of the config)",
+    )
+    add("--name", metavar="ROW", help="row of the table (default: the pretraining run's name)")
+    add(
+        "--form",
+        choices=("ssl", "stock", "free"),
+        help="protocol that the config must keep; free asks for nothing (default: what the "
+        "config's name ends in)",
+    )
+    add(
+        "--seeds",
+        type=int,
+        nargs="+",
+        default=[],
+        metavar="N",
+        help="train once a seed, each in DIR/seedN, and show mean and standard deviation",
+    )
+    add(
+        "--num-gpus",
+        type=int,
+        default=1,
+        metavar="N",
+        help="processes on this machine, one a GPU; over several machines use torchrun or srun",
+    )
+    add("--overwrite", action="store_true", help="replace the folder's result")
+    add("--resume", action="store_true", help="go on from the folder's last checkpoint")
+    add(
+        "--eval-only",
+        type=Path,
+        metavar="MODEL",
+        help="measure this trained detector (model_*.pth, or its result folder); train nothing",
+    )
+    add("overrides", nargs="*", metavar="KEY VALUE", help="config overrides")
+    return parser
 
 
 def table(result: Result) -> str:
     """Average precision in percent, a row for boxes and one for masks."""
-    from downstream.detection.evaluate import METRICS
-
-    lines = [f"{'':6}" + "".join(f"{name:>8}" for name in METRICS)]
+    found = list(dict.fromkeys(key.partition("/")[2] for key in result.metrics))
+    order = ["AP", "AP50", "AP75", "APs", "APm", "APl"]
+    names = order if set(found) <= set(order) and "APs" in found else found
+    lines = [f"{'':6}" + "".join(f"{name:>8}" for name in names)]
     for kind in ("bbox", "segm"):
-        values = [result.metrics.get(f"{kind}/{name}") for name in METRICS]
+        values = [result.metrics.get(f"{kind}/{name}") for name in names]
         if any(value is not None for value in values):
             cells = ["-" if value is None else f"{value:.2f}" for value in values]
             lines.append(f"{kind:6}" + "".join(f"{cell:>8}" for cell in cells))

@@ -89,14 +89,31 @@ def read_coco(annotations: Path, images: Path) -> CocoSet:
     Raises:
         InputError: naming file, entry and remedy.
     """
+    return from_content(load_instances(annotations), annotations, images)
+
+
+def load_instances(annotations: Path) -> Any:
+    """The content of an annotation file.
+
+    Raises:
+        InputError: it is missing or not JSON.
+    """
     if not annotations.is_file():
         raise InputError(f"{annotations}: no such annotation file")
-    if not images.is_dir():
-        raise InputError(f"{images}: no such folder of images")
     try:
-        content = json.loads(annotations.read_text(encoding="utf-8"))
+        return json.loads(annotations.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{annotations}: not JSON: {error}") from None
+
+
+def from_content(content: Any, annotations: Path, images: Path) -> CocoSet:
+    """Check the content of a COCO instances file and the presence of its images.
+
+    Raises:
+        InputError: naming file, entry and remedy.
+    """
+    if not images.is_dir():
+        raise InputError(f"{images}: no such folder of images")
     keys = ("images", "annotations", "categories")
     if not isinstance(content, dict) or not all(isinstance(content.get(k), list) for k in keys):
         raise InputError(f"{annotations}: not a COCO instances file: it needs lists {keys}")

@@ -11,6 +11,8 @@ import logging
 from collections.abc import Iterator
 from pathlib import Path
 
+from torch import nn
+
 from pretrain.errors import InputError
 
 # torch.fx: fvcore compiles its losses when imported, and new releases of torch remark on it.
@@ -41,6 +43,22 @@ def check_amp(device: str, enabled: bool) -> None:
     """
     if enabled and not device.startswith("cuda"):
         raise InputError(f"SOLVER.AMP.ENABLED needs a CUDA device, not '{device}'; set it to False")
+
+
+def distributed(model: nn.Module) -> nn.Module:
+    """The model for several processes, or itself where there is one.
+
+    detectron2's own ``create_ddp_model`` names devices, which torch refuses on the CPU.
+    """
+    from detectron2.utils import comm
+
+    if comm.get_world_size() == 1:
+        return model
+    device = next(model.parameters()).device
+    devices = [device.index] if device.type == "cuda" else None
+    return nn.parallel.DistributedDataParallel(
+        model, device_ids=devices, broadcast_buffers=False, find_unused_parameters=False
+    )
 
 
 @contextlib.contextmanager

@@ -24,15 +24,20 @@ CIRCUMSTANCES = ("OUTPUT_DIR", "MODEL.WEIGHTS", "MODEL.DEVICE", "DATALOADER.NUM_
 def load_config(path: Path, overrides: Sequence[str]) -> Any:
     """Merge a YAML file and ``KEY VALUE`` pairs into detectron2's defaults.
 
-    ``MODEL.DEVICE`` is ``auto`` unless something sets it. YAML is loaded safely.
+    ``MODEL.DEVICE`` is ``auto`` unless something sets it. YAML is loaded safely. Keys under
+    ``HCL`` are this project's:
+
+    - ``ACCUMULATE``: parts of a step, each IMS_PER_BATCH / ACCUMULATE images;
+    - ``LABELS.PERCENT``: of the training images, chosen by ``LABELS.SEED``.
 
     Raises:
         InputError: unreadable file, unknown key, wrong type, or a key without a value.
     """
-    from detectron2.config import get_cfg
+    from detectron2.config import CfgNode, get_cfg
 
     config = get_cfg()
     config.MODEL.DEVICE = "auto"
+    config.HCL = CfgNode({"ACCUMULATE": 1, "LABELS": {"PERCENT": 100.0, "SEED": 0}})
     if len(overrides) % 2:
         raise InputError(f"overrides are pairs KEY VALUE; '{overrides[-1]}' stands alone")
     _merge(config, str(path), lambda: config.merge_from_file(str(path), allow_unsafe=False))
@@ -42,8 +47,17 @@ def load_config(path: Path, overrides: Sequence[str]) -> Any:
     return config
 
 
-def adapt(config: Any, train: CocoSet, val: CocoSet, output: Path) -> list[str]:
+def adapt(
+    config: Any, train: CocoSet | None, val: CocoSet, output: Path, world: int = 1
+) -> list[str]:
     """Set what follows from the data and the machine, and freeze the config.
+
+    Args:
+        config: changed in place.
+        train: None where nothing is trained.
+        val: test set.
+        output: result folder.
+        world: number of processes.
 
     Returns:
         A sentence for each thing set otherwise than the config said.
@@ -52,22 +66,62 @@ def adapt(config: Any, train: CocoSet, val: CocoSet, output: Path) -> list[str]:
         InputError: config, data and machine do not go together.
     """
     said = []
+    classes = len(val.category_ids)
+    for head in (config.MODEL.ROI_HEADS, config.MODEL.RETINANET):
+        head.NUM_CLASSES = classes
+    said.append(f"{classes} categories, from {(train or val).annotations.name}")
+    if config.MODEL.KEYPOINT_ON or config.MODEL.LOAD_PROPOSALS:
+        raise InputError("keypoints and precomputed proposals are not part of this transfer")
+    if config.MODEL.MASK_ON:
+        val.require_masks()
+    if train is not None:
+        said += _adapt_training(config, train, val)
+    if config.SEED < 0:
+        config.SEED = 0
+        said.append("no SEED in the config: SEED is 0")
+    said += _set_device(config)
+    check_amp(config.MODEL.DEVICE, config.SOLVER.AMP.ENABLED)
+    if train is not None:
+        _check_parts(config, world)
+    config.DATASETS.TRAIN, config.DATASETS.TEST = (TRAIN,), (VAL,)
+    config.OUTPUT_DIR = str(output)
+    config.freeze()
+    return said
+
+
+def norms(config: Any) -> dict[str, str]:
+    """The norm of every part of the detector that has one: keys of the config and its values."""
+    model = config.MODEL
+    found = {"MODEL.RESNETS.NORM": model.RESNETS.NORM}
+    if "fpn" in model.BACKBONE.NAME:
+        found["MODEL.FPN.NORM"] = model.FPN.NORM
+        found["MODEL.ROI_BOX_HEAD.NORM"] = model.ROI_BOX_HEAD.NORM
+        if model.MASK_ON:
+            found["MODEL.ROI_MASK_HEAD.NORM"] = model.ROI_MASK_HEAD.NORM
+    return found
+
+
+def as_yaml(config: Any) -> str:
+    """The config for plain detectron2: without ``HCL`` where that says nothing."""
+    text: str = config.dump()
+    content = yaml.safe_load(text)
+    own = content.pop("HCL")
+    if own["ACCUMULATE"] == 1 and own["LABELS"]["PERCENT"] == 100:
+        return str(yaml.safe_dump(content))
+    return text
+
+
+def _adapt_training(config: Any, train: CocoSet, val: CocoSet) -> list[str]:
+    said = []
     if (train.category_ids, train.category_names) != (val.category_ids, val.category_names):
         raise InputError(
             f"{val.annotations}: its categories are not those of {train.annotations}; "
             "both must list the same ids and names"
         )
-    classes = len(train.category_ids)
-    for head in (config.MODEL.ROI_HEADS, config.MODEL.RETINANET):
-        head.NUM_CLASSES = classes
-    said.append(f"{classes} categories, from {train.annotations.name}")
-    if config.MODEL.KEYPOINT_ON or config.MODEL.LOAD_PROPOSALS:
-        raise InputError("keypoints and precomputed proposals are not part of this transfer")
     if not any(True for _ in train.objects()):
         raise InputError(f"{train.annotations}: no object to train on (crowds do not count)")
     if config.MODEL.MASK_ON:
         train.require_masks()
-        val.require_masks()
         if config.INPUT.MASK_FORMAT == "polygon" and train.uses_rle():
             config.INPUT.MASK_FORMAT = "bitmask"
             said.append("masks are run-length coded: INPUT.MASK_FORMAT is bitmask")
@@ -76,15 +130,22 @@ def adapt(config: Any, train: CocoSet, val: CocoSet, output: Path) -> list[str]:
     if stepwise and steps != tuple(config.SOLVER.STEPS):
         config.SOLVER.STEPS = steps
         said.append(f"SOLVER.STEPS is {steps}: the others lie beyond MAX_ITER")
-    if config.SEED < 0:
-        config.SEED = 0
-        said.append("no SEED in the config: SEED is 0")
-    said += _set_device(config)
-    check_amp(config.MODEL.DEVICE, config.SOLVER.AMP.ENABLED)
-    config.DATASETS.TRAIN, config.DATASETS.TEST = (TRAIN,), (VAL,)
-    config.OUTPUT_DIR = str(output)
-    config.freeze()
     return said
+
+
+def _check_parts(config: Any, world: int) -> None:
+    parts, batch = config.HCL.ACCUMULATE, config.SOLVER.IMS_PER_BATCH
+    if parts < 1 or batch % (parts * world):
+        raise InputError(
+            f"SOLVER.IMS_PER_BATCH is {batch}: it must be a multiple of HCL.ACCUMULATE ({parts}) "
+            f"times the processes ({world})"
+        )
+    synchronised = [k for k, norm in norms(config).items() if norm in ("SyncBN", "nnSyncBN")]
+    if world > 1 and synchronised and not str(config.MODEL.DEVICE).startswith("cuda"):
+        raise InputError(
+            f"{synchronised[0]} is SyncBN, which torch has on CUDA alone where there are several "
+            "processes; on the CPU set it to naiveSyncBN, or use one process"
+        )
 
 
 def digest(config: Any, without: Sequence[str] = ()) -> str:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
 from downstream.results import FILE_NAME, Result, read_result
 from pretrain.errors import InputError
 
-FILES = (FILE_NAME, "metrics.json", "log.txt", "last_checkpoint", "detections.json")
+LABELS = "labels.json"
+FILES = (FILE_NAME, "metrics.json", "log.txt", "last_checkpoint", "detections.json", LABELS)
 
 
 def finished(folder: Path, fingerprint: str) -> Result | None:
@@ -52,7 +54,7 @@ def make_room(folder: Path, fingerprint: str, *, resume: bool, overwrite: bool) 
         )
     # detectron2 appends to its curve, and reads whatever checkpoint is marked as the last.
     old = [folder / name for name in (*FILES, "detections") if (folder / name).exists()]
-    old += folder.glob("model_*.pth")
+    old += folder.glob("model_*.pth*")
     if old and not mark.is_file():
         raise InputError(
             f"{old[0]}: in the way and not of a detection transfer; choose another --output"
@@ -61,3 +63,19 @@ def make_room(folder: Path, fingerprint: str, *, resume: bool, overwrite: bool) 
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     folder.mkdir(parents=True, exist_ok=True)
     mark.write_text(fingerprint + "\n", encoding="ascii")
+
+
+def trim_curve(folder: Path, iteration: int) -> None:
+    """Remove from the loss curve what will be run again, and a line that a kill has cut."""
+    path = folder / "metrics.json"
+    if not path.is_file():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            if json.loads(line)["iteration"] < iteration:
+                kept.append(line + "\n")
+        except (ValueError, KeyError, TypeError):
+            continue
+    # In place: detectron2 holds the file open and appends to it.
+    path.write_text("".join(kept), encoding="utf-8")

@@ -3,160 +3,167 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
-import math
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from downstream.detection import compat
-from downstream.detection.coco import CocoSet, builtin_paths, read_coco, registered
-from downstream.detection.config import TRAIN, VAL, adapt, digest, load_config
-from downstream.detection.folder import finished, make_room
-from downstream.results import Result, write_result
-from pretrain.environment import machine, versions
+from downstream.detection.coco import CocoSet, registered
+from downstream.detection.config import TRAIN, VAL, adapt, as_yaml, digest, load_config
+from downstream.detection.folder import LABELS, finished, make_room, trim_curve
+from downstream.detection.launch import agreed
+from downstream.detection.options import Options
+from downstream.results import FILE_NAME, Result, read_result
+from pretrain.distributed import World
 from pretrain.errors import InputError
-from pretrain.export.header import DetectionWeights, read_detectron2
+
+if TYPE_CHECKING:
+    from downstream.detection.checkpoints import Trained
+    from downstream.detection.record import Job, Outcome
+    from downstream.detection.weights import Backbone
+
+T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class Options:
-    """What ``hcl detect`` was asked for.
+def detect(options: Options, world: World) -> Result | None:
+    """Fine-tune a detector, unless a trained one is given, and measure its average precision.
 
-    Attributes:
-        config: detectron2's YAML file.
-        output: the result's folder.
-        weights: file written by ``hcl export --to detectron2``; None takes MODEL.WEIGHTS of the
-            config, and random initialisation where that is empty.
-        train: annotations and images; None takes the config's DATASETS.
-        val: likewise.
-        name: row of the table; None takes the pretraining run's name.
-        overrides: KEY VALUE KEY VALUE ...
-        overwrite: replace what the folder holds.
-        resume: go on with the folder's unfinished transfer, which must be this very one.
-        command: for the record.
-    """
+    All processes of the group call it.
 
-    config: Path
-    output: Path
-    weights: Path | None = None
-    train: tuple[Path, Path] | None = None
-    val: tuple[Path, Path] | None = None
-    name: str | None = None
-    overrides: Sequence[str] = ()
-    overwrite: bool = False
-    resume: bool = False
-    command: Sequence[str] = ()
-
-
-def say(line: str) -> None:
-    """One line on the console, at once."""
-    print(line, flush=True)
-
-
-def detect(options: Options) -> Result:
-    """Fine-tune a detector and measure its average precision.
+    Returns:
+        The result; None where this is not the main process.
 
     Raises:
         InputError: something given is wrong; file, entry and remedy are named.
     """
-    version = compat.require()
-    config = load_config(options.config, options.overrides)
-    weights = _weights(options, config)
-    train = read_coco(*(options.train or _from_config(config, "TRAIN")))
-    val = read_coco(*(options.val or _from_config(config, "TEST")))
-    notes = adapt(config, train, val, options.output)
-    name = options.name or (weights.header.provenance.run if weights else "random")
-    fingerprint = _fingerprint(
-        name, digest(config), weights.sha256 if weights else "", train.sha256, val.sha256
-    )
-    found = None if options.overwrite else finished(options.output, fingerprint)
+    from downstream.detection.record import write_outcome, write_truth
+
+    say = _say if world.is_main else _silence
+    job, notes, labels = _prepare(options, world)
+    found = None if options.overwrite else agreed(lambda: finished(options.output, job.fingerprint))
     if found is not None:
         say(f"{options.output}: already there for this config, weights and data; nothing to do")
-        return found
-    make_room(options.output, fingerprint, resume=options.resume, overwrite=options.overwrite)
-    say(f"{name}: {options.config.stem}, {config.SOLVER.MAX_ITER} iterations, detectron2 {version}")
+        return found if world.is_main else None
+    agreed(lambda: _open_folder(job, labels))
+    what = "evaluation only" if job.trained else f"{job.config.SOLVER.MAX_ITER} iterations"
+    say(f"{job.name}: {options.config.stem}, {what}, detectron2 {job.version}")
     for note in notes:
         say(note)
-    (options.output / "config.yaml").write_text(config.dump(), encoding="utf-8")
-    with compat.logs_in(options.output / "log.txt"), registered(**{TRAIN: train, VAL: val}):
-        trainer, seconds = _train(config, val, weights, options.resume)
-        # Written first: the detections outlive a fault in drawing.
-        (options.output / "detections.json").write_text(json.dumps(trainer.detections) + "\n")
-        from downstream.detection.draw import draw_detections
+    log = "log.txt" if world.is_main else f"log_rank{world.rank}.txt"
+    sets = {VAL: job.val} | ({TRAIN: job.train} if job.train else {})
+    with compat.logs_in(options.output / log), registered(**sets):
+        outcome = _evaluate(job, job.trained, say) if job.trained else _train(job, say)
+        if not world.is_main:
+            return None
+        return write_outcome(replace(job, val=write_truth(job.val, options.output)), outcome)
 
-        pictures = draw_detections(val, trainer.detections, options.output / "detections")
-    result = Result(
-        task="detection",
-        run=name,
-        metrics=trainer.metrics,
-        protocol={
-            "config": options.config.stem,
-            "config_sha256": digest(config, without=("SEED",)),
-            "iterations": config.SOLVER.MAX_ITER,
-            "images_per_batch": config.SOLVER.IMS_PER_BATCH,
-            "base_lr": config.SOLVER.BASE_LR,
-            "backbone_norm": config.MODEL.RESNETS.NORM,
-            "freeze_at": config.MODEL.BACKBONE.FREEZE_AT,
-            "train_annotations_sha256": train.sha256,
-            "val_annotations_sha256": val.sha256,
-        },
-        provenance={
-            "fingerprint": fingerprint,
-            "command": list(options.command),
-            "seed": config.SEED,
-            "weights": _origin(weights),
-            "train": {"annotations": str(train.annotations), "images": len(train.records)},
-            "val": {"annotations": str(val.annotations), "images": len(val.records)},
-            "versions": {**versions(), "detectron2": version},
-            "machine": machine(torch.device(config.MODEL.DEVICE)),
-            "seconds": {
-                "train": round(seconds - trainer.evaluation_seconds, 2),
-                "evaluation": round(trainer.evaluation_seconds, 2),
-                "iteration": _rounded(trainer.training_seconds),
-            },
-        },
-        artifacts={
-            "detections": [str(path.relative_to(options.output)) for path in pictures],
-            "results": "detections.json",
-            "curve": "metrics.json",
-            "by_category": trainer.by_category,
-        },
+
+def _prepare(options: Options, world: World) -> tuple[Job, list[str], str | None]:
+    """The job, remarks on it, and the annotations of a labelled part that are to be written."""
+    version = compat.require()
+    from downstream.detection.checkpoints import read_trained
+    from downstream.detection.forms import check_form, claimed, warnings
+    from downstream.detection.heads import register
+    from downstream.detection.record import Job
+    from downstream.detection.sets import read_set, resolve
+    from downstream.detection.strict import check_config, check_tensors
+
+    register()
+    config = load_config(options.config, options.overrides)
+    trained = read_trained(options.eval_only) if options.eval_only else None
+    weights = None if trained else _backbone(options, config)
+    if weights is not None:
+        check_tensors(weights)
+        check_config(weights, config)
+    form = options.form or claimed(options.config.stem)
+    check_form(config, form)
+    tests = tuple(config.DATASETS.TEST)
+    val = read_set(resolve(options.val, tests, "--val"), () if options.val else tests)
+    train, labels, said = (None, None, []) if trained else _training_set(options, config)
+    notes = [*(weights.notes if weights else ()), *warnings(config), *said]
+    notes += adapt(config, train, val, options.output, world.size)
+    name = options.name or _name(weights, trained)
+    sources = [part.sha256 if part else "" for part in (weights, trained, train, val)]
+    fingerprint = _fingerprint(name, digest(config), form, *sources)
+    job = Job(
+        options=options,
+        config=config,
+        form=form,
+        train=train,
+        val=val,
+        weights=weights,
+        trained=trained,
+        name=name,
+        world=world.size,
+        version=version,
+        fingerprint=fingerprint,
     )
-    write_result(result, options.output)
-    return result
+    return job, notes, labels
 
 
-def _train(
-    config: Any, val: CocoSet, weights: DetectionWeights | None, resume: bool
-) -> tuple[Any, float]:
-    """Train and evaluate; returns the trainer and the seconds it took."""
+def _backbone(options: Options, config: Any) -> Backbone | None:
+    from downstream.detection.weights import read_backbone
+
+    given = options.weights or config.MODEL.WEIGHTS
+    if "://" in str(given):
+        raise InputError(f"{given}: nothing is downloaded; give a file to --weights")
+    # Loaded by name here, not by detectron2's heuristics.
+    config.MODEL.WEIGHTS = ""
+    return read_backbone(Path(given)) if given else None
+
+
+def _training_set(options: Options, config: Any) -> tuple[CocoSet, str | None, list[str]]:
+    from downstream.detection.sets import read_labelled, read_set, resolve
+
+    names = tuple(config.DATASETS.TRAIN)
+    paths = resolve(options.train, names, "--train")
+    wanted = config.HCL.LABELS
+    if options.labels is None and wanted.PERCENT == 100:
+        return read_set(paths, () if options.train else names), None, []
+    train, text = read_labelled(
+        paths,
+        percent=wanted.PERCENT,
+        seed=wanted.SEED,
+        chosen=options.labels,
+        target=options.output / LABELS,
+    )
+    how = options.labels or f"{wanted.PERCENT:g} % by HCL.LABELS.SEED {wanted.SEED}"
+    return train, text, [f"labels of {len(train.records)} images: {how}"]
+
+
+def _open_folder(job: Job, labels: str | None) -> None:
+    options = job.options
+    make_room(options.output, job.fingerprint, resume=options.resume, overwrite=options.overwrite)
+    (options.output / "config.yaml").write_text(as_yaml(job.config), encoding="utf-8")
+    if labels is not None:
+        (options.output / LABELS).write_text(labels, encoding="utf-8")
+
+
+def _train(job: Job, say: Callable[[str], None]) -> Outcome:
+    """Train and evaluate."""
+    from detectron2.utils import comm
     from detectron2.utils.env import seed_all_rng
 
-    from downstream.detection.strict import check_loaded
+    from downstream.detection.forward import check_forward
+    from downstream.detection.record import Outcome, rounded
+    from downstream.detection.strict import load_backbone
     from downstream.detection.trainer import Trainer
 
-    seed_all_rng(config.SEED)
-    try:
-        trainer = Trainer(config, val, say)
-    except InputError:
-        raise
-    except (AssertionError, KeyError, ValueError) as error:
-        # So detectron2 answers a config that no model can be built of.
-        logging.getLogger("detectron2").exception("building the detector")
-        reason = " ".join(str(error).split())
-        raise InputError(f"detectron2 cannot build this config: {reason} (see log.txt)") from None
-    trainer.resume_or_load(resume=resume)
-    if trainer.start_iter:
+    config, weights, folder = job.config, job.weights, job.options.output
+    seed_all_rng(config.SEED + comm.get_rank())
+    trainer = _build(lambda: Trainer(config, job.val, say))
+    if job.options.resume and (folder / "last_checkpoint").is_file():
+        trainer.resume()
+        agreed(lambda: trim_curve(folder, trainer.start_iter))
         say(f"going on after iteration {trainer.start_iter}")
     elif weights is not None:
-        loaded = check_loaded(weights, trainer.model)
-        say(f"backbone: {loaded}/{len(weights.tensors)} tensors of {weights.path.name} loaded")
+        count = load_backbone(weights, trainer.detector)
+        say(f"backbone: {count}/{len(weights.tensors)} tensors of {weights.path.name} loaded")
+        difference = check_forward(weights, trainer.detector, config)
+        say(f"backbone: features of the detector and of the source differ by {difference:.1g}")
     else:
         say("backbone: RANDOM initialisation (no --weights)")
     start = time.perf_counter()
@@ -170,45 +177,56 @@ def _train(
     except InputError as error:
         # From a loader process it comes wrapped in that process's traceback.
         raise InputError(str(error).rpartition("InputError: ")[2].strip()) from None
-    return trainer, time.perf_counter() - start
+    seconds = {
+        "train": rounded(time.perf_counter() - start - trainer.evaluation_seconds, 2),
+        "evaluation": rounded(trainer.evaluation_seconds, 2),
+        "iteration": rounded(trainer.training_seconds, 4),
+    }
+    return Outcome(trainer.detections, trainer.metrics, trainer.by_category, seconds)
 
 
-def _weights(options: Options, config: Any) -> DetectionWeights | None:
-    from downstream.detection.strict import check_config, check_tensors
+def _evaluate(job: Job, trained: Trained, say: Callable[[str], None]) -> Outcome:
+    """Evaluate a trained detector."""
+    from detectron2.modeling import build_model
 
-    path = options.weights or (Path(config.MODEL.WEIGHTS) if config.MODEL.WEIGHTS else None)
-    if path is None:
-        return None
-    if "?" in str(path):
-        raise InputError(f"{path}: detectron2 takes '?' for a query; rename the file")
-    weights = read_detectron2(path)
-    check_tensors(weights)
-    check_config(weights, config)
-    config.MODEL.WEIGHTS = str(path)
-    return weights
+    from downstream.detection.inference import evaluate_detector
+    from downstream.detection.record import Outcome, rounded
+
+    detector = _build(lambda: build_model(job.config))
+    count = trained.load(detector)
+    say(f"detector: {count} tensors of {trained.path.name} loaded, none left over")
+    found = evaluate_detector(job.config, detector, job.val, say)
+    seconds = {"evaluation": rounded(found.seconds, 2)}
+    return Outcome(found.detections, found.metrics, found.by_category, seconds)
 
 
-def _from_config(config: Any, split: str) -> tuple[Path, Path]:
-    names = config.DATASETS[split]
-    option = "--train" if split == "TRAIN" else "--val"
-    if len(names) != 1:
-        raise InputError(
-            f"give {option} ANNOTATIONS IMAGES, or one name in DATASETS.{split} "
-            f"(it has {len(names)})"
-        )
-    return builtin_paths(names[0])
+def _build(make: Callable[[], T]) -> T:
+    try:
+        return make()
+    except InputError:
+        raise
+    except (AssertionError, KeyError, ValueError) as error:
+        # So detectron2 answers a config that no model can be built of.
+        logging.getLogger("detectron2").exception("building the detector")
+        reason = " ".join(str(error).split())
+        raise InputError(f"detectron2 cannot build this config: {reason} (see log.txt)") from None
+
+
+def _name(weights: Backbone | None, trained: Trained | None) -> str:
+    if trained is None:
+        return str(weights.name) if weights else "random"
+    beside = trained.path.parent / FILE_NAME
+    return read_result(beside).run if beside.is_file() else str(trained.path.parent.name)
 
 
 def _fingerprint(*parts: str) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
-def _origin(weights: DetectionWeights | None) -> dict[str, Any]:
-    if weights is None:
-        return {"file": None, "initialisation": "random"}
-    origin = weights.header.provenance.model_dump()
-    return {"file": str(weights.path), "sha256": weights.sha256, **origin}
+def _say(line: str) -> None:
+    """One line on the console, at once."""
+    print(line, flush=True)
 
 
-def _rounded(value: float) -> float | None:
-    return round(value, 4) if math.isfinite(value) else None
+def _silence(_line: str) -> None:
+    """The other processes say nothing."""

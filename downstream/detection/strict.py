@@ -1,38 +1,34 @@
-"""Refusing weights that the detector would use wrongly, and proving that it took them."""
+"""Refusing weights that the detector would use wrongly, and placing them in it."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
-import torchvision
 from torch import nn
 
+from downstream.detection.heads import NORM
+from downstream.detection.layouts import COUNTER, shapes
+from downstream.detection.weights import Backbone
 from pretrain.errors import InputError
-from pretrain.export.header import DEPTH, DetectionWeights
+from pretrain.export.header import DEPTH
 from pretrain.export.names import detectron2_name
 
 # Batch norms that compute, in evaluation, what the pretrained ones do.
 BATCH_NORMS = ("BN", "SyncBN", "nnSyncBN", "naiveSyncBN", "naiveSyncBN_N", "FrozenBN")
 
 
-def check_tensors(weights: DetectionWeights) -> None:
-    """Check the file against the network its header names.
+def check_tensors(weights: Backbone) -> None:
+    """Check the tensors against the network they are said to be.
 
     Raises:
-        InputError: a tensor is missing, is foreign (a projection head, a classifier), or has
-            another shape.
+        InputError: a tensor is missing, is foreign (a projection head, a classifier), has
+            another shape, or holds what is not a number.
     """
-    backbone = weights.header.backbone
+    backbone = weights.architecture
     if backbone not in DEPTH:
         raise InputError(f"{weights.path}: unknown backbone '{backbone}'")
-    with torch.device("meta"):
-        state = getattr(torchvision.models, backbone)(weights=None).state_dict()
-    expected = {
-        detectron2_name(name): value.shape
-        for name, value in state.items()
-        if not name.startswith("fc.")
-    }
+    expected = {detectron2_name(name): shape for name, shape in shapes(backbone).items()}
     remedy = "export the run again with `hcl export RUN --to detectron2`"
     foreign = sorted(set(weights.tensors) - set(expected))
     if foreign:
@@ -47,22 +43,28 @@ def check_tensors(weights: DetectionWeights) -> None:
             f"{backbone}; missing '{missing[0]}'; {remedy}"
         )
     for name, shape in expected.items():
-        if weights.tensors[name].shape != shape:
+        value = weights.tensors[name]
+        if value.shape != shape:
             raise InputError(
-                f"{weights.path}: '{name}' has shape {tuple(weights.tensors[name].shape)}, "
+                f"{weights.path}: '{name}' has shape {tuple(value.shape)}, "
                 f"{backbone} needs {tuple(shape)}; {remedy}"
+            )
+        if not value.isfinite().all():
+            raise InputError(
+                f"{weights.path}: '{name}' holds infinite values or NaN, as an overflow of float16 "
+                "leaves; save the weights in float32"
             )
 
 
-def check_config(weights: DetectionWeights, config: Any) -> None:
+def check_config(weights: Backbone, config: Any) -> None:
     """Check that the detector will feed and wire the backbone as in pretraining.
 
     Raises:
         InputError: naming every key that differs and the value to set.
     """
     faults = []
-    for key, wanted in weights.header.config.items():
-        found = _get(config, key)
+    for key, wanted in weights.config.items():
+        found = get(config, key)
         if key == "MODEL.RESNETS.NORM":
             if found not in BATCH_NORMS:
                 faults.append(f"{key} is '{found}', not a batch norm: set it to SyncBN or BN")
@@ -74,31 +76,45 @@ def check_config(weights: DetectionWeights, config: Any) -> None:
         )
 
 
-def check_loaded(weights: DetectionWeights, model: nn.Module) -> int:
-    """Check that each tensor of the file stands, bit for bit, in exactly one place of the model.
+def load_backbone(weights: Backbone, model: nn.Module) -> int:
+    """Copy the tensors into a detector by name: an FPN's backbone, or C4's and its head's res5.
 
     Returns:
-        The number of tensors.
+        The number of tensors: all of the file but the counters that a frozen norm lacks.
 
     Raises:
-        InputError: one does not.
+        InputError: the detector has no place, or another shape, for one, or its backbone has a
+            tensor that the file does not fill.
     """
     state = model.state_dict()
-    count = 0
-    for name, value in weights.tensors.items():
-        places = [key for key in state if key == name or key.endswith(f".{name}")]
-        if not places and name.endswith(".num_batches_tracked"):
-            continue  # a frozen batch norm does not count
-        if len(places) != 1 or not torch.equal(state[places[0]].cpu(), value):
-            raise InputError(
-                f"{weights.path}: tensor '{name}' was not loaded into the detector; "
-                "is MODEL.BACKBONE.NAME a plain ResNet of MODEL.RESNETS?"
-            )
+    fpn = any(name.startswith("backbone.bottom_up.") for name in state)
+    roots = ("backbone.bottom_up.",) if fpn else ("backbone.", "roi_heads.")
+    remedy = "is MODEL.BACKBONE.NAME a plain ResNet of MODEL.RESNETS?"
+    left, count = set(weights.tensors), 0
+    for place, target in state.items():
+        root = next((root for root in roots if place.startswith(root)), None)
+        if root is None or (root == "roi_heads." and not place.startswith("roi_heads.res5.")):
+            continue
+        name = place.removeprefix(root)
+        if name.startswith(f"res5.{NORM}."):
+            continue  # of the head's own norm, which starts fresh
+        value = weights.tensors.get(name)
+        if value is None or name not in left or value.shape != target.shape:
+            raise InputError(f"{weights.path}: nothing fits the detector's '{place}'; {remedy}")
+        with torch.no_grad():
+            target.copy_(value)
+        left.remove(name)
         count += 1
+    lost = sorted(name for name in left if not name.endswith(COUNTER))
+    if lost:
+        raise InputError(
+            f"{weights.path}: tensor '{lost[0]}' was not loaded into the detector; {remedy}"
+        )
     return count
 
 
-def _get(config: Any, key: str) -> Any:
+def get(config: Any, key: str) -> Any:
+    """The value of a dotted key."""
     for part in key.split("."):
         config = config[part]
     return config
