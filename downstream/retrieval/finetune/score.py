@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 from downstream.results import Result, write_result
 from downstream.retrieval.datasets import LabelledImages, open_images
 from downstream.retrieval.datasets.known import KNOWN
-from downstream.retrieval.finetune.images import TestImages, sound, stack
+from downstream.retrieval.finetune.images import CentredImages, sound, stack
 from downstream.retrieval.finetune.loss import ball_points
 from downstream.retrieval.finetune.network import Network
 from downstream.retrieval.finetune.settings import FinetuneSettings, LossSettings
@@ -53,7 +53,7 @@ def embed(
     mean = torch.tensor(architecture.mean, device=device).view(3, 1, 1)
     std = torch.tensor(architecture.std, device=device).view(3, 1, 1)
     loader: DataLoader[Tensor | InputError] = DataLoader(
-        TestImages(images, size=size, resize=settings.test.resize or size),
+        CentredImages(images, size=size, resize=settings.test.resize or size),
         sampler=list(rows),
         batch_size=settings.test.batch,
         num_workers=settings.data.workers,
