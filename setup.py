@@ -37,7 +37,7 @@ setup(
     # `tools` into site-packages.
     packages=[*find_packages(include=["pretrain*", "downstream*", "slurm*"]), "hcl_configs"],
     package_dir={"hcl_configs": "configs"},
-    package_data={"hcl_configs": ["**/*.yaml"], "downstream": ["**/*.j2"]},
+    package_data={"hcl_configs": ["**/*.yaml"], "downstream": ["**/*.j2", "**/*.yaml"]},
     py_modules=["hcl"],
     entry_points={"console_scripts": ["hcl = hcl:main"]},
     install_requires=[
