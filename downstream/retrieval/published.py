@@ -30,6 +30,14 @@ class Benchmark(Settings):
     source: str
 
 
+KINDS = {"sphere": "sph", "ball": "hyp", "mixed": "hypmix"}
+BACKBONES = {
+    "vit_small_patch16_224": "vits",
+    "deit_small_distilled_patch16_224": "deits",
+    "vit_small_patch16_224.dino": "dino",
+}
+
+
 class Row(Settings):
     """One line of a published table.
 
@@ -96,3 +104,11 @@ def load(text: str | None = None) -> Published:
         if row.benchmark not in published.benchmarks:
             raise InputError(f"{FILE}: 'rows.{place}.benchmark': no benchmark '{row.benchmark}'")
     return published
+
+
+def rows_beside(geometry: str, backbone: str, data: str) -> list[Row]:
+    """The published rows that a run of these three can be laid beside, the surest first."""
+    preset = f"{KINDS[geometry]}_{BACKBONES.get(backbone, '?')}_{data}"
+    order = ("table", "second-hand", "recall")
+    rows = [row for row in load().rows if row.preset == preset and row.metrics]
+    return sorted(rows, key=lambda row: order.index(row.confidence))

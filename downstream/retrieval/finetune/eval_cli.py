@@ -29,7 +29,8 @@ def main(argv: list[str]) -> int:
     tuned.network.to(device_of(arguments.device))
     output = arguments.output or Path(tuned.settings.output)
     command = ["hcl", "retrieve", "eval", *argv]
-    print(summary(score(tuned, output, command, arguments.search)))
+    result = score(tuned, output, command, engine=arguments.search, delta_subsets=arguments.delta)
+    print(summary(result))
     print(f"{output / 'result.json'}: written")
     return 0
 
@@ -47,6 +48,13 @@ def _parser() -> argparse.ArgumentParser:
         "overrides", nargs="*", metavar="key=value", help="such as data.root=DIR test.ties=against"
     )
     parser.add_argument("--output", type=Path, metavar="DIR", help="default: the run's folder")
+    parser.add_argument(
+        "--delta",
+        type=int,
+        default=0,
+        metavar="N",
+        help="also the delta-hyperbolicity of the features, on N random subsets of 2,000",
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 ...")
     parser.add_argument(
         "--search",

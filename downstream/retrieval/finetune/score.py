@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 from downstream.results import Result, write_result
 from downstream.retrieval.datasets import LabelledImages, open_images
 from downstream.retrieval.datasets.known import KNOWN
+from downstream.retrieval.delta import sampled_delta
 from downstream.retrieval.finetune.images import CentredImages, sound, stack
 from downstream.retrieval.finetune.loss import ball_points
 from downstream.retrieval.finetune.network import Network
@@ -24,6 +25,7 @@ from downstream.retrieval.finetune.settings import FinetuneSettings, LossSetting
 from downstream.retrieval.finetune.tuned import Tuned
 from downstream.retrieval.measures import Measures, Ties, measure
 from downstream.retrieval.neighbours import Engine
+from downstream.retrieval.published import rows_beside
 from downstream.retrieval.spaces import Ranking, Rows, ball, fused, sphere
 from pretrain.environment import machine, versions
 from pretrain.errors import InputError
@@ -97,7 +99,14 @@ def rankings(embedded: Embedded, settings: LossSettings) -> dict[str, Ranking]:
     return found
 
 
-def score(tuned: Tuned, output: Path, command: list[str], engine: Engine = "auto") -> Result:
+def score(
+    tuned: Tuned,
+    output: Path,
+    command: list[str],
+    *,
+    engine: Engine = "auto",
+    delta_subsets: int = 0,
+) -> Result:
     """Embed the test images, rank them in every way, and write ``result.json``.
 
     Args:
@@ -105,6 +114,7 @@ def score(tuned: Tuned, output: Path, command: list[str], engine: Engine = "auto
         output: folder of the result.
         command: what the user typed, for the record.
         engine: first stage of the search, which does not change the answer.
+        delta_subsets: measure the δ-hyperbolicity of the features on that many random subsets.
 
     Raises:
         InputError: data or embeddings that cannot be used.
@@ -137,6 +147,10 @@ def score(tuned: Tuned, output: Path, command: list[str], engine: Engine = "auto
         points = ball_points(embedded.projections.double(), settings.loss)
         distances = poincare.distance_to_origin(points, settings.loss.curvature)
         metrics["norm/mean"], metrics["norm/std"] = float(distances.mean()), float(distances.std())
+    if delta_subsets:
+        delta = sampled_delta(embedded.features, times=delta_subsets, seed=settings.seed)
+        metrics["delta/backbone"] = delta.relative
+        metrics["delta/backbone/curvature"] = delta.curvature
     result = Result(
         task="retrieval",
         run=settings.name or Path(settings.output).name,
@@ -204,6 +218,14 @@ def summary(result: Result) -> str:
     if "norm/mean" in result.metrics:
         mean, std = result.metrics["norm/mean"], result.metrics["norm/std"]
         lines.append(f"distance from the centre of the ball: {mean:.4f}, deviation {std:.2g}")
+    if "delta/backbone" in result.metrics:
+        relative, c = result.metrics["delta/backbone"], result.metrics["delta/backbone/curvature"]
+        lines.append(f"relative delta of the features: {relative:.3f}, which gives c = {c:.3f}")
+    facts_of_rows = (facts["loss"]["geometry"], facts["backbone"], result.protocol["data"])
+    for row in rows_beside(*facts_of_rows):
+        numbers = ", ".join(f"{key.replace('recall', 'R')} {v}" for key, v in row.metrics.items())
+        dim = row.benchmark.rpartition("_")[2]
+        lines.append(f"published, {dim} dimensions ({row.confidence}): {numbers}")
     return "\n".join(lines)
 
 

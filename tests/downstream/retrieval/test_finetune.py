@@ -370,6 +370,18 @@ with distributed.process_group("cpu") as world:
 """
 
 
+def in_this_process(values: dict) -> dict[str, Tensor]:
+    torch.set_default_dtype(torch.float64)
+    try:
+        made = changed(values, output=f"{values['output']}-1")
+        trainer = Trainer(settings_of(made), ALONE, ["test"])
+        trainer.stepper.normalise = lambda batch: batch.double() / 255
+        trainer.fit()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    return trainer.network.state_dict()
+
+
 def run_processes(values: dict, world: int, port: int) -> dict[str, Tensor]:
     output = f"{values['output']}-{world}"
     text = json.dumps(changed(values, output=output))
@@ -397,7 +409,7 @@ def free_port() -> int:
 def test_two_processes_compute_what_one_does(values):
     """Float64, with a gradient limit that acts: wrong sums or means would show."""
     made = changed(values, optim={"clip_norm": 0.5, "lr": 1e-3})
-    one, two = (run_processes(made, world, free_port()) for world in (1, 2))
+    one, two = in_this_process(made), run_processes(made, 2, free_port())
     moved = build_network(settings_of(values).model).state_dict()
     for name, value in one.items():
         torch.testing.assert_close(two[name], value, rtol=1e-9, atol=1e-11, msg=name)
@@ -529,8 +541,12 @@ def test_command_trains_evaluates_and_evaluates_again(values, tmp_path, capsys):
     assert hcl.main(["retrieve", "eval", values["output"], "--output", str(again)]) == 0
     assert read_result(again).metrics == result.metrics
     other = ["retrieve", "eval", values["output"], "test.ks=[1,3]", "--output", str(again)]
-    assert hcl.main(other) == 0
-    assert read_result(again).protocol["ks"] == [1, 3]
+    assert hcl.main([*other, "--delta", "1"]) == 0
+    second = read_result(again)
+    assert second.protocol["ks"] == [1, 3]
+    relative = second.metrics["delta/backbone"]
+    assert 0 < relative < 1
+    assert second.metrics["delta/backbone/curvature"] == pytest.approx((0.144 / relative) ** 2)
     assert hcl.main(["retrieve", "eval", values["output"], "optim.lr=1"]) == 2
     assert "only data.* and test.*" in capsys.readouterr().err
     assert hcl.main(["retrieve", "eval", str(tmp_path)]) == 2

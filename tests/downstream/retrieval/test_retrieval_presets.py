@@ -12,7 +12,7 @@ import hcl
 from downstream.results import read_result
 from downstream.retrieval.datasets.known import KNOWN
 from downstream.retrieval.finetune.config import load_settings
-from downstream.retrieval.published import load
+from downstream.retrieval.published import load, rows_beside
 from pretrain.errors import InputError
 from pretrain.presets import configs_root
 
@@ -84,6 +84,17 @@ def test_published_numbers():
     assert named >= {p for p in PRESETS if not p.startswith("hypmix")}
     missing = [row for row in published.rows if not row.metrics]
     assert all(row.confidence == "unknown" for row in missing)
+
+
+def test_published_rows_of_a_run():
+    deit = "deit_small_distilled_patch16_224"
+    rows = rows_beside("ball", deit, "cars")
+    assert [(row.benchmark, row.metrics["recall@1"]) for row in rows] == [
+        ("cars_384", 86.4),
+        ("cars_128", 82.1),
+    ]
+    assert rows_beside("sphere", "resnet50", "cars") == []
+    assert rows_beside("mixed", deit, "cars") == [], "no numbers of HypMix are known"
 
 
 @pytest.mark.parametrize(
