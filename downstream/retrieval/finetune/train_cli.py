@@ -19,6 +19,7 @@ def main(argv: list[str]) -> int:
         print(dump_yaml(settings), end="")
         return 0
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("faiss").setLevel(logging.WARNING)  # it tells how it was loaded
 
     from downstream.retrieval.finetune.folder import FinetuneFolder
     from downstream.retrieval.finetune.score import score, summary

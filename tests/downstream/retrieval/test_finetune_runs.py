@@ -160,6 +160,32 @@ def test_command_trains_evaluates_and_evaluates_again(values, tmp_path, capsys):
     assert hcl.main(["retrieve", "eval", str(tmp_path)]) == 2
 
 
+def test_a_run_can_be_compared(values, tmp_path, capsys):
+    assert hcl.main([*command(values, tmp_path), "train.steps=1"]) == 0
+    value = read_result(Path(values["output"])).metrics["recall/head/hyperbolic@1"]
+    capsys.readouterr()
+    report = tmp_path / "report"
+    assert hcl.main(["compare", values["output"], "--output", str(report)]) == 0
+    assert f"{100 * value:.1f}" in capsys.readouterr().out
+
+
+def test_clipped_points_rank_as_the_cosine_and_unclipped_ones_do_not(values, tmp_path):
+    """A transformer's projections are far longer than the clip radius."""
+    results = []
+    for radius in ("0.5", "null"):
+        made = changed(values, output=values["output"] + radius)
+        # A narrow embedding: before training the norms of a wide one hardly differ.
+        more = [f"loss.clip_radius={radius}", "train.steps=0", "model.dim=2"]
+        assert hcl.main([*command(made, tmp_path), *more]) == 0
+        results.append(read_result(Path(made["output"])).metrics)
+    clipped, free = results
+    assert clipped["norm/std"] < 1e-9
+    assert free["norm/std"] > 0.01
+    for name in ("map@r", "r-precision"):
+        assert clipped[f"{name}/head/hyperbolic"] == clipped[f"{name}/head/euclidean"]
+    assert free["map@r/head/hyperbolic"] != free["map@r/head/euclidean"]
+
+
 def test_released_fusion_shows_one_norm_and_the_ranking_of_the_cosine(values, tmp_path):
     loss = {"geometry": "mixed", "ball_input": "unit", "numerics": "official"}
     assert hcl.main(command(changed(values, loss=loss), tmp_path)) == 0
