@@ -54,7 +54,7 @@ setup(
     ],
     extras_require={
         "detection": DETECTION,
-        "retrieval": ["faiss-cpu>=1.11"],
+        "retrieval": ["faiss-cpu>=1.11", "scipy>=1.11", "timm>=1.0.15"],
         "fast": ["hotcoco>=1.3", "simplejpeg>=1.8"],
         "timm": ["timm>=1.0.15"],
         "proposals": ["opencv-contrib-python-headless>=4.10"],

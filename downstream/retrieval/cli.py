@@ -1,8 +1,9 @@
-"""``hcl retrieve``: Recall@K of object crops."""
+"""``hcl retrieve``: Recall@K of object crops; ``train`` and ``eval`` fine-tune for retrieval."""
 
 from __future__ import annotations
 
 import argparse
+import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,8 +11,17 @@ if TYPE_CHECKING:
     from downstream.results import Result
 
 
+COMMANDS = {
+    "train": "downstream.retrieval.finetune.train_cli",
+    "eval": "downstream.retrieval.finetune.eval_cli",
+}
+
+
 def main(argv: list[str]) -> int:
     """Evaluate one run and write ``result.json`` and the neighbour sheets."""
+    if argv and argv[0] in COMMANDS:
+        status: int = importlib.import_module(COMMANDS[argv[0]]).main(argv[1:])
+        return status
     arguments = _parser().parse_args(argv)
     from downstream.retrieval.task import retrieve
 
@@ -58,6 +68,8 @@ def _parser() -> argparse.ArgumentParser:
         description="Recall@K by category of the object crops of a COCO-format set, each object "
         "searched among all others: by cosine of backbone features and of head embeddings, and "
         "by hyperbolic distance of head embeddings in the ball.",
+        epilog="Other things: `hcl retrieve train CONFIG key=value ...` fine-tunes a backbone for "
+        "retrieval, `hcl retrieve eval RUN` evaluates what came of it; each has a --help.",
     )
     add = parser.add_argument
     add("run", type=Path, metavar="RUN", help="run folder of `hcl pretrain`, or a checkpoint")

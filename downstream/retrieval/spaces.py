@@ -1,4 +1,4 @@
-"""The two geometries in which objects are ranked, as one: weighted squared differences.
+"""The geometries in which objects are ranked: two as one, weighted squared differences, and fused.
 
 Both have an inner-product form for fast searching and a difference form for exact ranking::
 
@@ -13,6 +13,7 @@ product; the differences lose none.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -22,6 +23,23 @@ from pretrain.errors import InputError
 
 Floats = NDArray[np.float64]
 Rows = NDArray[np.int64]
+
+
+class Ranking(Protocol):
+    """What can be searched: N points with a ranking value of every pair, the smaller the nearer."""
+
+    def __len__(self) -> int:
+        """N."""
+        ...
+
+    @property
+    def width(self) -> int:
+        """Numbers a point has."""
+        ...
+
+    def gaps(self, queries: Rows, candidates: Rows) -> Floats:
+        """Ranking value of ``candidates`` (Q, M) for ``queries`` (Q,), by differences."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -47,6 +65,11 @@ class Space:
     def __len__(self) -> int:
         return len(self.points)
 
+    @property
+    def width(self) -> int:
+        """Dimension of the points."""
+        return int(self.points.shape[1])
+
     def gaps(self, queries: Rows, candidates: Rows) -> Floats:
         """Ranking value of ``candidates`` (Q, M) for ``queries`` (Q,): 0 at the point itself."""
         differences = self.points[queries][:, None] - self.points[candidates]
@@ -54,9 +77,48 @@ class Space:
         weights = self.weights[queries][:, None] * self.weights[candidates]
         return np.asarray(differences.sum(axis=-1) * weights)
 
-    def inner(self, gap: Floats) -> Floats:
-        """The inner product that belongs to ``gap``."""
-        return np.asarray(self.offset - self.slope * gap)
+    def gap_of(self, inner: Floats) -> Floats:
+        """The gap that belongs to an inner product; 0 where round-off would make it negative."""
+        return np.asarray(np.maximum((self.offset - inner) / self.slope, 0.0))
+
+
+@dataclass(frozen=True)
+class Fused:
+    """Both geometries in one score, as HypMix sums them: cos/T_s - weight·d/T_h.
+
+    Ranked by what it lacks of its maximum, ``(1 - cos)/T_s + weight·d/T_h``, which grows with the
+    gap in either space.
+
+    Attributes:
+        sphere: the directions of N points.
+        ball: their points in the ball.
+        c: curvature of the ball is -c.
+        spherical: factor of 1 - cos.
+        hyperbolic: factor of the distance d.
+    """
+
+    sphere: Space
+    ball: Space
+    c: float
+    spherical: float
+    hyperbolic: float
+
+    def __len__(self) -> int:
+        return len(self.sphere)
+
+    @property
+    def width(self) -> int:
+        """Numbers a point has in both spaces together."""
+        return self.sphere.width + self.ball.width
+
+    def gaps(self, queries: Rows, candidates: Rows) -> Floats:
+        """Ranking value of ``candidates`` (Q, M) for ``queries`` (Q,): 0 at the point itself."""
+        return self.cost(self.sphere.gaps(queries, candidates), self.ball.gaps(queries, candidates))
+
+    def cost(self, sphere_gap: Floats, ball_gap: Floats) -> Floats:
+        """The value that belongs to the gaps in the two spaces; grows with each."""
+        distance = np.arcsinh(np.sqrt(self.c * ball_gap)) * (2 / self.c**0.5)
+        return np.asarray(self.spherical * 0.5 * sphere_gap + self.hyperbolic * distance)
 
 
 def sphere(embeddings: ArrayLike | torch.Tensor) -> Space:
@@ -110,3 +172,29 @@ def _matrix(embeddings: ArrayLike | torch.Tensor) -> Floats:
     if not finite.all():
         raise InputError(f"embedding {int(np.flatnonzero(~finite)[0])} is not finite")
     return matrix
+
+
+def fused(
+    embeddings: ArrayLike | torch.Tensor,
+    points: ArrayLike | torch.Tensor,
+    c: float,
+    *,
+    temperature_spherical: float,
+    temperature_hyperbolic: float,
+    weight: float,
+) -> Fused:
+    """Directions of ``embeddings`` (N, D) and ``points`` (N, E) of the ball, ranked by their sum.
+
+    Raises:
+        InputError: see :func:`sphere` and :func:`ball`; N differs, or a temperature or the weight
+            is not positive.
+    """
+    if not (temperature_spherical > 0 and temperature_hyperbolic > 0 and weight > 0):
+        raise InputError(
+            "fused scores need positive temperatures and weight, got "
+            f"{temperature_spherical}, {temperature_hyperbolic} and {weight}"
+        )
+    directions, in_ball = sphere(embeddings), ball(points, c)
+    if len(directions) != len(in_ball):
+        raise InputError(f"{len(directions)} embeddings but {len(in_ball)} points of the ball")
+    return Fused(directions, in_ball, c, 1 / temperature_spherical, weight / temperature_hyperbolic)

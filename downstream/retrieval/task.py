@@ -34,7 +34,7 @@ def retrieve(arguments: argparse.Namespace, command: list[str]) -> tuple[Result,
     start = time.monotonic()
     if arguments.output.exists() and not arguments.output.is_dir():
         raise InputError(f"--output {arguments.output}: is a file; name a folder")
-    device = _device(arguments.device)
+    device = device_of(arguments.device)
     pretrained = load_pretrained(arguments.run)
     report = read(arguments.annotations, arguments.images, on_bad_box=arguments.on_bad_box)
     objects = choose_objects(
@@ -181,7 +181,12 @@ def _row_name(pretrained: Pretrained) -> str:
     return path.parents[1].name if path.parent.name == "checkpoints" else path.stem
 
 
-def _device(name: str) -> torch.device:
+def device_of(name: str) -> torch.device:
+    """The device of ``--device``; ``auto`` takes CUDA where there is one.
+
+    Raises:
+        InputError: it is not there.
+    """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

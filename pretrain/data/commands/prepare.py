@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import threading
 from pathlib import Path
 from typing import Any, get_args
@@ -28,6 +29,15 @@ OWN = {
     "folder": ("class_folders",),
 }
 
+# Labelled images rather than boxes; the module is named, not imported: it builds on this package.
+RETRIEVAL = {
+    "cub": "CUB-200-2011, to fine-tune for retrieval",
+    "cars": "Cars-196, likewise",
+    "sop": "Stanford Online Products, likewise",
+    "inshop": "In-Shop Clothes Retrieval, likewise",
+}
+RETRIEVAL_MODULE = "downstream.retrieval.datasets.prepare"
+
 HELP = {
     "annotations": "annotation file (voc: the folder of Annotations, ImageSets and JPEGImages)",
     "images": "folder of the images",
@@ -42,6 +52,9 @@ def main(argv: list[str]) -> int:
         from pretrain.data.commands import scenes
 
         return scenes.main(argv[1:])
+    if argv and argv[0] in RETRIEVAL:
+        status: int = importlib.import_module(RETRIEVAL_MODULE).main(argv)
+        return status
     arguments = _parser().parse_args(argv)
     from pretrain.data.prepare import Plan, config_lines, prepare
 
@@ -101,6 +114,8 @@ def _parser() -> argparse.ArgumentParser:
     readers = parser.add_subparsers(dest="reader", required=True, metavar="READER")
     for name, (what, release) in READERS.items():
         _add(readers.add_parser(name, help=what, description=f"{what}."), name, release)
+    for name, what in RETRIEVAL.items():
+        readers.add_parser(name, help=what)
     return parser
 
 

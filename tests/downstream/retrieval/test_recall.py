@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from downstream.retrieval import neighbours as search
-from downstream.retrieval import recall_at_k
+from downstream.retrieval import recall_at_k, shortlists
 from downstream.retrieval.neighbours import nearest
 from downstream.retrieval.recall import chance_at_1, make_space
 from pretrain.errors import InputError
@@ -136,8 +136,9 @@ def test_rim_clusters_equal_brute_force(engine, scatter, by_differences, monkeyp
 def test_the_shortlist_alone_would_have_been_wrong():
     points = rim_clusters(1e-7)
     space = make_space(points, "hyperbolic", 1.0)
-    _, candidates = search._faiss_search(space)(space.lifted * space.signature, 51)
-    ranked, _ = search._rerank(space, np.arange(280), candidates)
+    rows = np.arange(280)
+    candidates, _ = shortlists.stages(space, rows, "faiss")[0](rows, 51)
+    ranked, _ = search._rerank(space, rows, candidates)
     assert ranked[:, :5].tolist() != brute_force(points, 1.0, 5)
 
 
@@ -153,8 +154,8 @@ def test_without_faiss_the_answer_is_the_same(monkeypatch):
     points = 0.2 * np.random.default_rng(6).standard_normal((200, 5))
     space = make_space(points, "hyperbolic", 1.0)
     with_faiss = nearest(space, 9, engine="faiss")
-    monkeypatch.setattr(search.importlib.util, "find_spec", lambda name: None)
-    monkeypatch.setattr(search, "_faiss_search", lambda _: pytest.fail("FAISS was used"))
+    monkeypatch.setattr(shortlists.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(shortlists, "_faiss_search", lambda *_: pytest.fail("FAISS was used"))
     assert np.array_equal(nearest(space, 9), with_faiss)
     with pytest.raises(InputError, match="pip install faiss-cpu"):
         nearest(space, 9, engine="faiss")

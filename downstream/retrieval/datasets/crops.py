@@ -1,0 +1,77 @@
+"""Objects of a COCO-format set as labelled images: fine classes, or their supercategories."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from downstream.retrieval.datasets.labelled import Item, LabelledImages, Split, collect, halves
+from downstream.retrieval.objects import choose_objects, with_context
+from pretrain.data.readers.coco import read as read_coco
+from pretrain.errors import InputError
+
+Classes = Literal["fine", "coarse"]
+
+
+def read(
+    annotations: Path,
+    images: Path,
+    *,
+    classes: Classes = "fine",
+    train_classes: int | None = None,
+    min_side: float = 16.0,
+    context: float = 0.1,
+) -> LabelledImages:
+    """Every box of at least ``min_side`` px, grown by ``context`` on each side, is an image.
+
+    The first ``train_classes`` classes in the order of the file are trained on (by default half
+    of them), the others tested; with ``coarse`` the classes are the supercategories.
+
+    Args:
+        annotations: COCO-format instances.
+        images: folder of their images.
+        classes: ``fine``, the categories, or ``coarse``, the ``supercategory`` of each.
+        train_classes: see above.
+        min_side: px; boxes with a shorter side are left out.
+        context: share of its extent by which a box grows on every side.
+
+    Raises:
+        InputError: the set cannot be read, or a category lacks its supercategory.
+    """
+    report = read_coco(annotations, images, on_bad_box="drop")
+    objects = choose_objects(report, min_side=min_side, max_per_category=None)
+    names = list(objects.categories)
+    if classes == "coarse":
+        above = _supercategories(annotations)
+        lacking = [name for name in names if name not in above]
+        if lacking:
+            raise InputError(
+                f"{annotations}: category '{lacking[0]}' has no 'supercategory'; set "
+                "data.classes=fine"
+            )
+        names = [above[name] for name in names]
+    present = {names[int(label)] for label in objects.labels}
+    order = [name for name in dict.fromkeys(names) if name in present]
+    parts: dict[str, Split] = halves(order, train_classes, annotations)
+    items = []
+    for image in np.unique(objects.image):
+        record = objects.records[image]
+        size = (record.width, record.height)
+        rows = np.flatnonzero(objects.image == image)
+        boxes = with_context(objects.boxes[rows], context, size).tolist()
+        for (x1, y1, x2, y2), label in zip(boxes, objects.labels[rows], strict=True):
+            name = names[label]
+            items.append(Item(record.file_name, name, parts[name], (x1, y1, x2, y2), size))
+    return collect("crops", images, items)
+
+
+def _supercategories(annotations: Path) -> dict[str, str]:
+    document = json.loads(annotations.read_text(encoding="utf-8"))
+    return {
+        category["name"]: category["supercategory"]
+        for category in document["categories"]
+        if isinstance(category.get("supercategory"), str) and category["supercategory"]
+    }

@@ -1,0 +1,86 @@
+"""``hcl data prepare cub|cars|sop|inshop``: unpack, read, count."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from downstream.retrieval.datasets.known import KNOWN, Known, check_counts
+from downstream.retrieval.datasets.labelled import LabelledImages
+from pretrain.data.archives import is_archive, unpack
+from pretrain.errors import InputError
+
+DOWNLOADS = "downloads"
+
+
+def main(argv: list[str]) -> int:
+    """Run ``hcl data prepare NAME ROOT ...`` for one of the sets of metric learning."""
+    arguments = _parser().parse_args(argv)
+    known = KNOWN[arguments.name]
+    found = prepare(
+        arguments.name, arguments.root, tuple(arguments.archive), partial=arguments.partial
+    )
+    print(f"{found.root}: {known.title}")
+    for split, (images, classes) in found.counts().items():
+        print(f"  {split:<8}{images:>8} images {classes:>7} classes")
+    whole = found.counts() == known.counts
+    print(f"  {'complete' if whole else 'not the whole set'}; fingerprint {found.fingerprint[:16]}")
+    print(f"to fine-tune on it: hcl retrieve train CONFIG data.root={arguments.root}")
+    return 0
+
+
+def prepare(
+    name: str, root: Path, archives: tuple[Path, ...] = (), *, partial: bool = False
+) -> LabelledImages:
+    """Unpack what is given or found, read the set and see that all of it is there.
+
+    Args:
+        name: key in ``KNOWN``.
+        root: folder of the set.
+        archives: to unpack, besides those found by name in ``root`` and ``root/downloads``.
+        partial: accept fewer images than published.
+
+    Raises:
+        InputError: naming what is missing or wrong, and what to do.
+    """
+    known = KNOWN[name]
+    for archive in _archives(root, archives, known):
+        result = unpack(archive, root / known.unpack_to.get(archive.name, ""))
+        print(result.summary())
+        for member, reason in result.skipped:
+            print(f"  refused: {member!r}: {reason}")
+    found = known.read(root)
+    if not partial:
+        check_counts(name, found, known.counts)
+    found.check_files(known.remedy)
+    return found
+
+
+def _archives(root: Path, given: tuple[Path, ...], known: Known) -> list[Path]:
+    for archive in given:
+        if not archive.is_file():
+            raise InputError(f"{archive}: no such archive; check --archive")
+        if not is_archive(archive):
+            raise InputError(f"{archive}: not a zip or tar archive by its name; check --archive")
+    names = {archive.name for archive in given}
+    places = [root / DOWNLOADS / n for n in known.archives] + [root / n for n in known.archives]
+    found = {place.name: place for place in places if place.is_file()}
+    return [*given, *(place for name, place in found.items() if name not in names)]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="hcl data prepare",
+        description="Check a data set of metric learning and its split; archives given, or found "
+        "in ROOT or ROOT/downloads, are unpacked first. Nothing is downloaded: their sources want "
+        "a registration or have moved.",
+    )
+    parser.add_argument("name", choices=list(KNOWN))
+    parser.add_argument("root", type=Path, metavar="ROOT", help="folder of the data")
+    parser.add_argument(
+        "--archive", type=Path, nargs="+", default=[], metavar="FILE", help="to unpack into ROOT"
+    )
+    parser.add_argument(
+        "--partial", action="store_true", help="accept a set with other counts than published"
+    )
+    return parser

@@ -1,0 +1,96 @@
+"""δ-hyperbolicity: how far a metric is from that of a tree.
+
+Two relative values are in circulation, one twice the other: Khrulkov et al. (2020, arXiv
+1904.02239) and Hyp-ViT take ``2δ/diameter`` and choose ``c = (0.144/δ_rel)²``; the library of
+Hyp-ViT also has ``δ/diameter``. Here ``relative`` is the first.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from torch import Tensor
+
+from pretrain.errors import InputError
+
+DISK = 0.144
+"""2δ/diameter of the Poincaré disk at c = 1, as estimated by Khrulkov et al."""
+
+_BUDGET = 2**23
+
+
+class Delta(NamedTuple):
+    """Hyperbolicity of one set of points.
+
+    Attributes:
+        delta: Gromov's δ at the base point, at most twice smaller than over all base points.
+        diameter: largest distance.
+        relative: 2δ/diameter, from 0, a tree, to 1.
+        curvature: the c that belongs to it, (0.144/relative)²; infinite for a tree.
+    """
+
+    delta: float
+    diameter: float
+    relative: float
+    curvature: float
+
+
+def delta_hyperbolicity(distances: ArrayLike | Tensor, base: int = 0) -> Delta:
+    """δ of a finite metric by the four-point condition with one base point.
+
+    With Gromov products A = (x|y)_base, δ is the largest entry of (A ⊗ A) - A, where ⊗ is the
+    product of matrices with max and min for sum and product. Computed in float64, in blocks.
+
+    Args:
+        distances: (N, N), symmetric.
+        base: row of the base point.
+
+    Raises:
+        InputError: not such a matrix, or all points are one.
+    """
+    if not isinstance(distances, Tensor):
+        distances = torch.from_numpy(np.array(distances, dtype=np.float64))
+    d = distances.double()
+    if d.ndim != 2 or d.shape[0] != d.shape[1] or not torch.isfinite(d).all():
+        raise InputError(f"distances must be a finite (N, N) matrix, got {tuple(d.shape)}")
+    diameter = float(d.max())
+    if diameter <= 0:
+        raise InputError("all points coincide: there is no hyperbolicity to measure")
+    product = (d[base][:, None] + d[base][None] - d) / 2
+    largest = 0.0
+    rows = max(1, _BUDGET // len(d) ** 2)
+    for start in range(0, len(d), rows):
+        block = product[start : start + rows]
+        smaller = torch.minimum(block[:, :, None], product[None])
+        largest = max(largest, float((smaller.amax(1) - block).max()))
+    relative = 2 * largest / diameter
+    curvature = (DISK / relative) ** 2 if relative > 0 else float("inf")
+    return Delta(largest, diameter, relative, curvature)
+
+
+def sampled_delta(
+    features: Tensor, *, samples: int = 2000, times: int = 100, seed: int = 0
+) -> Delta:
+    """Mean over random subsets of features (N, D), in Euclidean distance, as Hyp-ViT measures.
+
+    Args:
+        features: encoder features, not normalised.
+        samples: of a subset, without replacement; all where there are fewer.
+        times: number of subsets; one where all are taken.
+        seed: of the choice.
+    """
+    rng = np.random.default_rng(seed)
+    taken = min(samples, len(features))
+    found = []
+    for _ in range(times if taken < len(features) else 1):
+        rows = torch.from_numpy(rng.choice(len(features), taken, replace=False))
+        points = features[rows].double()
+        found.append(delta_hyperbolicity(torch.cdist(points, points)))
+    delta, diameter, relative = (
+        float(np.mean([getattr(one, name) for one in found]))
+        for name in ("delta", "diameter", "relative")
+    )
+    return Delta(delta, diameter, relative, (DISK / relative) ** 2 if relative else float("inf"))

@@ -1,0 +1,198 @@
+"""A backbone and one linear layer."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from downstream.retrieval.finetune.settings import ModelSettings
+from pretrain.errors import InputError
+from pretrain.models import build_backbone
+from pretrain.models.backbones import import_timm
+from pretrain.pretrained import load_pretrained
+from pretrain.settings import Settings
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+CLASSIFIERS = ("head.", "head_dist.", "fc.", "classifier.")
+NO_DOWNLOAD = "put them into a file and set model.weights to it"
+
+
+class Architecture(Settings):
+    """Enough to rebuild a network before its weights are loaded.
+
+    Attributes:
+        library: ``timm``, or ``hcl`` for a backbone of `hcl pretrain`.
+        backbone: name in that library.
+        options: of its constructor.
+        dim: of the embedding.
+        tokens: see ``ModelSettings``.
+        mean: per channel, for images in [0, 1].
+        std: likewise.
+    """
+
+    library: Literal["timm", "hcl"]
+    backbone: str
+    options: dict[str, Any]
+    dim: int
+    tokens: Literal["class", "mean", "released"]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+class Network(nn.Module):
+    """Images (N, 3, H, W) to features (N, F) and projections (N, D), not normalised."""
+
+    def __init__(self, backbone: nn.Module, architecture: Architecture) -> None:
+        super().__init__()
+        self.architecture = architecture
+        self.backbone = backbone
+        width: int = backbone.num_features  # type: ignore[assignment]
+        self.head = nn.Linear(width, architecture.dim)
+        nn.init.orthogonal_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Features and projections."""
+        features = self._features(images)
+        return features, self.head(features)
+
+    def _features(self, images: Tensor) -> Tensor:
+        if not hasattr(self.backbone, "dist_token"):
+            features: Tensor = self.backbone(images)
+            return features
+        tokens: Tensor = self.backbone.forward_features(images)  # type: ignore[operator]
+        kind = self.architecture.tokens
+        if kind == "class" or (kind == "released" and self.training):
+            return tokens[:, 0]
+        return (tokens[:, 0] + tokens[:, 1]) / 2
+
+
+def build_network(settings: ModelSettings) -> Network:
+    """The network before training: weights loaded, what is frozen without gradient.
+
+    Raises:
+        InputError: no such backbone, weights that are not its own, or nothing to freeze.
+    """
+    backbone, architecture = _start(settings)
+    network = Network(backbone, architecture)
+    if settings.freeze is not None:
+        _freeze(backbone, settings.freeze)
+    return network
+
+
+def rebuild(architecture: Architecture) -> Network:
+    """The network without its weights."""
+    if architecture.library == "hcl":
+        backbone = build_backbone(architecture.backbone, architecture.options)
+    else:
+        backbone = _create(architecture.backbone, architecture.options, download=False)
+    return Network(backbone, architecture)
+
+
+def _start(settings: ModelSettings) -> tuple[nn.Module, Architecture]:
+    if settings.run is not None:
+        found = load_pretrained(Path(settings.run).expanduser())
+        encoder = found.description.encoder
+        return found.backbone, Architecture(
+            library="hcl",
+            backbone=encoder.backbone,
+            options=dict(encoder.options),
+            mean=settings.mean or found.description.mean,
+            std=settings.std or found.description.std,
+            dim=settings.dim,
+            tokens=settings.tokens,
+        )
+    assert settings.backbone is not None, "checked by the settings"
+    download = settings.weights == "timm"
+    backbone = _create(settings.backbone, settings.options, download=download)
+    if settings.weights is not None and not download:
+        _load(backbone, Path(settings.weights).expanduser())
+    config = import_timm().get_pretrained_cfg(settings.backbone)
+    return backbone, Architecture(
+        library="timm",
+        backbone=settings.backbone,
+        options=settings.options,
+        mean=settings.mean or tuple(config.mean),
+        std=settings.std or tuple(config.std),
+        dim=settings.dim,
+        tokens=settings.tokens,
+    )
+
+
+def _create(name: str, options: dict[str, Any], *, download: bool) -> nn.Module:
+    timm = import_timm()
+    if not timm.is_model(name):
+        near = timm.list_models(f"*{name.split('.', maxsplit=1)[0][:12]}*")[:3]
+        hint = f"such as {', '.join(near)}" if near else "see timm.list_models()"
+        raise InputError(f"model.backbone: timm has no model '{name}'; {hint}")
+    try:
+        network: nn.Module = timm.create_model(
+            name, pretrained=download, **{"num_classes": 0, **options}
+        )
+    except Exception as error:  # whatever timm raises is about the options or the download
+        remedy = NO_DOWNLOAD if download else "check model.options"
+        raise InputError(f"model.backbone: timm's {name}: {error}; {remedy}") from None
+    return network
+
+
+def _load(backbone: nn.Module, file: Path) -> None:
+    """Weights of the backbone from a file; a classifier's are left out.
+
+    Raises:
+        InputError: there is no such file, it cannot be read, or its tensors are others.
+    """
+    if not file.is_file():
+        raise InputError(f"{file}: no such file; model.weights names a file of weights or 'timm'")
+    if file.suffix == ".npz":
+        try:
+            backbone.load_pretrained(str(file))  # type: ignore[operator]
+        except (AttributeError, KeyError, ValueError, OSError) as error:
+            raise InputError(f"{file}: not weights of this backbone: {error}") from None
+        return
+    state = _read(file)
+    state = {name: value for name, value in state.items() if not name.startswith(CLASSIFIERS)}
+    try:
+        backbone.load_state_dict(state)
+    except RuntimeError as error:
+        lines = [line.strip() for line in str(error).splitlines()]
+        raise InputError(
+            f"{file}: its tensors are not this backbone's: {lines[min(1, len(lines) - 1)][:200]}"
+        ) from None
+
+
+def _read(file: Path) -> dict[str, Tensor]:
+    if file.suffix == ".safetensors":
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            tensors: dict[str, Tensor] = load_file(file)
+        except (SafetensorError, OSError) as error:
+            raise InputError(f"{file}: cannot be read: {error}") from None
+        return tensors
+    try:
+        state = torch.load(file, map_location="cpu", weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError) as error:
+        raise InputError(f"{file}: cannot be read: {str(error).splitlines()[0]}") from None
+    for key in ("state_dict", "model"):
+        state = state.get(key, state) if isinstance(state, dict) else state
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise InputError(f"{file}: holds no tensors by name")
+    return state
+
+
+def _freeze(backbone: nn.Module, blocks: int) -> None:
+    layers: Any = getattr(backbone, "blocks", ())
+    patches: Any = getattr(backbone, "patch_embed", None)
+    if patches is None or blocks > len(layers):
+        raise InputError(
+            f"model.freeze={blocks}: the backbone has "
+            + ("no patch embedding" if patches is None else f"{len(layers)} blocks")
+            + "; model.freeze=null trains everything"
+        )
+    for module in (patches, *layers[:blocks]):
+        module.requires_grad_(False)

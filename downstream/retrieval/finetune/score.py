@@ -1,0 +1,234 @@
+"""The evaluation of a fine-tuned network on its data set's protocol, to ``result.json``."""
+
+from __future__ import annotations
+
+import hashlib
+import shlex
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from downstream.results import Result, write_result
+from downstream.retrieval.datasets import LabelledImages, open_images
+from downstream.retrieval.datasets.known import KNOWN
+from downstream.retrieval.delta import sampled_delta
+from downstream.retrieval.finetune.images import CentredImages, sound, stack
+from downstream.retrieval.finetune.loss import ball_points
+from downstream.retrieval.finetune.network import Network
+from downstream.retrieval.finetune.settings import FinetuneSettings, LossSettings
+from downstream.retrieval.finetune.tuned import Tuned
+from downstream.retrieval.measures import Measures, Ties, measure
+from downstream.retrieval.neighbours import Engine
+from downstream.retrieval.published import rows_beside
+from downstream.retrieval.spaces import Ranking, Rows, ball, fused, sphere
+from pretrain.environment import machine, versions
+from pretrain.errors import InputError
+from pretrain.geometry import poincare
+
+KS = (1, 2, 4, 8)
+
+
+class Embedded(NamedTuple):
+    """float32 features (N, F) and projections (N, D), on the CPU."""
+
+    features: Tensor
+    projections: Tensor
+
+
+@torch.inference_mode()
+def embed(
+    network: Network, images: LabelledImages, rows: Iterable[int], settings: FinetuneSettings
+) -> Embedded:
+    """Embed images as testing does: resized, the centre cut out, no augmentation, float32.
+
+    Raises:
+        InputError: an image cannot be read.
+    """
+    device = next(network.parameters()).device
+    architecture, size = network.architecture, settings.model.size
+    mean = torch.tensor(architecture.mean, device=device).view(3, 1, 1)
+    std = torch.tensor(architecture.std, device=device).view(3, 1, 1)
+    loader: DataLoader[Tensor | InputError] = DataLoader(
+        CentredImages(images, size=size, resize=settings.test.resize or size),
+        sampler=list(rows),
+        batch_size=settings.test.batch,
+        num_workers=settings.data.workers,
+        collate_fn=stack,
+    )
+    network.eval()
+    features, projections = [], []
+    # Full precision and fixed algorithms: the same numbers every time on the same machine.
+    with torch.backends.cudnn.flags(
+        enabled=True, benchmark=False, deterministic=True, allow_tf32=False
+    ):
+        for batch in loader:
+            pixels = (sound(batch).to(device).float() / 255 - mean) / std
+            feature, projection = network(pixels)
+            features.append(feature.float().cpu())
+            projections.append(projection.float().cpu())
+    return Embedded(torch.cat(features), torch.cat(projections))
+
+
+def rankings(embedded: Embedded, settings: LossSettings) -> dict[str, Ranking]:
+    """The ways in which the images can be ranked, by name; those of a ball where there is one."""
+    found: dict[str, Ranking] = {
+        "backbone/euclidean": sphere(embedded.features),
+        "head/euclidean": sphere(embedded.projections),
+    }
+    if settings.geometry == "sphere":
+        return found
+    # In float64 and without the released epsilons, whatever the training had.
+    exact = settings.model_copy(update={"numerics": "exact"})
+    points = ball_points(embedded.projections.double(), exact)
+    found["head/hyperbolic"] = ball(points, settings.curvature)
+    if settings.geometry == "mixed":
+        found["head/fused"] = fused(
+            embedded.projections,
+            points,
+            settings.curvature,
+            temperature_spherical=settings.temperature_spherical,
+            temperature_hyperbolic=settings.temperature_hyperbolic,
+            weight=settings.weight,
+        )
+    return found
+
+
+def score(
+    tuned: Tuned,
+    output: Path,
+    command: list[str],
+    *,
+    engine: Engine = "auto",
+    delta_subsets: int = 0,
+) -> Result:
+    """Embed the test images, rank them in every way, and write ``result.json``.
+
+    Args:
+        tuned: the network, on the device it shall run on, and the settings to go by.
+        output: folder of the result.
+        command: what the user typed, for the record.
+        engine: first stage of the search, which does not change the answer.
+        delta_subsets: measure the δ-hyperbolicity of the features on that many random subsets.
+
+    Raises:
+        InputError: data or embeddings that cannot be used.
+    """
+    settings = tuned.settings
+    start = time.monotonic()
+    images = open_images(settings.data)
+    rows = images.rows("query", "gallery") if images.has_gallery else images.rows("test")
+    if len(rows) < 2:
+        raise InputError(f"{images.root}: no images to test")
+    embedded = embed(tuned.network, images, rows.tolist(), settings)
+    embedding = time.monotonic()
+    ks, ties = ks_of(settings), ties_of(settings)
+    parts: dict[str, Rows] = {}
+    if images.has_gallery:
+        splits = images.splits[rows]
+        parts = {
+            "queries": np.flatnonzero(splits == "query").astype(np.int64),
+            "gallery": np.flatnonzero(splits == "gallery").astype(np.int64),
+        }
+    metrics: dict[str, float] = {}
+    found: Measures | None = None
+    for name, ranking in rankings(embedded, settings.loss).items():
+        found = measure(ranking, images.labels[rows], ks, ties=ties, engine=engine, **parts)
+        metrics |= {f"recall/{name}@{k}": value for k, value in found.recall.items()}
+        metrics[f"r-precision/{name}"] = found.r_precision
+        metrics[f"map@r/{name}"] = found.map_at_r
+    assert found is not None, "there are always two rankings"
+    if settings.loss.geometry != "sphere":
+        points = ball_points(embedded.projections.double(), settings.loss)
+        distances = poincare.distance_to_origin(points, settings.loss.curvature)
+        metrics["norm/mean"], metrics["norm/std"] = float(distances.mean()), float(distances.std())
+    if delta_subsets:
+        delta = sampled_delta(embedded.features, times=delta_subsets, seed=settings.seed)
+        metrics["delta/backbone"] = delta.relative
+        metrics["delta/backbone/curvature"] = delta.curvature
+    result = Result(
+        task="retrieval",
+        run=settings.name or Path(settings.output).name,
+        metrics=metrics,
+        protocol={
+            "data": settings.data.name,
+            "data_fingerprint": images.fingerprint,
+            "size": settings.model.size,
+            "resize": settings.test.resize or settings.model.size,
+            "dim": settings.model.dim,
+            "ks": list(ks),
+            "ties": ties,
+        },
+        provenance={
+            "command": shlex.join(command),
+            "checkpoint": str(tuned.checkpoint),
+            "weights_sha256": _sha256(tuned.checkpoint),
+            "step": tuned.step,
+            "loss": settings.loss.model_dump(mode="json"),
+            "backbone": tuned.network.architecture.backbone,
+            "queries": found.queries,
+            "gallery": int((images.splits == "gallery").sum()) or found.queries,
+            "without_positive": found.without_positive,
+            "versions": versions(),
+            "machine": machine(next(tuned.network.parameters()).device),
+            "seconds": {
+                "embedding": round(embedding - start, 2),
+                "search": round(time.monotonic() - embedding, 2),
+            },
+        },
+    )
+    write_result(result, output)
+    return result
+
+
+def ks_of(settings: FinetuneSettings) -> tuple[int, ...]:
+    """The K to report."""
+    if settings.test.ks is not None:
+        return tuple(sorted(set(settings.test.ks)))
+    known = KNOWN.get(settings.data.name)
+    return known.ks if known is not None else KS
+
+
+def ties_of(settings: FinetuneSettings) -> Ties:
+    """The rule for ties: In-Shop's protocol has its own."""
+    if settings.test.ties is not None:
+        return settings.test.ties
+    return "query" if settings.data.name == "inshop" else "index"
+
+
+def summary(result: Result) -> str:
+    """What the user sees."""
+    ks = result.protocol["ks"]
+    names = [key.removeprefix("map@r/") for key in result.metrics if key.startswith("map@r/")]
+    facts = result.provenance
+    lines = [
+        f"{result.run}: {facts['queries']} queries, {facts['gallery']} images to search"
+        + (f", {facts['without_positive']} without any to find" * bool(facts["without_positive"])),
+        f"{'':<22}" + "".join(f"{f'R@{k}':>8}" for k in ks) + f"{'mAP@R':>8}{'R-prec':>8}",
+    ]
+    for name in names:
+        values = [result.metrics[f"recall/{name}@{k}"] for k in ks]
+        values += [result.metrics[f"map@r/{name}"], result.metrics[f"r-precision/{name}"]]
+        lines.append(f"{name:<22}" + "".join(f"{100 * value:8.1f}" for value in values))
+    if "norm/mean" in result.metrics:
+        mean, std = result.metrics["norm/mean"], result.metrics["norm/std"]
+        lines.append(f"distance from the centre of the ball: {mean:.4f}, deviation {std:.2g}")
+    if "delta/backbone" in result.metrics:
+        relative, c = result.metrics["delta/backbone"], result.metrics["delta/backbone/curvature"]
+        lines.append(f"relative delta of the features: {relative:.3f}, which gives c = {c:.3f}")
+    facts_of_rows = (facts["loss"]["geometry"], facts["backbone"], result.protocol["data"])
+    for row in rows_beside(*facts_of_rows):
+        numbers = ", ".join(f"{key.replace('recall', 'R')} {v}" for key, v in row.metrics.items())
+        dim = row.benchmark.rpartition("_")[2]
+        lines.append(f"published, {dim} dimensions ({row.confidence}): {numbers}")
+    return "\n".join(lines)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,200 @@
+"""The settings of a fine-tuning run."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from downstream.retrieval.datasets import DataSettings
+from downstream.retrieval.measures import Ties
+from pretrain.losses.contrast import Numerics
+from pretrain.losses.fusion import BallInput, Combine
+from pretrain.settings import Settings
+
+Positive = Annotated[float, Field(gt=0, lt=math.inf)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class ModelSettings(Settings):
+    """The network: a backbone and one linear layer.
+
+    Attributes:
+        backbone: timm's name, such as ``vit_small_patch16_224`` (with a tag or without).
+        options: arguments of timm's constructor, such as ``img_size``.
+        weights: a file of the backbone's weights (.safetensors, .pth, .npz); ``timm`` to download
+            them by the name; None: random.
+        run: instead of ``backbone`` and ``weights``: a run folder or checkpoint of `hcl pretrain`.
+        dim: of the embedding.
+        size: side of the images, px.
+        freeze: transformers: 0 freezes the patch embedding, n also the first n blocks; None
+            trains everything.
+        tokens: what a distilled DeiT gives: ``class`` or ``mean`` of class and distillation token;
+            ``released``: class in training, mean in evaluation, as timm did when Hyp-ViT was
+            trained.
+        mean: per channel, for images in [0, 1]; None: what the backbone expects.
+        std: likewise.
+    """
+
+    backbone: str | None = None
+    options: dict[str, Any] = {}
+    weights: str | None = None
+    run: str | None = None
+    dim: Count = 128
+    size: Count = 224
+    freeze: Annotated[int, Field(ge=0)] | None = None
+    tokens: Literal["class", "mean", "released"] = "mean"
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
+
+    @model_validator(mode="after")
+    def _one_source(self) -> ModelSettings:
+        if (self.backbone is None) == (self.run is None):
+            raise ValueError("give exactly one of 'backbone' and 'run'")
+        if self.run is not None and (self.weights is not None or self.options):
+            raise ValueError("'weights' and 'options' come from the 'run'; leave them out")
+        return self
+
+
+class LossSettings(Settings):
+    """Pairwise cross-entropy (Hyp-ViT), in one geometry or both (HypMix).
+
+    Attributes:
+        geometry: ``sphere``, ``ball`` or ``mixed``.
+        temperature_spherical: t_e of cos/t_e. Hyp-ViT writes the distance 2 - 2cos in its paper,
+            so its own temperature there is twice this one.
+        temperature_hyperbolic: t_h of -d/t_h.
+        weight: λ of the hyperbolic part, where mixed.
+        curvature: c of the ball of curvature -c.
+        clip_radius: norm to which the ball's input is clipped; None: not clipped. (The released
+            codes' 0, meant as that, sets every embedding to 0.)
+        combine: where mixed: one softmax over summed ``logits`` as released, or a sum of
+            ``losses``.
+        ball_input: the ball takes the ``raw`` (clipped) output of the head, or as released by
+            HypMix the ``unit`` vector, which makes the distance a function of the cosine.
+        numerics: ``official`` for the released codes' epsilons.
+    """
+
+    geometry: Literal["sphere", "ball", "mixed"]
+    temperature_spherical: Positive = 0.1
+    temperature_hyperbolic: Positive = 0.2
+    weight: Positive = 0.5
+    curvature: Positive = 0.1
+    clip_radius: Positive | None = 2.3
+    combine: Combine = "logits"
+    ball_input: BallInput = "raw"
+    numerics: Numerics = "exact"
+
+
+class SamplerSettings(Settings):
+    """Which images make a step: ``samples`` of each of ``classes`` classes, over all processes."""
+
+    classes: Annotated[int, Field(ge=2)]
+    samples: Annotated[int, Field(ge=2)]
+
+
+class AugmentSettings(Settings):
+    """What is done to training images: a random part of this share of the area; mirrored or not."""
+
+    min_scale: Annotated[float, Field(gt=0, le=1)] = 0.2
+    flip: Annotated[float, Field(ge=0, le=1)] = 0.5
+
+
+class OptimSettings(Settings):
+    """AdamW at a constant rate, as in both papers' codes.
+
+    Attributes:
+        lr: the rate.
+        weight_decay: of all parameters.
+        betas: of AdamW.
+        clip_norm: limit on the gradient's norm; None: no limit.
+        clip_scaled: fp16: clip before the scale is taken off, as HypMix released. At a scale of
+            65,536 that lets almost nothing of the gradient through.
+    """
+
+    lr: Positive = 3e-5
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    betas: tuple[float, float] = (0.9, 0.999)
+    clip_norm: Positive | None = 3.0
+    clip_scaled: bool = False
+
+
+class TrainSettings(Settings):
+    """The loop.
+
+    Attributes:
+        epochs: passes over the classes; or give ``steps``.
+        steps: number of steps; 0 writes the initial network, a baseline.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        precision: of the network; loss and distances are float32 whatever this is.
+        threads: of torch on the CPU, per process.
+        log_every: steps between logged lines.
+        checkpoint_every: steps between checkpoints.
+        keep: how many of the newest checkpoints stay.
+        tensorboard: write TensorBoard event files.
+    """
+
+    epochs: Count | None = None
+    steps: Annotated[int, Field(ge=0)] | None = None
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["fp32", "bf16", "fp16"] = "bf16"
+    threads: Count | None = None
+    log_every: Count = 10
+    checkpoint_every: Count = 200
+    keep: Count = 2
+    tensorboard: bool = True
+
+    @model_validator(mode="after")
+    def _one_length(self) -> TrainSettings:
+        if (self.epochs is None) == (self.steps is None):
+            raise ValueError("give exactly one of 'epochs' and 'steps'")
+        return self
+
+
+class TestSettings(Settings):
+    """The evaluation that ends the run.
+
+    Attributes:
+        resize: shorter side before the central square of ``model.size`` is cut out, px; None: that
+            size.
+        ks: the K of Recall@K; None: those of the data set's papers, else 1 2 4 8.
+        ties: see ``measures.measure``; None: ``query`` for In-Shop as its protocol, else ``index``.
+        batch: images in one forward.
+    """
+
+    resize: Count | None = None
+    ks: tuple[Count, ...] | None = None
+    ties: Ties | None = None
+    batch: Count = 128
+
+
+class FinetuneSettings(Settings):
+    """Everything about one run, as its ``config.yaml`` records it.
+
+    Attributes:
+        output: the run folder.
+        name: the row of tables; None: the folder's name.
+        seed: of the head, the sampling and the augmentation.
+    """
+
+    output: str
+    name: str | None = None
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    data: DataSettings
+    model: ModelSettings
+    loss: LossSettings
+    sampler: SamplerSettings
+    augment: AugmentSettings = AugmentSettings()
+    optim: OptimSettings = OptimSettings()
+    train: TrainSettings
+    test: TestSettings = TestSettings()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> FinetuneSettings:
+        if self.optim.clip_scaled and self.train.precision != "fp16":
+            raise ValueError("optim.clip_scaled is about fp16; set train.precision=fp16")
+        resize = self.test.resize
+        if resize is not None and resize < self.model.size:
+            raise ValueError(f"test.resize={resize} is smaller than model.size={self.model.size}")
+        return self

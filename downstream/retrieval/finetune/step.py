@@ -1,0 +1,125 @@
+"""One step: embed, gather, loss, gradient, clip, update."""
+
+from __future__ import annotations
+
+import math
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
+
+from downstream.retrieval.finetune.loss import ball_points, gather, metric_loss
+from downstream.retrieval.finetune.network import Network
+from downstream.retrieval.finetune.settings import FinetuneSettings
+from pretrain import distributed
+from pretrain.distributed import World
+from pretrain.geometry import poincare
+from pretrain.step import PRECISIONS
+
+
+class DivergedError(RuntimeError):
+    """The loss or a gradient is not finite."""
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a step leaves: values to log, and whether some process was asked to stop."""
+
+    values: dict[str, Tensor]
+    stop: bool
+
+
+class Stepper:
+    """Does steps.
+
+    Args:
+        settings: of the run.
+        world: the process group.
+        network: on its device.
+    """
+
+    def __init__(self, settings: FinetuneSettings, world: World, network: Network) -> None:
+        self.settings, self.world, self.network = settings, world, network
+        self.parameters = [p for p in network.parameters() if p.requires_grad]
+        optim = settings.optim
+        self.optimizer = torch.optim.AdamW(
+            self.parameters, lr=optim.lr, betas=optim.betas, weight_decay=optim.weight_decay
+        )
+        self.scaler = GradScaler(world.device.type, enabled=settings.train.precision == "fp16")
+        architecture = network.architecture
+        self._mean = torch.tensor(architecture.mean, device=world.device).view(3, 1, 1)
+        self._std = torch.tensor(architecture.std, device=world.device).view(3, 1, 1)
+
+    def normalise(self, batch: Tensor) -> Tensor:
+        """uint8 (N, 3, S, S) as the network expects it, on its device."""
+        return (batch.to(self.world.device).float() / 255 - self._mean) / self._std
+
+    def run(self, batch: Tensor, step: int, *, stop: bool) -> Done:
+        """Do one step on this process' images, uint8 (n, 3, S, S).
+
+        Raises:
+            DivergedError: loss or gradient is not finite, on every process alike.
+        """
+        # What a backbone draws itself, such as stochastic depth, then depends on the step alone.
+        torch.manual_seed((self.settings.seed << 32) + step * self.world.size + self.world.rank)
+        self.optimizer.zero_grad(set_to_none=True)
+        with self.autocast():
+            _, projections = self.network(self.normalise(batch))
+        sampler = self.settings.sampler
+        gathered = gather(projections).reshape(sampler.classes, sampler.samples, -1)
+        loss = metric_loss(gathered, self.settings.loss)
+        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        sum_gradients(self.parameters)
+        norm = self._clip()
+        # The scaler looks for overflow in fp16 gradients itself, and skips such steps.
+        watched = loss.detach() if self.scaler.is_enabled() else loss.detach() + norm
+        if not math.isfinite(float(watched)):
+            raise DivergedError(f"step {step + 1}: the loss or its gradient is not finite")
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        distributed.average_batch_norm(self.network)
+        values = {"loss": loss.detach(), "gradient_norm": norm, **self._norms(gathered.detach())}
+        return Done(values, distributed.any_rank(stop, self.world.device))
+
+    def _clip(self) -> Tensor:
+        """Limit the gradient's norm; returns the norm before."""
+        optim = self.settings.optim
+        if not optim.clip_scaled:
+            self.scaler.unscale_(self.optimizer)
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        norm = nn.utils.get_total_norm(gradients).detach()
+        if optim.clip_norm is not None:
+            nn.utils.clip_grads_with_norm_(self.parameters, optim.clip_norm, norm)
+        return norm
+
+    def _norms(self, projections: Tensor) -> dict[str, Tensor]:
+        """Mean and deviation of the distance from the centre of the ball, where there is one."""
+        settings = self.settings.loss
+        if settings.geometry == "sphere":
+            return {}
+        points = ball_points(projections.flatten(0, 1), settings)
+        distances = poincare.distance_to_origin(points, settings.curvature)
+        return {"ball_norm/mean": distances.mean(), "ball_norm/std": distances.std()}
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """The precision of the network."""
+        dtype = PRECISIONS[self.settings.train.precision]
+        if dtype == torch.float32:
+            return nullcontext()
+        return torch.autocast(self.world.device.type, dtype=dtype)
+
+
+def sum_gradients(parameters: list[nn.Parameter]) -> None:
+    """Add up the gradients of all processes, in one collective."""
+    if not distributed.is_active():
+        return
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    flat = torch.cat([gradient.flatten() for gradient in gradients])
+    dist.all_reduce(flat)
+    parts = torch.split(flat, [gradient.numel() for gradient in gradients])
+    for gradient, total in zip(gradients, parts, strict=True):
+        gradient.copy_(total.view_as(gradient))

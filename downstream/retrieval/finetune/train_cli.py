@@ -1,0 +1,67 @@
+"""``hcl retrieve train``: fine-tune, then evaluate."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+
+STOPPED = 75  # EX_TEMPFAIL: saved on request, run the same command again
+
+
+def main(argv: list[str]) -> int:
+    """Train; 0 when finished, 75 when a signal stopped a run that can be continued."""
+    arguments = _parser().parse_intermixed_args(argv)
+    from downstream.retrieval.finetune.config import dump_yaml, load_settings
+
+    settings = load_settings(arguments.config, arguments.overrides)
+    if arguments.print_config:
+        print(dump_yaml(settings), end="")
+        return 0
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("faiss").setLevel(logging.WARNING)  # it tells how it was loaded
+
+    from downstream.retrieval.finetune.folder import FinetuneFolder
+    from downstream.retrieval.finetune.score import score, summary
+    from downstream.retrieval.finetune.step import DivergedError
+    from downstream.retrieval.finetune.trainer import Trainer
+    from downstream.retrieval.finetune.tuned import load_tuned
+    from pretrain import distributed
+
+    command = ["hcl", "retrieve", "train", *argv]
+    with distributed.process_group(settings.train.device) as world:
+        folder = FinetuneFolder(settings)
+        if arguments.fresh:
+            if world.is_main:
+                folder.remove()
+            distributed.barrier()
+        try:
+            finished = Trainer(settings, world, command).fit()
+        except DivergedError as error:
+            print(f"hcl retrieve train: {error}", file=sys.stderr)
+            return 1
+    if not finished:
+        print(f"stopped by a signal; continue with the same command ({settings.output})")
+        return STOPPED
+    if world.is_main:
+        tuned = load_tuned(folder.path)
+        tuned.network.to(world.device)
+        print(summary(score(tuned, folder.path, command)))
+        print(f"finished: {settings.output}")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="hcl retrieve train",
+        description="Fine-tune a backbone for retrieval with pairwise cross-entropy on the sphere, "
+        "in the ball or both, and evaluate it. Run again to resume; torchrun or srun for many "
+        "processes.",
+    )
+    parser.add_argument("config", help="a YAML file, or a preset's name such as hyp_vits_cub")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="such as data.root=DIR output=runs/mine"
+    )
+    parser.add_argument("--fresh", action="store_true", help="forget an earlier run of the folder")
+    parser.add_argument("--print-config", action="store_true", help="show all settings and stop")
+    return parser

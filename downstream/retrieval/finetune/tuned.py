@@ -1,0 +1,53 @@
+"""A fine-tuned network back out of its run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from downstream.retrieval.finetune.network import Architecture, Network, rebuild
+from downstream.retrieval.finetune.settings import FinetuneSettings
+from pretrain import checkpoint
+from pretrain.errors import InputError
+from pretrain.settings import parse
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """A network in evaluation mode, and where it came from."""
+
+    network: Network
+    settings: FinetuneSettings
+    checkpoint: Path
+    step: int
+
+
+def load_tuned(source: Path) -> Tuned:
+    """Read a run folder of ``hcl retrieve train`` (its newest checkpoint) or one checkpoint.
+
+    Raises:
+        InputError: nothing there, damaged, or of another command.
+    """
+    if source.is_dir():
+        found = checkpoint.load_latest(source / "checkpoints")
+        if found is None:
+            raise InputError(f"{source}: no checkpoint; run `hcl retrieve train` first")
+        path, state = found
+    else:
+        path, state = source, checkpoint.load(source)
+    if "architecture" not in state or "network" not in state:
+        raise InputError(
+            f"{path}: not a checkpoint of `hcl retrieve train`; for one of `hcl pretrain` use "
+            "`hcl retrieve RUN --annotations ...`"
+        )
+    settings = parse(FinetuneSettings, state["settings"], source=str(path), at="settings")
+    architecture = parse(Architecture, state["architecture"], source=str(path), at="architecture")
+    network = rebuild(architecture)
+    try:
+        network.load_state_dict(state["network"])
+    except RuntimeError:
+        raise InputError(
+            f"{path}: its tensors are not those of {architecture.backbone} as installed here "
+            "(another version of its library?)"
+        ) from None
+    return Tuned(network.eval(), settings, path, int(state["step"]))

@@ -1,0 +1,99 @@
+"""The network of fine-tuning: weights, frozen parts, tokens."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from finetune_parts import TINY, changed, settings_of, train
+
+from downstream.retrieval.finetune import network as networks
+from downstream.retrieval.finetune.network import build_network
+from downstream.retrieval.finetune.settings import (
+    ModelSettings,
+)
+from downstream.retrieval.finetune.tuned import load_tuned
+from pretrain.errors import InputError
+
+
+def test_frozen_parts_stay_as_they_were(values):
+    network = build_network(settings_of(changed(values, model={"freeze": 1})).model)
+    frozen = {name for name, p in network.named_parameters() if not p.requires_grad}
+    parts = ("backbone.patch_embed.", "backbone.blocks.0.")
+    assert frozen == {name for name, _ in network.named_parameters() if name.startswith(parts)}
+    torch.manual_seed(0)
+    before = build_network(settings_of(values).model).state_dict()
+    after = train(values).network.state_dict()
+    stayed = {name for name, value in after.items() if torch.equal(value, before[name])}
+    assert stayed == {name for name in after if name.startswith(parts[0])}
+    with pytest.raises(InputError, match="has 2 blocks"):
+        build_network(settings_of(changed(values, model={"freeze": 3})).model)
+
+
+def test_head_is_orthogonal(values):
+    weight = build_network(settings_of(values).model).head.weight
+    assert torch.allclose(weight @ weight.T, torch.eye(8), atol=1e-5)
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+def test_weights_from_a_file_without_their_classifier(values, tmp_path, suffix):
+    import timm
+    from safetensors.torch import save_file
+
+    source = timm.create_model("vit_tiny_patch16_224", num_classes=7, **TINY)
+    file = tmp_path / f"weights{suffix}"
+    state = source.state_dict()
+    save_file(state, file) if suffix == ".safetensors" else torch.save({"model": state}, file)
+    network = build_network(settings_of(changed(values, model={"weights": str(file)})).model)
+    assert torch.equal(network.backbone.blocks[1].mlp.fc1.weight, source.blocks[1].mlp.fc1.weight)
+    other = {**TINY, "depth": 3}
+    with pytest.raises(InputError, match=r"tensors are not this backbone's: Missing key"):
+        build_network(
+            settings_of(changed(values, model={"weights": str(file), "options": other})).model
+        )
+    file.write_bytes(b"damaged")
+    with pytest.raises(InputError, match="cannot be read"):
+        build_network(settings_of(changed(values, model={"weights": str(file)})).model)
+    with pytest.raises(InputError, match="no such file"):
+        build_network(settings_of(changed(values, model={"weights": "none.pth"})).model)
+
+
+def test_published_backbones_have_the_published_constants(monkeypatch):
+    half, imagenet = (0.5, 0.5, 0.5), networks.IMAGENET_MEAN
+    small = {"depth": 1}
+    for name, mean in (
+        ("vit_small_patch16_224", half),
+        ("deit_small_distilled_patch16_224", imagenet),
+        ("vit_small_patch16_224.dino", imagenet),
+    ):
+        network = build_network(ModelSettings(backbone=name, options=small, freeze=0))
+        assert network.architecture.mean == mean
+        features, projections = network(torch.zeros(1, 3, 224, 224))
+        assert (features.shape, projections.shape) == ((1, 384), (1, 128))
+
+
+def test_tokens_of_a_distilled_deit():
+    options = {**TINY}
+    images = torch.rand(2, 3, 32, 32)
+    found = {}
+    for tokens in ("class", "mean", "released"):
+        torch.manual_seed(0)
+        settings = ModelSettings(
+            backbone="deit_small_distilled_patch16_224", options=options, tokens=tokens, size=32
+        )
+        network = build_network(settings)
+        found[tokens] = (network.train()(images)[0], network.eval()(images)[0])
+    assert torch.equal(found["released"][0], found["class"][0])
+    assert torch.equal(found["released"][1], found["mean"][1])
+    assert not torch.allclose(found["class"][0], found["mean"][0])
+
+
+def test_own_pretrained_backbone_trains_and_comes_back(values, random_run):
+    model = {"run": str(random_run), "dim": 8, "size": 32}
+    made = {**values, "model": model, "train": {**values["train"], "steps": 1}}
+    trainer = train(made)
+    assert trainer.network.architecture.library == "hcl"
+    tuned = load_tuned(Path(made["output"]))
+    images = torch.rand(2, 3, 32, 32)
+    assert torch.equal(tuned.network(images)[1], trainer.network.eval()(images)[1])

@@ -1,0 +1,116 @@
+"""Every preset of fine-tuning: its settings are the published ones, and it runs scaled down."""
+
+from __future__ import annotations
+
+from itertools import product
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+import hcl
+from downstream.results import read_result
+from downstream.retrieval.datasets.known import KNOWN
+from downstream.retrieval.finetune.config import load_settings
+from downstream.retrieval.published import load, rows_beside
+from pretrain.errors import InputError
+from pretrain.presets import configs_root
+
+PRESETS = sorted(path.stem for path in (configs_root() / "retrieval").glob("*.yaml"))
+BACKBONES = ("vits", "deits", "dino")
+SETS = ("cub", "cars", "sop", "inshop")
+SHAPES = {"cub": (100, 9), "cars": (98, 9), "sop": (450, 2), "inshop": (450, 2)}
+STEPS = {"cub": 50, "cars": 300, "sop": 5_000, "inshop": 3_200}
+
+
+def test_there_is_one_for_every_published_row():
+    rows = {f"{kind}_{b}_{s}" for kind, b, s in product(("sph", "hyp"), BACKBONES, SETS)}
+    rows |= {f"hypmix_{b}_{s}" for b, s in product(BACKBONES, SETS[:3])}
+    assert set(PRESETS) == rows | {"hypmix_released_vits_cub"}
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_settings_are_the_published_ones(preset):
+    settings = load_settings(preset)
+    kind, backbone, name = preset.replace("_released", "").split("_")
+    assert settings.output == f"runs/{preset}"
+    assert settings.data.name == name
+    assert (settings.sampler.classes, settings.sampler.samples) == SHAPES[name]
+    images, classes = KNOWN[name].counts["train"]
+    assert classes >= settings.sampler.classes
+    assert images > 0
+    assert settings.train.epochs is not None
+    assert settings.train.epochs * (classes // settings.sampler.classes) == STEPS[name]
+    geometry = {"sph": "sphere", "hyp": "ball", "hypmix": "mixed"}[kind]
+    assert settings.loss.geometry == geometry
+    assert settings.optim.lr == (1e-5 if backbone == "dino" else 3e-5)
+    assert settings.test.resize == (256 if name == "cub" else None)
+    assert (settings.model.tokens == "released") == (backbone == "deits")
+    assert (settings.loss.curvature, settings.loss.clip_radius) == (0.1, 2.3)
+    assert (settings.model.freeze, settings.model.dim) == (0, 128)
+    released = "released" in preset
+    assert (settings.loss.ball_input == "unit") == settings.optim.clip_scaled == released
+
+
+@pytest.mark.parametrize("preset", ["sph_dino_cars", "hyp_deits_cub", "hypmix_released_vits_cub"])
+def test_preset_runs_scaled_down(preset, tmp_path):
+    for label in range(4):
+        folder = tmp_path / "set" / f"c{label}"
+        folder.mkdir(parents=True)
+        for number in range(3):
+            Image.new("RGB", (40, 36), (60 * label, 80, 20 * number)).save(folder / f"{number}.png")
+    tiny = "{depth: 1, embed_dim: 32, num_heads: 2, img_size: 32}"
+    small = [
+        *("data.name=folder", f"data.root={tmp_path / 'set'}", "data.workers=0"),
+        *("model.weights=null", f"model.options={tiny}", "model.size=32", "test.resize=null"),
+        *("sampler.classes=2", "sampler.samples=3", "train.epochs=2", "train.device=cpu"),
+        *("train.tensorboard=false", f"output={tmp_path / 'run'}"),
+    ]
+    assert hcl.main(["retrieve", "train", preset, *small]) == 0
+    metrics = read_result(tmp_path / "run").metrics
+    assert ("norm/std" in metrics) == ("sph" not in preset)
+    assert 0 <= metrics["map@r/head/euclidean"] <= 1
+
+
+def test_published_numbers():
+    published = load()
+    tables = {name for name, _ in published.benchmarks.items()}
+    assert tables >= {f"{name}_{width}" for name in SETS for width in ("384", "128")}
+    for row in published.rows:
+        values = [row.metrics[key] for key in row.metrics if key.startswith("recall")]
+        assert values == sorted(values), f"{row.name}: recall grows with K"
+        assert row.preset is None or row.preset in PRESETS
+    named = {row.preset for row in published.rows if row.preset}
+    assert named >= {p for p in PRESETS if not p.startswith("hypmix")}
+    missing = [row for row in published.rows if not row.metrics]
+    assert all(row.confidence == "unknown" for row in missing)
+
+
+def test_published_rows_of_a_run():
+    deit = "deit_small_distilled_patch16_224"
+    rows = rows_beside("ball", deit, "cars")
+    assert [(row.benchmark, row.metrics["recall@1"]) for row in rows] == [
+        ("cars_384", 86.4),
+        ("cars_128", 82.1),
+    ]
+    assert rows_beside("sphere", "resnet50", "cars") == []
+    assert rows_beside("mixed", deit, "cars") == [], "no numbers of HypMix are known"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("rows: []", "missing key 'benchmarks'"),
+        ("benchmarks: {}\nrows: [{paper: hypvit}]", r"missing key 'rows.0.benchmark'"),
+        ("- 1", "needs 'benchmarks' and 'rows'"),
+    ],
+)
+def test_published_file_is_read_strictly(text, words):
+    with pytest.raises(InputError, match=words):
+        load(text)
+
+
+def test_preset_names_are_offered():
+    with pytest.raises(InputError, match="did you mean 'hyp_vits_cub'"):
+        load_settings("hyp_vit_cub")
+    assert Path(configs_root()).is_dir()
