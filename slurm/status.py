@@ -104,7 +104,7 @@ def look(job: Job, queue: Mapping[str, Entry] | None) -> Status:
     )
 
 
-def _state(  # noqa: PLR0911 - one return a state
+def _state(
     job: Job, spec: Spec, events: list[dict[str, Any]], entry: Entry | None, answered: bool
 ) -> tuple[str, str]:
     """The state and why: what the job has noted itself comes first."""
