@@ -193,6 +193,8 @@ def _restarts(events: list[dict[str, Any]]) -> list[str]:
             why = str(event["why"])
         elif event["kind"] == "stopped":
             why = "requeued from outside" if event.get("state") else str(event["why"])
+        elif event["kind"] == "failed":
+            why = "requeued from outside after it had failed"
         elif event["kind"] == "start":
             found.append(why or "node failure, or ended without warning")
             why = ""

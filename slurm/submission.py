@@ -14,6 +14,7 @@ from pretrain.errors import InputError
 from slurm import blocked
 from slurm.cluster import ClusterSettings
 from slurm.job import LOGS, Job, Spec, plain
+from slurm.plan import OUTER
 from slurm.queue import check_reachable, outside_of_jobs
 from slurm.snapshot import snapshot
 from slurm.task import Task
@@ -64,9 +65,8 @@ def check_command(words: Sequence[str]) -> str | None:
     """
     from hcl import COMMANDS
 
-    here = ("submit", "status", "cancel", "logs", "pipeline")
-    if not words or words[0] not in COMMANDS or words[0] in here:
-        known = ", ".join(name for name in COMMANDS if name not in here)
+    if not words or words[0] not in COMMANDS or words[0] in OUTER:
+        known = ", ".join(name for name in COMMANDS if name not in OUTER)
         raise InputError(f"no command 'hcl {' '.join(words[:1])}' for a job; one of {known}")
     if words[0] != "pretrain":
         return None
