@@ -111,9 +111,9 @@ def _preview(pipeline: Pipeline, journal: Journal, among: set[str], forced: set[
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="hcl pipeline",
-        description="Run the steps of a file in order on this machine, or submit them. Run again to continue: "
-        "what has finished and has not changed is left alone. The state is in "
-        "OUTPUT/pipeline.json.",
+        description="Run the steps of a file in order on this machine, or submit them as "
+        "jobs. Run again to continue: what has finished and has not changed is left alone. The "
+        "state is in OUTPUT/pipeline.json.",
     )
     parser.add_argument("pipeline", metavar="FILE", help="a YAML file, or a preset's name")
     parser.add_argument(

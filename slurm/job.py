@@ -117,7 +117,13 @@ class Job:
 
     def logs(self) -> list[Path]:
         """Logs of all tasks, in the order of their ranks."""
-        return sorted(self.folder.glob(f"{LOGS}/*_log.out"), key=_rank)
+        return sorted(self.folder.glob(f"{LOGS}/{self.id}_*_log.out"), key=_rank)
+
+    def share_logs(self, other: Job) -> None:
+        """Tasks of an array write into the first one's folder."""
+        own = self.folder / LOGS
+        own.rmdir()
+        own.symlink_to(Path("..") / other.folder.name / LOGS)
 
 
 def _rank(log: Path) -> int:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from pretrain.errors import InputError
-from slurm import blocked
 from slurm.cluster import ClusterSettings
 from slurm.job import LOGS, Job, Spec, plain
 from slurm.plan import OUTER
@@ -111,6 +110,8 @@ def submit(jobs: Sequence[Job], after: Sequence[str] = ()) -> None:
         raise InputError(f"sbatch: {said[-1].strip()[-300:]}") from None
     for job, one in zip(jobs, made, strict=True):
         job.set_id(str(one.job_id))
+        if cluster.kind == "slurm" and job is not jobs[0]:
+            job.share_logs(jobs[0])
 
 
 def request(specs: Sequence[Spec], after: Sequence[str] = ()) -> str:
@@ -131,7 +132,9 @@ def _executor(spec: Spec, logs: Path, after: Sequence[str]) -> Any:
     logging.getLogger("submitit").setLevel(logging.WARNING)
     cluster = spec.cluster
     # The command's words are not here: they travel in the job's folder, and no shell sees them.
-    python = shlex.join([sys.executable, "-I", "-S", blocked.__file__, sys.executable])
+    python = shlex.join(
+        [sys.executable, *["-I", "-S"], f"{spec.code}/slurm/blocked.py", sys.executable]
+    )
     path = f"export PYTHONPATH={shlex.quote(spec.code)}"
     setup = [*cluster.setup, path + '"${PYTHONPATH:+:$PYTHONPATH}"']
     if cluster.kind == "local":

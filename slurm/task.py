@@ -23,6 +23,7 @@ from slurm import queue
 from slurm.job import Job
 
 STOPPED = 75
+SIGNALS = (signal.SIGUSR2, signal.SIGTERM)
 PULSE_S = 10
 LOST = ("Connection closed by peer", "Connection reset by peer", "ncclRemoteError")
 LOST_S = 10
@@ -81,9 +82,15 @@ class _Run:
 
     def run(self) -> int:
         """Run the command, and requeue the job where it was asked to stop."""
-        for number in (signal.SIGUSR2, signal.SIGTERM):
-            signal.signal(number, self._note)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR2, signal.SIGTERM})
+        before = {number: signal.signal(number, self._note) for number in SIGNALS}
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+        try:
+            return self._run()
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _run(self) -> int:
         if self.rank == 0 and not self._begin():
             return 1
         status = self._command()
@@ -111,7 +118,7 @@ class _Run:
         path = os.pathsep.join([str(code), *filter(None, [os.environ.get("PYTHONPATH")])])
         words = [sys.executable, str(code / "slurm/child.py"), str(os.getpid())]
         # The mask is inherited: a signal waits until the command can save.
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2, signal.SIGTERM})
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         self.child = subprocess.Popen(
             [*words, sys.executable, "-u", str(code / "hcl.py"), *self.spec.words],
             env={**self.environment, "PYTHONPATH": path, "PYTHONFAULTHANDLER": "1"},
@@ -123,7 +130,7 @@ class _Run:
         assert self.child.stderr is not None
         reader = threading.Thread(target=self._read, args=(self.child.stderr,), daemon=True)
         reader.start()
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR2, signal.SIGTERM})
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         beat = 0.0
         while True:
             if self.rank == 0 and time.monotonic() - beat > PULSE_S:
@@ -158,8 +165,9 @@ class _Run:
         if self.rank > 0:
             return 0
         elapsed = time.time() - self.started
-        limit = 60 * self.spec.cluster.time_min - self.spec.cluster.signal_delay_s - 90
-        at_limit = self.signal == signal.SIGUSR2 and elapsed >= limit
+        due = 60 * self.spec.cluster.time_min - self.spec.cluster.signal_delay_s
+        # Slurm's warning may come a minute early.
+        at_limit = self.signal == signal.SIGUSR2 and elapsed >= due - min(60, due / 4)
         return self._requeue("time limit" if at_limit else "preempted")
 
     def _requeue(self, why: str) -> int:

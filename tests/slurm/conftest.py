@@ -43,7 +43,7 @@ def _slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DevSlurm]:
     if done.returncode == 3:
         pytest.skip(f"no Slurm on this machine: {done.stderr.strip()}")
     assert done.returncode == 0, done.stderr
-    script = f"eval \"$({TOOL} env {cluster.folder})\"; env -0"
+    script = f'eval "$({TOOL} env {cluster.folder})"; env -0'
     text = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True).stdout
     now = dict(line.split("=", 1) for line in text.split("\0") if "=" in line)
     cluster.variables = {k: v for k, v in now.items() if os.environ.get(k) != v and k != "_"}
