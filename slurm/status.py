@@ -108,7 +108,8 @@ def _state(
     job: Job, spec: Spec, events: list[dict[str, Any]], entry: Entry | None, answered: bool
 ) -> tuple[str, str]:
     """The state and why: what the job has noted itself comes first."""
-    last = events[-1] if events else {"kind": "none"}
+    notes = [event for event in events if event["kind"] != "signal"]
+    last = notes[-1] if notes else {"kind": "none"}
     failed = _failure(events)
     if last["kind"] == "finished":
         return "finished", ""
@@ -189,7 +190,9 @@ def _restarts(events: list[dict[str, Any]]) -> list[str]:
     found: list[str] = []
     why = ""
     for event in events:
-        if event["kind"] == "requeue":
+        if event["kind"] == "signal" and event["name"] == "SIGTERM":
+            why = "requeued from outside"
+        elif event["kind"] == "requeue":
             why = str(event["why"])
         elif event["kind"] == "stopped":
             why = "requeued from outside" if event.get("state") else str(event["why"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import shlex
 import sys
@@ -10,6 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
+
+from pretrain.__main__ import parser
+from pretrain.config import load_settings, read_config
 from pretrain.errors import InputError
 from slurm.cluster import ClusterSettings
 from slurm.job import LOGS, Job, Spec, plain
@@ -30,8 +35,24 @@ def prepare(
         InputError: the command is unknown, or its settings are at fault.
     """
     spec = plan(words, cluster, name, needs)
-    code = snapshot(Path(cluster.folder).absolute() / CODE)
-    return Job.create(spec.model_copy(update={"code": str(code)}))
+    kept = Path(cluster.folder).absolute() / CODE
+    changes = {"code": str(snapshot(kept)), "words": _keep_config(spec.words, kept)}
+    return Job.create(spec.model_copy(update=changes))
+
+
+def _keep_config(words: tuple[str, ...], folder: Path) -> tuple[str, ...]:
+    """The configuration file of a pretraining, with its bases, as it is now."""
+    if words[0] != "pretrain":
+        return words
+    config = parser().parse_intermixed_args(list(words[1:])).config
+    if not Path(config).is_file():
+        return words  # a preset: part of the code
+    text = yaml.safe_dump(read_config(Path(config)), sort_keys=False, allow_unicode=True)
+    digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+    target = folder / f"{plain(Path(config).stem)}-{digest}.yaml"
+    target.write_text(text, encoding="utf-8")
+    place = words.index(config)
+    return (*words[:place], str(target), *words[place + 1 :])
 
 
 def plan(
@@ -69,9 +90,6 @@ def check_command(words: Sequence[str]) -> str | None:
         raise InputError(f"no command 'hcl {' '.join(words[:1])}' for a job; one of {known}")
     if words[0] != "pretrain":
         return None
-    from pretrain.__main__ import parser
-    from pretrain.config import load_settings
-
     try:
         arguments = parser().parse_intermixed_args(list(words[1:]))
     except SystemExit:  # argparse has said what is wrong

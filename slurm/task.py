@@ -152,6 +152,9 @@ class _Run:
             self.tail.append(line)
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
+        if self.rank == 0 and self.signal != number:
+            # At once: SIGKILL may follow before the command has saved.
+            self.job.note("signal", name=signal.Signals(number).name)
         self.signal = number
         if self.child is not None and self.child.poll() is None:
             self.child.send_signal(number)  # where Slurm has told the task alone

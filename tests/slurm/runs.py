@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import hcl
+from slurm.chosen import try_queue
 from slurm.job import Job, jobs_below
+from slurm.status import look
 
 ROOT = Path(hcl.__file__).resolve().parent
 PROFILE = ["--cluster", "cpu", "--set", "cpus_per_task=1", "--set", "mem_gb=0.5"]
@@ -52,17 +55,16 @@ def _jobs() -> list[Job]:
 
 def status(job: Job) -> dict[str, Any]:
     """What ``hcl status --json`` says of a job."""
-    done = run("status", str(job.folder), "--json")
-    assert done.returncode == 0, done.stderr
-    (found,) = json.loads(done.stdout)
-    result: dict[str, Any] = found
-    return result
+    return asdict(look(job, try_queue()[0]))
 
 
-def run(*arguments: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+def run(
+    *arguments: str, timeout: float = 120, processes: int = 1
+) -> subprocess.CompletedProcess[str]:
     """A command in a process of its own."""
+    launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
     return subprocess.run(
-        [sys.executable, str(ROOT / "hcl.py"), *arguments],
+        [sys.executable, *(launch if processes > 1 else []), str(ROOT / "hcl.py"), *arguments],
         capture_output=True,
         text=True,
         check=False,

@@ -14,12 +14,13 @@ import pytest
 from runs import run, status, submit
 
 import hcl
+from pretrain.config import load_settings
 from pretrain.errors import InputError
 from slurm.cluster import choose_cluster
 from slurm.job import Job, plain
 from slurm.queue import Entry
 from slurm.status import duration, look
-from slurm.submission import plan
+from slurm.submission import plan, prepare
 from slurm.task import port
 
 Until = Callable[..., Any]
@@ -132,3 +133,15 @@ def test_small_parts() -> None:
         "1 h 01 min",
         "2 d 7 h",
     ]
+
+
+def test_configuration_is_kept_as_it_was() -> None:
+    mine = Path("mine.yaml")
+    mine.write_text("base: quickstart\noptim: {lr: 0.02}\n")
+    cluster, _ = choose_cluster("cpu")
+    job = prepare(["pretrain", "mine.yaml", "output=o"], cluster, None)
+    mine.write_text("no: longer\n")
+    spec = job.spec()
+    assert (spec.words[0], spec.words[2]) == ("pretrain", "output=o")
+    assert spec.run == str(Path("o").absolute())
+    assert load_settings(spec.words[1]).optim.lr == 0.02
