@@ -10,6 +10,7 @@
 # or accounting: memory limits are not enforced, `sacct` has nothing to say.
 #
 #   HCL_SLURM_NODES=4   HCL_SLURM_CPUS=4   HCL_SLURM_CACHE=~/.cache/hcl/slurm
+#   HCL_SLURM_UNPACK=1  unpack the packages even where Slurm is installed
 set -euo pipefail
 
 NODES=${HCL_SLURM_NODES:-4}
@@ -24,10 +25,17 @@ cannot() {
     exit 3
 }
 
+installed() {
+    local program
+    for program in slurmctld slurmd sbatch munged; do
+        command -v "$program" >/dev/null || return 1
+    done
+}
+
 # Where Slurm is: PREFIX is empty where it is installed.
 find_slurm() {
     PREFIX=""
-    if command -v slurmctld slurmd sbatch munged >/dev/null; then return; fi
+    if [ -z "${HCL_SLURM_UNPACK:-}" ] && installed; then return; fi
     PREFIX=$CACHE
     if [ -x "$PREFIX/usr/sbin/slurmctld" ]; then return; fi
     command -v apt-get >/dev/null || cannot "Slurm is not installed, and there is no apt to get it with"
@@ -285,7 +293,7 @@ start | stop | env | node | controller)
     esac
     ;;
 *)
-    sed -n '2,12s/^# \{0,1\}//p' "$0"
+    sed -n '2,13s/^# \{0,1\}//p' "$0"
     exit 2
     ;;
 esac
