@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import signal
+from pathlib import Path
 
 from pretrain.errors import InputError
 from slurm.chosen import add_jobs, chosen_jobs, try_queue
@@ -42,7 +44,9 @@ def main(argv: list[str]) -> int:
 
 
 def _end_local(pid: int) -> None:
-    try:
-        os.kill(pid, signal.SIGTERM)  # submitit's controller passes it to the tasks
-    except ProcessLookupError:
-        return
+    """Tell the process and its children: set-up lines put a shell before what passes it on."""
+    file = Path(f"/proc/{pid}/task/{pid}/children")
+    children = file.read_text().split() if file.exists() else []
+    for one in [pid, *map(int, children)]:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(one, signal.SIGTERM)

@@ -13,7 +13,7 @@ from slurm.cluster import ClusterSettings, parse_overrides
 from slurm.graph import Pipeline, Step
 from slurm.job import Job
 from slurm.plan import files_of, reason
-from slurm.queue import queue
+from slurm.queue import check_reachable, queue
 from slurm.state import Journal
 from slurm.status import ENDED, look
 from slurm.submission import plan, prepare, request, submit
@@ -124,6 +124,7 @@ class Submitter:
         Raises:
             InputError: Slurm refuses; what was submitted before stays, and is left alone later.
         """
+        check_reachable()
         for name, job in self.jobs.items():
             self._say(f"{name}: at work already as job {job.id}")
         for batch in batches:

@@ -191,7 +191,7 @@ def _restarts(events: list[dict[str, Any]]) -> list[str]:
     why = ""
     for event in events:
         if event["kind"] == "signal" and event["name"] == "SIGTERM":
-            why = "requeued from outside"
+            why = why or "requeued from outside"  # after a request of its own it is the answer
         elif event["kind"] == "requeue":
             why = str(event["why"])
         elif event["kind"] == "stopped":

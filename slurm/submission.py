@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import shlex
+import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ from pretrain.errors import InputError
 from slurm.cluster import ClusterSettings
 from slurm.job import LOGS, Job, Spec, plain
 from slurm.plan import OUTER
-from slurm.queue import check_reachable, outside_of_jobs
+from slurm.queue import outside_of_jobs
 from slurm.snapshot import snapshot
 from slurm.task import Task
 
@@ -110,8 +111,6 @@ def submit(jobs: Sequence[Job], after: Sequence[str] = ()) -> None:
     import submitit
 
     cluster = jobs[0].spec().cluster
-    if cluster.kind == "slurm":
-        check_reachable()
     executor = _executor(jobs[0].spec(), jobs[0].folder / LOGS, after)
     tasks = [Task(job.folder) for job in jobs]
     try:
@@ -135,9 +134,9 @@ def submit(jobs: Sequence[Job], after: Sequence[str] = ()) -> None:
 def request(specs: Sequence[Spec], after: Sequence[str] = ()) -> str:
     """The script that sbatch would be given for one job, or an array of several."""
     folder = Path(specs[0].cluster.folder).absolute() / "JOB" / LOGS
-    executor = _executor(specs[0], folder, after)
-    if specs[0].cluster.kind == "local":
+    if specs[0].cluster.kind != "slurm":
         return "# a process of this machine\n"
+    executor = _executor(specs[0], folder, after)
     if len(specs) > 1:
         executor.parameters["map_count"] = len(specs)
     return str(executor._make_submission_file_text(executor._submitit_command_str, "dry-run"))
@@ -164,6 +163,8 @@ def _executor(spec: Spec, logs: Path, after: Sequence[str]) -> Any:
             tasks_per_node=cluster.tasks, timeout_min=year, setup=setup, stderr_to_stdout=True
         )
         return executor
+    if shutil.which("srun") is None:
+        raise InputError("srun: not found; there is no Slurm here, try --cluster local")
     queued = submitit.SlurmExecutor(logs, python=python)
     given = {
         key: getattr(cluster, key)

@@ -21,6 +21,7 @@ def main(argv: list[str]) -> int:
     arguments = parser.parse_args(argv)
     words = arguments.words[1:] if arguments.words[:1] == ["--"] else arguments.words
     from slurm.cluster import choose_cluster
+    from slurm.queue import check_reachable
     from slurm.submission import plan, prepare, request, submit
 
     cluster, why = choose_cluster(arguments.cluster, arguments.overrides)
@@ -30,6 +31,8 @@ def main(argv: list[str]) -> int:
         spec = plan(words, cluster, arguments.name)
         print(f"# hcl {shlex.join(spec.words)}\n{request([spec])}", end="")
         return 0
+    if cluster.kind == "slurm":
+        check_reachable()
     job = prepare(words, cluster, arguments.name)
     if cluster.kind == "debug":
         from slurm.task import Task

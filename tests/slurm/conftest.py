@@ -61,9 +61,10 @@ def cluster(
     monkeypatch.delenv("HCL_CLUSTER", raising=False)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.chdir(tmp_path)
+    own = dict(os.environ)  # a test may have changed it
     yield _slurm
-    subprocess.run(["scancel", "--me", "--signal=KILL"], check=False, timeout=20)
-    subprocess.run(["scancel", "--me"], check=False, timeout=20)
+    for more in (["--signal=KILL"], []):
+        subprocess.run(["scancel", "--me", *more], check=False, timeout=20, env=own)
 
 
 @pytest.fixture

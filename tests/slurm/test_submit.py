@@ -51,6 +51,17 @@ def _ended(job: Job) -> dict[str, Any] | None:
     return None if found["state"] in ("queued", "running") else found
 
 
+@pytest.mark.parametrize("setup", ["[]", "[export A=1]"])
+def test_cancel_without_slurm(until: Until, setup: str) -> None:
+    long = ["data", "scenes", "x", "--images", "200000", "--workers", "1"]
+    job = submit("--set", f"setup={setup}", *long)
+    until(lambda: any(Path().glob("**/*.jpg")), 60)
+    assert status(job)["state"] == "running"
+    assert hcl.main(["cancel", str(job.id)]) == 0
+    assert until(lambda: _ended(job), 20)["state"] == "stopped"
+    assert hcl.main(["cancel", "--all"]) == 0
+
+
 def test_debug_runs_in_the_foreground() -> None:
     before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR2)]
     assert hcl.main(["submit", "--cluster", "debug", "data", "scenes", "x", *SMALL]) == 0
@@ -66,6 +77,8 @@ def test_debug_runs_in_the_foreground() -> None:
         (["--cluster", "cpu", "--set", "node=2", "data"], "did you mean 'nodes'"),
         (["--cluster", "cpu", "--set", "nodes=0", "data"], "'nodes'"),
         (["--cluster", "cpu", "--set", 'partition="a\\nb"', "data"], "one line"),
+        (["--cluster", "cpu", "--dry-run", "data", "scenes", "x"], "there is no Slurm here"),
+        (["--cluster", "cpu", "data", "scenes", "x"], "there is no Slurm here"),
         (["--cluster", "local", "status"], "no command 'hcl status' for a job"),
         (["--cluster", "local"], "no command 'hcl ' for a job"),
         (["--cluster", "local", "pretrain", "quickstrat"], "did you mean 'quickstart'"),
