@@ -17,6 +17,7 @@ from slurm.job import Job, Spec
 from slurm.queue import Entry
 
 STALE_S = 120
+ENDING_S = 30
 ENDED = ("finished", "failed", "out of memory", "cancelled", "stopped", "lost")
 
 
@@ -171,6 +172,8 @@ def _local(job: Job, last: dict[str, Any]) -> tuple[str, str]:
     alive = name is not None and _is_alive(int(name))
     if alive:
         return ("running" if last["kind"] == "start" else "queued"), "on this machine"
+    if time.time() - (job.last_pulse() or 0) < ENDING_S:
+        return "running", "ending"  # the shell of the set-up lines is gone before its tasks
     return "lost", "its process is gone, and it has left no word"
 
 

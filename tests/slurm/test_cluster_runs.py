@@ -51,7 +51,7 @@ def test_two_nodes_of_two_tasks_compute_what_four_local_processes_do(
 ) -> None:
     one = ["--set", "nodes=2", "--set", "tasks_per_node=2"]
     job = submit(*PROFILE, *one, *words(scenes, "far", "train.steps=4"))
-    found = until(lambda: ended(job), 90)
+    found = until(lambda: ended(job), 150)
     assert found["state"] == "finished", found
     assert (found["step"], found["total"]) == (4, 4)
     done = run(*words(scenes, "here", "train.steps=4"), processes=4)
@@ -74,13 +74,13 @@ def test_five_interruptions_leave_no_trace(scenes: Path, until: Until) -> None:
     chance = random.Random(3)
     for number, kind in enumerate(kinds):
         more_steps = len(losses("far")) + chance.randint(1, 3)
-        until(lambda least=more_steps: len(losses("far")) >= least, 60)
+        until(lambda least=more_steps: len(losses("far")) >= least, 120)
         if kind == "signal":
             command = ["scancel", "--signal=USR2", str(job.id)]
         else:
             command = ["scontrol", "requeue", str(job.id)]
         subprocess.run(command, check=True, timeout=20)
-        until(lambda least=number + 2: starts(job) >= least, 60)
+        until(lambda least=number + 2: starts(job) >= least, 120)
     # What is left is longer than the time limit: that is the fifth.
     found = until(lambda: ended(job), 120)
     assert found["state"] == "finished", found
@@ -101,7 +101,7 @@ def starts(job: Any) -> int:
 def test_node_killed_and_controller_restarted(cluster: Any, scenes: Path, until: Until) -> None:
     more = ["train.steps=16", "train.checkpoint_every=2"]
     job = submit(*PROFILE, *words(scenes, "far", *more))
-    until(lambda: len(losses("far")) >= 3, 60)
+    until(lambda: len(losses("far")) >= 3, 120)
     # The controller comes and goes: nothing happens to the run.
     os.kill(cluster.pid("slurmctld"), signal.SIGKILL)
     before = len(losses("far"))
@@ -120,9 +120,9 @@ def test_node_killed_and_controller_restarted(cluster: Any, scenes: Path, until:
     lost = time.monotonic()
     kill_node(cluster, node, str(job.id))
     reached = len(losses("far"))
-    until(lambda: starts(job) == 2, 90)
+    until(lambda: starts(job) == 2, 150)
     print(f"running again {time.monotonic() - lost:.0f} s after the loss of {node}")
-    found = until(lambda: ended(job), 90)
+    found = until(lambda: ended(job), 150)
     assert found["state"] == "finished", found
     assert found["restarts"] == ["node failure, or ended without warning"]
     assert job.events()[1]["node"] != node
