@@ -170,7 +170,7 @@ class _Run:
         elapsed = time.time() - self.started
         due = 60 * self.spec.cluster.time_min - self.spec.cluster.signal_delay_s
         # Slurm's warning may come a minute early.
-        at_limit = self.signal == signal.SIGUSR2 and elapsed >= due - min(60, due / 4)
+        at_limit = self.signal == signal.SIGUSR2 and elapsed >= due - 60
         return self._requeue("time limit" if at_limit else "preempted")
 
     def _requeue(self, why: str) -> int:
