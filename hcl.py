@@ -16,6 +16,10 @@ COMMANDS = {
     "retrieve": ("downstream.retrieval.cli", "Recall@K, Euclidean and hyperbolic; metric learning"),
     "compare": ("downstream.compare.cli", "table and report of several runs"),
     "pipeline": ("slurm.cli", "several of these commands in order, each once"),
+    "submit": ("slurm.submit", "any of these commands as a job of a cluster"),
+    "status": ("slurm.watch", "jobs: where they stand, and why they restarted"),
+    "cancel": ("slurm.cancel", "end jobs; a run saves first"),
+    "logs": ("slurm.logs", "what a job has said"),
 }
 
 

@@ -32,8 +32,10 @@ def machine(device: torch.device) -> str:
 
 
 def _commit() -> str | None:
-    """The checkout's commit, with ``+`` where files differ from it."""
+    """The checkout's commit, with ``+`` where files differ from it; of a job's copy as noted."""
     root = Path(__file__).resolve().parent.parent
+    if (root / "COMMIT").is_file():
+        return (root / "COMMIT").read_text(encoding="utf-8").strip() or None
     if not (root / ".git").exists() or shutil.which("git") is None:
         return None
     describe = ["git", "-C", str(root), "describe", "--always", "--dirty=+", "--abbrev=12"]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
+from collections.abc import Collection
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 from pretrain.errors import InputError
@@ -17,9 +19,11 @@ if TYPE_CHECKING:
 def main(argv: list[str]) -> int:
     """Run a pipeline; 0 finished, 1 a step failed, 75 stopped by a signal, 2 the user's mistake."""
     arguments = _parser().parse_intermixed_args(argv)
+    from slurm.cluster import choose_cluster
     from slurm.graph import load_pipeline
     from slurm.local import Runner
     from slurm.plan import check_commands
+    from slurm.remote import Submitter, reconcile
     from slurm.state import Journal, locked
 
     pipeline = load_pipeline(arguments.pipeline, arguments.overrides)
@@ -30,22 +34,40 @@ def main(argv: list[str]) -> int:
         among = forced = set(pipeline.chosen(arguments.only))
     elif arguments.from_step is not None:
         forced = pipeline.with_dependants(pipeline.chosen(arguments.from_step))
-    if arguments.dry_run:
-        journal = Journal(pipeline.output, pipeline.name)
-        _check_needs(pipeline, journal, among)
-        print(_preview(pipeline, journal, among, forced), end="")
-        return 0
-    with locked(pipeline.output):
-        journal = Journal(pipeline.output, pipeline.name)
-        _check_needs(pipeline, journal, among)
-        return Runner(pipeline, journal, _say).run(among, forced)
+    cluster = None
+    if arguments.cluster is not None:
+        cluster, _ = choose_cluster(arguments.cluster, arguments.profile)
+    if cluster is None or cluster.kind != "slurm":
+        if arguments.dry_run:
+            journal = Journal(pipeline.output, pipeline.name)
+            _check_needs(pipeline, journal, among)
+            print(_preview(pipeline, journal, among, forced), end="")
+            return 0
+        with locked(pipeline.output):
+            journal = Journal(pipeline.output, pipeline.name)
+            for name, job in reconcile(journal).items():
+                raise InputError(f"step '{name}' is at work as job {job.id}; wait, or cancel it")
+            _check_needs(pipeline, journal, among)
+            return Runner(pipeline, journal, _say).run(among, forced)
+    with nullcontext() if arguments.dry_run else locked(pipeline.output):
+        journal = Journal(pipeline.output, pipeline.name, keep=not arguments.dry_run)
+        submitter = Submitter(pipeline, journal, cluster, reconcile(journal), _say)
+        _check_needs(pipeline, journal, {*among} - set(submitter.jobs), set(submitter.jobs))
+        batches = submitter.due(among, forced)
+        if arguments.dry_run:
+            print(_preview(pipeline, journal, among, forced), submitter.requests(batches), sep="\n")
+            return 0
+        submitter.submit(batches)
+        return submitter.wait() if arguments.wait else 0
 
 
 def _say(line: str) -> None:
     print(f"hcl pipeline: {line}", file=sys.stderr, flush=True)
 
 
-def _check_needs(pipeline: Pipeline, journal: Journal, among: set[str]) -> None:
+def _check_needs(
+    pipeline: Pipeline, journal: Journal, among: set[str], flying: Collection[str] = ()
+) -> None:
     """What is left out must have finished.
 
     Raises:
@@ -54,7 +76,9 @@ def _check_needs(pipeline: Pipeline, journal: Journal, among: set[str]) -> None:
     for name in among:
         for need in pipeline.steps[name].needs:
             record = journal.state.steps.get(need)
-            if need not in among and (record is None or record.state != "finished"):
+            if need in among or need in flying:
+                continue
+            if record is None or record.state != "finished":
                 raise InputError(f"--only: '{name}' needs '{need}', which has not finished; run it")
 
 
@@ -68,6 +92,11 @@ def _preview(pipeline: Pipeline, journal: Journal, among: set[str], forced: set[
         why = reason(step, journal.state.steps, forced, pending) if step.name in among else None
         if step.name not in among:
             verdict = "left out"
+        elif step.name in journal.state.steps and (
+            journal.state.steps[step.name].state == "submitted"
+        ):
+            verdict = "submitted"
+            pending.add(step.name)
         elif why is None:
             verdict = "finished"
         else:
@@ -82,9 +111,9 @@ def _preview(pipeline: Pipeline, journal: Journal, among: set[str], forced: set[
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="hcl pipeline",
-        description="Run the steps of a file in order on this machine. Run again to continue: "
-        "what has finished and has not changed is left alone. The state is in "
-        "OUTPUT/pipeline.json.",
+        description="Run the steps of a file in order on this machine, or submit them as "
+        "jobs. Run again to continue: what has finished and has not changed is left alone. The "
+        "state is in OUTPUT/pipeline.json.",
     )
     parser.add_argument("pipeline", metavar="FILE", help="a YAML file, or a preset's name")
     parser.add_argument(
@@ -99,4 +128,17 @@ def _parser() -> argparse.ArgumentParser:
         metavar="STEP",
         help="this step again, and what needs it; and all that is due before",
     )
+    there = parser.add_argument_group("on a cluster")
+    there.add_argument(
+        "--cluster", metavar="NAME", help="submit the steps as jobs: profile or file"
+    )
+    there.add_argument(
+        "--set",
+        dest="profile",
+        action="append",
+        default=[],
+        metavar="key=value",
+        help="another value of the profile; may be repeated",
+    )
+    there.add_argument("--wait", action="store_true", help="until all jobs have ended")
     return parser

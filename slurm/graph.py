@@ -29,12 +29,14 @@ class StepSettings(Settings):
         makes: files or folders the step writes; it is run again when one of them is gone.
         matrix: variables and their values; the step is there once for each combination, and
             what needs it needs all of them, or those that agree with its own matrix.
+        cluster: values of the cluster's profile that are this step's own, as in ``nodes: 2``.
     """
 
     run: tuple[str, ...]
     needs: tuple[str, ...] = ()
     makes: tuple[str, ...] = ()
     matrix: dict[str, tuple[str, ...]] = {}
+    cluster: dict[str, str] = {}
 
 
 class PipelineSettings(Settings):
@@ -61,6 +63,7 @@ class Step:
         words: of the command.
         needs: names of steps.
         makes: what it writes.
+        cluster: keys and values of its own in the cluster's profile.
     """
 
     name: str
@@ -68,6 +71,7 @@ class Step:
     words: tuple[str, ...]
     needs: tuple[str, ...]
     makes: tuple[str, ...]
+    cluster: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -139,6 +143,7 @@ def load_pipeline(name: str, overrides: Sequence[str] = ()) -> Pipeline:
                 tuple(_fill(word, known, f"{at}.run") for word in given.run),
                 tuple(_needs(given, values, instances, at)),
                 tuple(_fill(word, known, f"{at}.makes") for word in given.makes),
+                tuple(given.cluster.items()),
             )
     ordered = _ordered(steps, str(path))
     return Pipeline(settings.name, Path(variables["output"]), ordered)

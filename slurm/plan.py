@@ -16,6 +16,9 @@ from slurm.state import Record
 PRESETS = {"pretrain": "pretrain", "detect": "detection"}
 """Commands whose first word may be a preset, and the folder of those."""
 
+OUTER = ("pipeline", "submit", "status", "cancel", "logs")
+"""Commands about other commands: no step or job of their own."""
+
 
 def check_commands(pipeline: Pipeline) -> None:
     """Refuse now what a step would refuse in days: unknown commands, settings of pretraining.
@@ -28,8 +31,8 @@ def check_commands(pipeline: Pipeline) -> None:
 
     for step in pipeline.steps.values():
         command, *rest = step.words
-        if command not in COMMANDS or command == "pipeline":
-            known = ", ".join(name for name in COMMANDS if name != "pipeline")
+        if command not in COMMANDS or command in OUTER:
+            known = ", ".join(name for name in COMMANDS if name not in OUTER)
             raise InputError(f"step '{step.name}': no command 'hcl {command}' here; one of {known}")
         try:
             if command in PRESETS and (config := _config_word(rest)):
@@ -100,7 +103,7 @@ def reason(
         return "not run yet"
     if record.state != "finished":
         how = {"running": "was interrupted", "stopped": "was stopped"}
-        return how.get(record.state, f"failed last time ({status(record.exit)})")
+        return how.get(record.state, f"failed last time ({record.why or status(record.exit)})")
     changed = _changed(step, record, records, pending)
     if changed is None and step.name in forced:
         return "asked for"

@@ -24,7 +24,7 @@ class Record(Settings):
     """The last run of a step.
 
     Attributes:
-        state: ``running`` also where the runner itself was killed.
+        state: ``running`` also where the runner itself was killed; ``submitted``: a cluster's.
         run: number of the run, growing over the whole pipeline.
         words: of the command, variables put in.
         files: hashes of the configurations and files that the words name, before the run.
@@ -32,9 +32,11 @@ class Record(Settings):
         exit: status of the command; negative: the signal that killed it.
         started: UTC.
         seconds: how long it took.
+        job: folder of the job, where it was submitted.
+        why: what became of that job, where it did not finish.
     """
 
-    state: Literal["running", "finished", "failed", "stopped"]
+    state: Literal["running", "submitted", "finished", "failed", "stopped"]
     run: int
     words: tuple[str, ...]
     files: dict[str, str]
@@ -42,6 +44,8 @@ class Record(Settings):
     exit: int | None = None
     started: str
     seconds: float | None = None
+    job: str | None = None
+    why: str | None = None
 
 
 class State(Settings):
@@ -53,16 +57,27 @@ class State(Settings):
 
 
 class Journal:
-    """The state of a pipeline's folder, kept on disk at every change."""
+    """The state of a pipeline's folder, kept on disk at every change.
 
-    def __init__(self, folder: Path, name: str) -> None:
-        self._file = folder / FILE
+    Args:
+        folder: of the pipeline.
+        name: of the pipeline.
+        keep: write changes; else they are only looked at.
+    """
+
+    def __init__(self, folder: Path, name: str, *, keep: bool = True) -> None:
+        self._file, self._keep = folder / FILE, keep
         self.state = _read(self._file, name)
 
     def begin(
-        self, step: str, words: tuple[str, ...], files: dict[str, str], needs: list[str]
+        self,
+        step: str,
+        words: tuple[str, ...],
+        files: dict[str, str],
+        needs: list[str],
+        job: str | None = None,
     ) -> None:
-        """Record that a step is being run."""
+        """Record that a step is being run, or has been submitted as a job."""
         steps = self.state.steps
         number = 1 + max((record.run for record in steps.values()), default=0)
         after = {need: steps[need].run for need in needs}
@@ -70,22 +85,37 @@ class Journal:
         self._put(
             step,
             Record(
-                state="running", run=number, words=words, files=files, needs=after, started=started
+                state="running" if job is None else "submitted",
+                run=number,
+                words=words,
+                files=files,
+                needs=after,
+                started=started,
+                job=job,
             ),
         )
 
     def end(
-        self, step: str, state: Literal["finished", "failed", "stopped"], exit: int, seconds: float
+        self,
+        step: str,
+        state: Literal["finished", "failed", "stopped"],
+        exit: int,
+        seconds: float,
+        why: str | None = None,
     ) -> None:
         """Record how it ended."""
         record = self.state.steps[step]
         self._put(
             step,
-            record.model_copy(update={"state": state, "exit": exit, "seconds": round(seconds, 1)}),
+            record.model_copy(
+                update={"state": state, "exit": exit, "seconds": round(seconds, 1), "why": why}
+            ),
         )
 
     def _put(self, step: str, record: Record) -> None:
         self.state = self.state.model_copy(update={"steps": {**self.state.steps, step: record}})
+        if not self._keep:
+            return
         temporary = self._file.with_suffix(".tmp")
         temporary.write_text(self.state.model_dump_json(indent=1) + "\n", encoding="utf-8")
         temporary.replace(self._file)

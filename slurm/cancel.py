@@ -1,0 +1,52 @@
+"""``hcl cancel``: end jobs."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import signal
+from pathlib import Path
+
+from pretrain.errors import InputError
+from slurm.chosen import add_jobs, chosen_jobs, try_queue
+
+
+def main(argv: list[str]) -> int:
+    """Run ``hcl cancel``."""
+    parser = argparse.ArgumentParser(
+        prog="hcl cancel",
+        description="End jobs. A run that is at work saves first, and can be submitted again.",
+    )
+    add_jobs(parser)
+    parser.add_argument("--all", action="store_true", help="all that have not ended")
+    arguments = parser.parse_args(argv)
+    if not arguments.jobs and not arguments.all:
+        raise InputError("name jobs, or --all")
+    from slurm.queue import cancel
+    from slurm.status import ENDED, look
+
+    queue, _ = try_queue()
+    on_slurm = []
+    for job in chosen_jobs(arguments):
+        status = look(job, queue)
+        if status.state in ENDED or status.id is None:
+            print(f"{status.name}: {status.state} already")
+            continue
+        if job.spec().cluster.kind == "slurm":
+            on_slurm.append(status.id)
+        else:
+            _end_local(int(status.id))
+        print(f"{status.name}: cancelled ({status.id})")
+    if on_slurm:
+        cancel(on_slurm)
+    return 0
+
+
+def _end_local(pid: int) -> None:
+    """Tell the process and its children: set-up lines put a shell before what passes it on."""
+    file = Path(f"/proc/{pid}/task/{pid}/children")
+    children = file.read_text().split() if file.exists() else []
+    for one in [pid, *map(int, children)]:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(one, signal.SIGTERM)

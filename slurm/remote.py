@@ -1,0 +1,165 @@
+"""Steps of a pipeline as jobs of a cluster: submitted at once, each after what it needs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pretrain.errors import InputError
+from pretrain.settings import parse
+from slurm.cluster import ClusterSettings, parse_overrides
+from slurm.graph import Pipeline, Step
+from slurm.job import Job
+from slurm.plan import files_of, reason
+from slurm.queue import check_reachable, queue
+from slurm.state import Journal
+from slurm.status import ENDED, look
+from slurm.submission import plan, prepare, request, submit
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Steps that become one request: a job, or an array where they differ in a matrix only.
+
+    Attributes:
+        steps: with the reason why each is due.
+        needs: steps whose jobs they wait for.
+    """
+
+    steps: list[tuple[Step, str]]
+    needs: tuple[str, ...]
+
+
+def reconcile(journal: Journal) -> dict[str, Job]:
+    """Take over how submitted steps have ended; returns the jobs of those that have not.
+
+    Raises:
+        InputError: there are some, and Slurm does not answer.
+    """
+    waiting = {
+        name: Job(Path(record.job))
+        for name, record in journal.state.steps.items()
+        if record.state == "submitted" and record.job is not None
+    }
+    if not waiting:
+        return {}
+    entries = queue()
+    flying = {}
+    for name, job in waiting.items():
+        status = look(job, entries)
+        if status.state not in ENDED:
+            flying[name] = job
+            continue
+        events = job.events()
+        exit = next((e["status"] for e in reversed(events) if "status" in e), 1)
+        ended = status.state == "finished"
+        seconds = events[-1]["time"] - events[0]["time"] if events else 0.0
+        journal.end(
+            name,
+            "finished" if ended else "failed",
+            0 if ended else exit,
+            seconds,
+            None if ended else f"{status.state}{': ' if status.why else ''}{status.why}",
+        )
+    return flying
+
+
+class Submitter:
+    """Submits what is due of a pipeline.
+
+    Args:
+        pipeline: of steps.
+        journal: its state, reconciled.
+        cluster: the profile; a step's own values go before.
+        flying: jobs at work, by step.
+        say: where lines about the steps go.
+    """
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        journal: Journal,
+        cluster: ClusterSettings,
+        flying: dict[str, Job],
+        say: Callable[[str], None],
+    ) -> None:
+        self.pipeline, self.journal, self.cluster = pipeline, journal, cluster
+        self.jobs, self._say = dict(flying), say
+
+    def due(self, among: Collection[str], forced: Collection[str]) -> list[Batch]:
+        """What is to be submitted, in an order that can be."""
+        batches: list[Batch] = []
+        pending = set(self.jobs)
+        for step in self.pipeline.steps.values():
+            if step.name not in among or step.name in self.jobs:
+                continue
+            why = reason(step, self.journal.state.steps, forced, pending)
+            if why is None:
+                continue
+            pending.add(step.name)
+            needs = tuple(need for need in step.needs if need in pending)
+            last = batches[-1] if batches else None
+            if last and last.needs == needs and last.steps[0][0].family == step.family:
+                last.steps.append((step, why))
+            else:
+                batches.append(Batch([(step, why)], needs))
+        return batches
+
+    def requests(self, batches: Sequence[Batch]) -> str:
+        """The scripts that sbatch would be given; ``<step>`` stands for a job's id."""
+        text = []
+        for batch in batches:
+            cluster = self._profile(batch.steps[0][0])
+            specs = [plan(step.words, cluster, step.name) for step, _ in batch.steps]
+            names = ", ".join(step.name for step, _ in batch.steps)
+            after = [self._id(need) for need in batch.needs]
+            text.append(f"# {names}\n{request(specs, after)}")
+        return "\n".join(text)
+
+    def submit(self, batches: Sequence[Batch]) -> None:
+        """Submit them all.
+
+        Raises:
+            InputError: Slurm refuses; what was submitted before stays, and is left alone later.
+        """
+        check_reachable()
+        for name, job in self.jobs.items():
+            self._say(f"{name}: at work already as job {job.id}")
+        for batch in batches:
+            needs = [self.jobs[need] for need in batch.needs]
+            cluster = self._profile(batch.steps[0][0])
+            jobs = [prepare(step.words, cluster, step.name, needs) for step, _ in batch.steps]
+            submit(jobs, [self._id(need) for need in batch.needs])
+            for (step, why), job in zip(batch.steps, jobs, strict=True):
+                self.jobs[step.name] = job
+                files = files_of(step)
+                folder = str(job.folder)
+                self.journal.begin(step.name, step.words, files, list(step.needs), job=folder)
+                self._say(f"{step.name}: {why}: job {job.id}")
+
+    def wait(self, seconds: float = 5.0) -> int:
+        """Until all jobs have ended; 0, or 1 where one has not finished."""
+        flying = set(self.jobs)
+        while flying:
+            now = set(reconcile(self.journal))
+            for name in [name for name in self.jobs if name in flying - now]:
+                record = self.journal.state.steps[name]
+                self._say(f"{name}: {record.why or record.state}")
+            flying = now
+            if flying:
+                time.sleep(seconds)
+        states = [self.journal.state.steps[name].state for name in self.jobs]
+        return 0 if all(state == "finished" for state in states) else 1
+
+    def _id(self, step: str) -> str:
+        job = self.jobs.get(step)
+        return f"<{step}>" if job is None or job.id is None else job.id
+
+    def _profile(self, step: Step) -> ClusterSettings:
+        own = parse_overrides([f"{key}={value}" for key, value in step.cluster])
+        if own.get("kind", "slurm") != "slurm":
+            raise InputError(f"step '{step.name}': cluster.kind: all steps run on one cluster")
+        values = {**self.cluster.model_dump(), **own}
+        return parse(ClusterSettings, values, source=f"step '{step.name}'", at="cluster")

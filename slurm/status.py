@@ -1,0 +1,272 @@
+"""Where a job stands: from its folder, its run's folder, and the queue where there is one."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from calendar import timegm
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from slurm.job import Job, Spec
+from slurm.queue import Entry
+
+STALE_S = 120
+ENDING_S = 30
+ENDED = ("finished", "failed", "out of memory", "cancelled", "stopped", "lost")
+
+
+@dataclass(frozen=True)
+class Status:
+    """One job.
+
+    Attributes:
+        name: of the job.
+        folder: of the job.
+        id: Slurm's, or the process's.
+        command: words.
+        run: folder of the run.
+        state: ``queued``, ``running``, ``stale`` (the queue says running and it is silent),
+            ``finished``, ``failed``, ``out of memory``, ``cancelled``, ``stopped``, ``lost``.
+        why: the reason of that state.
+        step: and ``total``: of the run.
+        images_per_s: of the run.
+        eta_s: seconds left at that speed.
+        loss: the last one.
+        restarts: why each came.
+        node: where it runs, or ran.
+        gpu_hours: so far.
+        error: the end of what a failed command said.
+    """
+
+    name: str
+    folder: str
+    id: str | None
+    command: list[str]
+    run: str | None
+    state: str
+    why: str
+    step: int | None
+    total: int | None
+    images_per_s: float | None
+    eta_s: float | None
+    loss: float | None
+    restarts: list[str]
+    node: str | None
+    gpu_hours: float
+    error: str
+
+
+def look(job: Job, queue: Mapping[str, Entry] | None) -> Status:
+    """A job's status.
+
+    Args:
+        job: in question.
+        queue: Slurm's; None where it does not answer.
+
+    Raises:
+        InputError: the job's record is damaged.
+    """
+    spec, events, name = job.spec(), job.events(), job.id
+    entry = queue.get(name) if queue is not None and name else None
+    state, why = _state(job, spec, events, entry, queue is not None)
+    record = _run_record(spec.run, spec.submitted)
+    failed = _failure(events) or {}
+    starts = [event for event in events if event["kind"] == "start"]
+    return Status(
+        name=spec.name,
+        folder=str(job.folder),
+        id=name,
+        command=list(spec.words),
+        run=spec.run,
+        state=state,
+        why=why,
+        step=record.get("step"),
+        total=record.get("total_steps"),
+        images_per_s=record.get("images_per_s"),
+        eta_s=_eta(spec.run, record) if state == "running" else None,
+        loss=_last_loss(spec.run) if record else None,
+        restarts=_restarts(events),
+        node=(entry.nodes if entry and entry.nodes else None)
+        or (starts[-1]["node"] if starts else None),
+        gpu_hours=round(
+            _seconds(events, job.last_pulse())
+            * spec.cluster.nodes
+            * spec.cluster.gpus_per_node
+            / 3600,
+            3,
+        ),
+        error=failed.get("text", "") if state in ("failed", "out of memory") else "",
+    )
+
+
+def _state(
+    job: Job, spec: Spec, events: list[dict[str, Any]], entry: Entry | None, answered: bool
+) -> tuple[str, str]:
+    """The state and why: what the job has noted itself comes first."""
+    notes = [event for event in events if event["kind"] != "signal"]
+    last = notes[-1] if notes else {"kind": "none"}
+    failed = _failure(events)
+    if last["kind"] == "finished":
+        return "finished", ""
+    if failed is not None or (entry is not None and entry.state == "OUT_OF_MEMORY"):
+        why = str(failed["why"]) if failed is not None else "out of memory: Slurm's limit"
+        return ("out of memory" if why.startswith("out of memory") else "failed"), why
+    if spec.cluster.kind != "slurm":
+        return _local(job, last)
+    if entry is not None:
+        return _queued(job, spec, last, entry)
+    if answered:
+        return _unknown(spec, last)
+    return ("running" if last["kind"] == "start" else "queued"), "Slurm does not answer"
+
+
+def _failure(events: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """The first failure of the last start: the others follow from it."""
+    found = None
+    for event in events:
+        if event["kind"] == "start":
+            found = None
+        elif event["kind"] == "failed":
+            found = found or event
+    return found
+
+
+def _queued(job: Job, spec: Spec, last: dict[str, Any], entry: Entry) -> tuple[str, str]:
+    """Of a job that Slurm knows."""
+    if entry.state in ("PENDING", "REQUEUED", "REQUEUE_HOLD", "SUSPENDED"):
+        return "queued", entry.reason
+    if entry.state in ("RUNNING", "COMPLETING", "CONFIGURING"):
+        silent = time.time() - max(last.get("time", spec.submitted), job.last_pulse() or 0)
+        if last["kind"] == "start" and silent > STALE_S:
+            return "stale", f"no sign of life for {duration(silent)}"
+        return "running", {"requeue": "requeueing", "stopped": "ending"}.get(last["kind"], "")
+    if entry.state == "CANCELLED":
+        return _unknown(spec, last) if last["kind"] == "none" else ("cancelled", "")
+    words = {"NODE_FAIL": "its node failed", "TIMEOUT": "time limit, before it had saved"}
+    return "failed", words.get(entry.state, entry.state.lower().replace("_", " "))
+
+
+def _unknown(spec: Spec, last: dict[str, Any]) -> tuple[str, str]:
+    """Of a job that Slurm has forgotten, or that was cancelled before it began."""
+    if last["kind"] != "none":
+        if last.get("state"):
+            return "cancelled", ""
+        return "lost", "Slurm no longer knows the job, and it has left no word"
+    for folder in spec.needs:
+        parent = look(Job(Path(folder)), {})
+        if parent.state in ("failed", "out of memory", "cancelled", "lost"):
+            return "cancelled", f"{parent.name}, which it needs: {parent.state}"
+    return "cancelled", "before it began"
+
+
+def _local(job: Job, last: dict[str, Any]) -> tuple[str, str]:
+    if last["kind"] == "stopped":
+        return "stopped", str(last["why"])
+    name = job.id
+    alive = name is not None and _is_alive(int(name))
+    if alive:
+        return ("running" if last["kind"] == "start" else "queued"), "on this machine"
+    if time.time() - (job.last_pulse() or 0) < ENDING_S:
+        return "running", "ending"  # the shell of the set-up lines is gone before its tasks
+    return "lost", "its process is gone, and it has left no word"
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    stat = Path(f"/proc/{pid}/stat")  # one that has ended and was not waited for is dead
+    return not stat.exists() or stat.read_text().rsplit(")", 1)[1].split()[0] != "Z"
+
+
+def _restarts(events: list[dict[str, Any]]) -> list[str]:
+    """Why each start but the first came."""
+    found: list[str] = []
+    why = ""
+    for event in events:
+        if event["kind"] == "signal" and event["name"] == "SIGTERM":
+            why = why or "requeued from outside"  # after a request of its own it is the answer
+        elif event["kind"] == "requeue":
+            why = str(event["why"])
+        elif event["kind"] == "stopped":
+            why = "requeued from outside" if event.get("state") else str(event["why"])
+        elif event["kind"] == "failed":
+            why = "requeued from outside after it had failed"
+        elif event["kind"] == "start":
+            found.append(why or "node failure, or ended without warning")
+            why = ""
+    return found[1:]
+
+
+def _seconds(events: list[dict[str, Any]], pulse: float | None) -> float:
+    """How long the job has been running, over all of its starts."""
+    total, begun = 0.0, None
+    for event in events:
+        if event["kind"] == "start":
+            if begun is not None:  # the run before left no word; it was alive until then
+                total += max(0.0, (event.get("before") or begun) - begun)
+            begun = event["time"]
+        elif begun is not None and event["kind"] in ("finished", "failed", "stopped", "requeue"):
+            total += event["time"] - begun
+            begun = None
+    if begun is not None:
+        total += max(0.0, (pulse or begun) - begun)
+    return total
+
+
+def _run_record(run: str | None, since: float) -> dict[str, Any]:
+    """``run.json``, unless it is of an earlier run of that folder."""
+    try:
+        record: dict[str, Any] = json.loads((Path(run or "") / "run.json").read_text("utf-8"))
+        beat = timegm(time.strptime(record["heartbeat"], "%Y-%m-%dT%H:%M:%SZ"))
+    except (OSError, ValueError, KeyError):
+        return {}
+    return record if beat >= since - 60 else {}
+
+
+def _eta(run: str | None, record: Mapping[str, Any]) -> float | None:
+    rate = record.get("images_per_s")
+    if not run or not rate:
+        return None
+    try:
+        settings = yaml.safe_load((Path(run) / "config.yaml").read_text("utf-8"))
+        batch = settings["optim"]["batch_size"]
+    except (OSError, yaml.YAMLError, KeyError, TypeError):
+        return None
+    return float((record["total_steps"] - record["step"]) * batch / rate)
+
+
+def _last_loss(run: str | None) -> float | None:
+    """From the end of ``metrics.jsonl``; lines without a loss are passed over."""
+    try:
+        with (Path(run or "") / "metrics.jsonl").open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - 65536))
+            lines = file.read().decode("utf-8", "replace").splitlines()
+    except OSError:
+        return None
+    for line in reversed(lines):
+        try:
+            return float(json.loads(line)["loss"])
+        except (ValueError, KeyError, TypeError):
+            continue
+    return None
+
+
+def duration(seconds: float) -> str:
+    """Seconds for people."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours >= 48:
+        return f"{hours // 24} d {hours % 24} h"
+    if hours:
+        return f"{hours} h {minutes:02} min"
+    return f"{minutes} min {rest:02} s" if minutes else f"{rest} s"

@@ -1,0 +1,198 @@
+"""Commands to jobs, through submitit."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import shlex
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pretrain.__main__ import parser
+from pretrain.config import load_settings, read_config
+from pretrain.errors import InputError
+from slurm.cluster import ClusterSettings
+from slurm.job import LOGS, Job, Spec, plain
+from slurm.plan import OUTER
+from slurm.queue import outside_of_jobs
+from slurm.snapshot import snapshot
+from slurm.task import Task
+
+CODE = "code"
+
+
+def prepare(
+    words: Sequence[str], cluster: ClusterSettings, name: str | None, needs: Sequence[Job] = ()
+) -> Job:
+    """A job's folder with its command and code; it is not submitted yet.
+
+    Raises:
+        InputError: the command is unknown, or its settings are at fault.
+    """
+    spec = plan(words, cluster, name, needs)
+    kept = Path(cluster.folder).absolute() / CODE
+    changes = {"code": str(snapshot(kept)), "words": _keep_config(spec.words, kept)}
+    return Job.create(spec.model_copy(update=changes))
+
+
+def _keep_config(words: tuple[str, ...], folder: Path) -> tuple[str, ...]:
+    """The configuration file of a pretraining, with its bases, as it is now."""
+    if words[0] != "pretrain":
+        return words
+    config = parser().parse_intermixed_args(list(words[1:])).config
+    if not Path(config).is_file():
+        return words  # a preset: part of the code
+    text = yaml.safe_dump(read_config(Path(config)), sort_keys=False, allow_unicode=True)
+    digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+    target = folder / f"{plain(Path(config).stem)}-{digest}.yaml"
+    target.write_text(text, encoding="utf-8")
+    place = words.index(config)
+    return (*words[:place], str(target), *words[place + 1 :])
+
+
+def plan(
+    words: Sequence[str], cluster: ClusterSettings, name: str | None, needs: Sequence[Job] = ()
+) -> Spec:
+    """What a job would be; nothing is written.
+
+    Raises:
+        InputError: as ``prepare``.
+    """
+    run = check_command(words)
+    title = name or (f"{words[0]}-{Path(run).name}" if run else words[0])
+    return Spec(
+        name=title,
+        words=tuple(words),
+        run=None if run is None else str(Path(run).absolute()),
+        code=str(Path(cluster.folder).absolute() / CODE / "SNAPSHOT"),
+        cluster=cluster,
+        needs=tuple(str(job.folder) for job in needs),
+        submitted=time.time(),
+        directory=str(Path.cwd()),
+    )
+
+
+def check_command(words: Sequence[str]) -> str | None:
+    """Refuse now what would be refused in the queue; returns the run folder, if it has one.
+
+    Raises:
+        InputError: the command is unknown, or the settings of pretraining are at fault.
+    """
+    from hcl import COMMANDS
+
+    if not words or words[0] not in COMMANDS or words[0] in OUTER:
+        known = ", ".join(name for name in COMMANDS if name not in OUTER)
+        raise InputError(f"no command 'hcl {' '.join(words[:1])}' for a job; one of {known}")
+    if words[0] != "pretrain":
+        return None
+    try:
+        arguments = parser().parse_intermixed_args(list(words[1:]))
+    except SystemExit:  # argparse has said what is wrong
+        raise InputError("wrong options of hcl pretrain") from None
+    return load_settings(arguments.config, arguments.overrides).output
+
+
+def submit(jobs: Sequence[Job], after: Sequence[str] = ()) -> None:
+    """Hand jobs to the back end of their profile: one job, or an array where there are several.
+
+    Args:
+        jobs: prepared, of one profile.
+        after: Slurm's ids of jobs that must have succeeded.
+
+    Raises:
+        InputError: Slurm refuses.
+    """
+    import submitit
+
+    cluster = jobs[0].spec().cluster
+    executor = _executor(jobs[0].spec(), jobs[0].folder / LOGS, after)
+    tasks = [Task(job.folder) for job in jobs]
+    try:
+        with outside_of_jobs():
+            if cluster.kind == "slurm" and len(tasks) > 1:
+                with executor.batch():
+                    made = [executor.submit(task) for task in tasks]
+            else:
+                made = [executor.submit(task) for task in tasks]
+    except (submitit.core.utils.FailedJobError, OSError) as error:
+        for job in jobs:
+            job.note("failed", rank=0, why="not submitted", text=str(error))
+        said = [line for line in str(error).splitlines() if "error:" in line] or [str(error)]
+        raise InputError(f"sbatch: {said[-1].strip()[-300:]}") from None
+    for job, one in zip(jobs, made, strict=True):
+        job.set_id(str(one.job_id))
+        if cluster.kind == "slurm" and job is not jobs[0]:
+            job.share_logs(jobs[0])
+
+
+def request(specs: Sequence[Spec], after: Sequence[str] = ()) -> str:
+    """The script that sbatch would be given for one job, or an array of several."""
+    folder = Path(specs[0].cluster.folder).absolute() / "JOB" / LOGS
+    if specs[0].cluster.kind != "slurm":
+        return "# a process of this machine\n"
+    executor = _executor(specs[0], folder, after)
+    if len(specs) > 1:
+        executor.parameters["map_count"] = len(specs)
+    return str(executor._make_submission_file_text(executor._submitit_command_str, "dry-run"))
+
+
+def _executor(spec: Spec, logs: Path, after: Sequence[str]) -> Any:
+    """The executor of submitit with the profile's requests."""
+    import submitit
+
+    logging.getLogger("submitit").setLevel(logging.WARNING)
+    cluster = spec.cluster
+    # The command's words are not here: they travel in the job's folder, and no shell sees them.
+    python = shlex.join(
+        [sys.executable, *["-I", "-S"], f"{spec.code}/slurm/blocked.py", sys.executable]
+    )
+    path = f"export PYTHONPATH={shlex.quote(spec.code)}"
+    setup = [*cluster.setup, path + '"${PYTHONPATH:+:$PYTHONPATH}"']
+    if cluster.kind == "local":
+        if cluster.nodes > 1:
+            raise InputError("nodes: this machine is one; with --cluster local give tasks_per_node")
+        executor = submitit.LocalExecutor(logs, python=python)
+        year = 60 * 24 * 365  # a machine of one's own has no time limit
+        executor.update_parameters(
+            tasks_per_node=cluster.tasks, timeout_min=year, setup=setup, stderr_to_stdout=True
+        )
+        return executor
+    if shutil.which("srun") is None:
+        raise InputError("srun: not found; there is no Slurm here, try --cluster local")
+    queued = submitit.SlurmExecutor(logs, python=python)
+    given = {
+        key: getattr(cluster, key)
+        for key in ("partition", "account", "qos", "constraint")
+        if getattr(cluster, key) is not None
+    }
+    if cluster.mem_gb is not None:
+        given["mem"] = f"{round(cluster.mem_gb * 1024)}M"
+    if cluster.gpus_per_node:
+        given["gpus_per_node"] = cluster.gpus_per_node
+    if cluster.exclusive:
+        given["exclusive"] = True
+    extra: dict[str, Any] = {"requeue": True, "kill-on-invalid-dep": "yes", **cluster.sbatch}
+    if after:
+        given["dependency"] = "afterok:" + ":".join(after)
+    queued.update_parameters(
+        **given,
+        job_name=plain(spec.name),
+        nodes=cluster.nodes,
+        ntasks_per_node=cluster.tasks,
+        cpus_per_task=cluster.cpus_per_task,
+        time=cluster.time_min,
+        signal_delay_s=cluster.signal_delay_s,
+        array_parallelism=cluster.array_parallelism,
+        stderr_to_stdout=True,
+        # Without the trap a SIGTERM ends the script, and the job before its tasks have saved.
+        setup=["trap : TERM", "unset MASTER_ADDR MASTER_PORT RANK WORLD_SIZE LOCAL_RANK", *setup],
+        srun_args=["--kill-on-bad-exit=1", f"--cpus-per-task={cluster.cpus_per_task}"],
+        additional_parameters=extra,
+    )
+    return queued

@@ -1,0 +1,79 @@
+"""Small runs as jobs, for the tests on a real Slurm."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import hcl
+from slurm.chosen import try_queue
+from slurm.job import Job, jobs_below
+from slurm.status import look
+
+ROOT = Path(hcl.__file__).resolve().parent
+PROFILE = ["--cluster", "cpu", "--set", "cpus_per_task=1", "--set", "mem_gb=0.5"]
+
+
+def words(scenes: Path, output: str, *more: str, group: int = 2) -> list[str]:
+    """A pretraining of a step a second or more."""
+    return [
+        "pretrain",
+        "quickstart",
+        f"output={output}",
+        f"data.annotations={scenes / 'annotations/instances_train.json'}",
+        f"data.images={scenes / 'train'}",
+        "data.index=index",
+        "data.workers=0",
+        "views.size=32",
+        "optim.batch_size=8",
+        f"method.norm_group={group}",
+        "method.queue=64",
+        "hcl.queue=64",
+        "train.epochs=null",
+        "train.log_every=1",
+        "train.threads=1",
+        "train.tensorboard=false",
+        *more,
+    ]
+
+
+def submit(*arguments: str) -> Job:
+    """Submit, and give the newest job's folder."""
+    before = {job.folder for job in _jobs()}
+    assert hcl.main(["submit", *arguments]) == 0
+    (job,) = [job for job in _jobs() if job.folder not in before]
+    return job
+
+
+def _jobs() -> list[Job]:
+    return jobs_below(Path("runs/jobs")) if Path("runs/jobs").is_dir() else []
+
+
+def status(job: Job) -> dict[str, Any]:
+    """What ``hcl status --json`` says of a job."""
+    return asdict(look(job, try_queue()[0]))
+
+
+def run(
+    *arguments: str, timeout: float = 120, processes: int = 1
+) -> subprocess.CompletedProcess[str]:
+    """A command in a process of its own."""
+    launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+    return subprocess.run(
+        [sys.executable, *(launch if processes > 1 else []), str(ROOT / "hcl.py"), *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=timeout,
+    )
+
+
+def losses(output: str) -> list[float]:
+    """Of a run, by step."""
+    file = Path(output) / "metrics.jsonl"
+    lines = file.read_text().splitlines() if file.is_file() else []
+    return [json.loads(line)["loss"] for line in lines]

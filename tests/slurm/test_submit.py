@@ -1,0 +1,160 @@
+"""``hcl submit`` where there is no Slurm, and what profiles refuse."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from runs import run, status, submit
+
+import hcl
+from pretrain.config import load_settings
+from pretrain.errors import InputError
+from slurm.cluster import choose_cluster
+from slurm.job import Job, plain
+from slurm.queue import Entry
+from slurm.status import duration, look
+from slurm.submission import plan, prepare
+from slurm.task import port
+
+Until = Callable[..., Any]
+SMALL = ["--images", "2", "--val", "1", "--size", "64", "--workers", "1"]
+
+
+@pytest.fixture(autouse=True)
+def _without_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "bin").mkdir()
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    monkeypatch.delenv("HCL_CLUSTER", raising=False)
+    monkeypatch.chdir(tmp_path)
+
+
+def test_without_slurm_it_runs_here_and_says_so(
+    until: Until, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job = submit("data", "scenes", "a b", *SMALL)
+    assert "there is no sbatch on this machine" in capsys.readouterr().err
+    found = until(lambda: _ended(job), 60)
+    assert found["state"] == "finished", found
+    assert Path("a b/train").is_dir()
+    assert "2 training" in run("logs", job.folder.name).stdout
+
+
+def _ended(job: Job) -> dict[str, Any] | None:
+    found = status(job)
+    return None if found["state"] in ("queued", "running") else found
+
+
+@pytest.mark.parametrize("setup", ["[]", "[export A=1]"])
+def test_cancel_without_slurm(until: Until, setup: str) -> None:
+    long = ["data", "scenes", "x", "--images", "200000", "--workers", "1"]
+    job = submit("--set", f"setup={setup}", *long)
+    until(lambda: any(Path().glob("**/*.jpg")), 60)
+    assert status(job)["state"] == "running"
+    assert hcl.main(["cancel", str(job.id)]) == 0
+    assert until(lambda: _ended(job), 20)["state"] == "stopped"
+    assert hcl.main(["cancel", "--all"]) == 0
+
+
+def test_debug_runs_in_the_foreground() -> None:
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR2)]
+    assert hcl.main(["submit", "--cluster", "debug", "data", "scenes", "x", *SMALL]) == 0
+    assert hcl.main(["submit", "--cluster", "debug", "data", "scenes", "y", "--images", "-1"]) == 2
+    assert Path("x/train").is_dir()
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR2)] == before
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--cluster", "prempt", "data"], "did you mean 'preemptible_gpu'"),
+        (["--cluster", "cpu", "--set", "node=2", "data"], "did you mean 'nodes'"),
+        (["--cluster", "cpu", "--set", "nodes=0", "data"], "'nodes'"),
+        (["--cluster", "cpu", "--set", 'partition="a\\nb"', "data"], "one line"),
+        (["--cluster", "cpu", "--dry-run", "data", "scenes", "x"], "there is no Slurm here"),
+        (["--cluster", "cpu", "data", "scenes", "x"], "there is no Slurm here"),
+        (["--cluster", "local", "status"], "no command 'hcl status' for a job"),
+        (["--cluster", "local"], "no command 'hcl ' for a job"),
+        (["--cluster", "local", "pretrain", "quickstrat"], "did you mean 'quickstart'"),
+        (["--cluster", "local", "--set", "nodes=2", "data", "scenes", "x"], "nodes: this machine"),
+    ],
+)
+def test_refused_at_once(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert hcl.main(["submit", *words]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_profile_has_to_be_chosen_where_there_is_slurm(tmp_path: Path) -> None:
+    sbatch = tmp_path / "bin/sbatch"
+    sbatch.write_text("#!/bin/sh\n")
+    sbatch.chmod(0o755)
+    with pytest.raises(InputError, match="choose one of cpu, preemptible_gpu, whole_node, local"):
+        choose_cluster(None)
+
+
+@pytest.mark.parametrize("name", ["preemptible_gpu", "whole_node", "cpu"])
+def test_examples_are_profiles(name: str) -> None:
+    cluster, why = choose_cluster(name, ["account=lab", "sbatch={mem: 0, reservation: r}"])
+    assert (cluster.account, cluster.sbatch["reservation"], why) == ("lab", "r", "")
+    assert cluster.tasks == max(1, cluster.gpus_per_node)
+
+
+def test_states_without_a_cluster() -> None:
+    """What status makes of a job's notes and of Slurm's words."""
+    cluster, _ = choose_cluster("cpu", ["gpus_per_node=2"])
+    job = Job.create(plan(["data", "scenes", "x"], cluster, None))
+    job.set_id("7")
+
+    def state(*entry: str) -> tuple[str, str]:
+        found = look(job, {"7": Entry(*entry)} if entry else {})
+        return found.state, found.why
+
+    assert state("PENDING", "", "Priority") == ("queued", "Priority")
+    assert state("CANCELLED", "", "") == ("cancelled", "before it began")
+    assert look(job, None).why == "Slurm does not answer"
+    job.note("start", node="n1", world=1, before=None)
+    job.pulse()
+    assert state("RUNNING", "n1", "") == ("running", "")
+    assert state("TIMEOUT", "", "") == ("failed", "time limit, before it had saved")
+    assert state("OUT_OF_MEMORY", "", "")[0] == "out of memory"
+    assert state()[0] == "lost"
+    lines = (job.folder / "events.jsonl").read_text()
+    event = json.loads(lines)
+    event["time"] -= 3600
+    (job.folder / "events.jsonl").write_text(json.dumps(event) + '\n{"cut')
+    os.utime(job.folder / "alive", (time.time() - 1800, time.time() - 1800))
+    assert state("RUNNING", "n1", "") == ("stale", "no sign of life for 30 min 00 s")
+    assert look(job, {}).gpu_hours == pytest.approx(1.0, abs=0.01)
+
+
+def test_small_parts() -> None:
+    assert plain("a b;$(x)\n/é") == "a_b_x"
+    assert plain("...") == "job"
+    assert len({port(job, restart) for job in range(1000) for restart in range(6)}) == 6000
+    assert all(10000 <= port(job, 0) < 20000 for job in range(0, 10**7, 9973))
+    assert [duration(s) for s in (5, 65, 3700, 200000)] == [
+        "5 s",
+        "1 min 05 s",
+        "1 h 01 min",
+        "2 d 7 h",
+    ]
+
+
+def test_configuration_is_kept_as_it_was() -> None:
+    mine = Path("mine.yaml")
+    mine.write_text("base: quickstart\noptim: {lr: 0.02}\n")
+    cluster, _ = choose_cluster("cpu")
+    job = prepare(["pretrain", "mine.yaml", "output=o"], cluster, None)
+    mine.write_text("no: longer\n")
+    spec = job.spec()
+    assert (spec.words[0], spec.words[2]) == ("pretrain", "output=o")
+    assert spec.run == str(Path("o").absolute())
+    assert load_settings(spec.words[1]).optim.lr == 0.02
