@@ -6,11 +6,12 @@ BIN := $(VENV)/bin
 JOBS ?= 2
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help install quickstart test lint format clean
+.PHONY: help install quickstart test test-slurm lint format clean
 
 help:
 	@echo "make quickstart  install, then the whole road on embedded data: table and report"
 	@echo "make test        the whole test suite"
+	@echo "make test-slurm  jobs against a real Slurm, which it gets and starts itself"
 	@echo "make lint        ruff, mypy, import directions"
 	@echo "make format      ruff format"
 	@echo "make install     the environment alone ($(VENV))"
@@ -30,6 +31,9 @@ quickstart: install
 
 test: install
 	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+
+test-slurm: install
+	HCL_SLURM_TESTS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest tests/slurm
 
 lint: install
 	$(BIN)/ruff check .

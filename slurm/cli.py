@@ -10,10 +10,13 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 from pretrain.errors import InputError
+from pretrain.locks import alone_in
 
 if TYPE_CHECKING:
     from slurm.graph import Pipeline
     from slurm.state import Journal
+
+BUSY = "another `hcl pipeline` is running here"
 
 
 def main(argv: list[str]) -> int:
@@ -24,7 +27,7 @@ def main(argv: list[str]) -> int:
     from slurm.local import Runner
     from slurm.plan import check_commands
     from slurm.remote import Submitter, reconcile
-    from slurm.state import Journal, locked
+    from slurm.state import Journal
 
     pipeline = load_pipeline(arguments.pipeline, arguments.overrides)
     check_commands(pipeline)
@@ -43,13 +46,13 @@ def main(argv: list[str]) -> int:
             _check_needs(pipeline, journal, among)
             print(_preview(pipeline, journal, among, forced), end="")
             return 0
-        with locked(pipeline.output):
+        with alone_in(pipeline.output, BUSY):
             journal = Journal(pipeline.output, pipeline.name)
             for name, job in reconcile(journal).items():
                 raise InputError(f"step '{name}' is at work as job {job.id}; wait, or cancel it")
             _check_needs(pipeline, journal, among)
             return Runner(pipeline, journal, _say).run(among, forced)
-    with nullcontext() if arguments.dry_run else locked(pipeline.output):
+    with nullcontext() if arguments.dry_run else alone_in(pipeline.output, BUSY):
         journal = Journal(pipeline.output, pipeline.name, keep=not arguments.dry_run)
         submitter = Submitter(pipeline, journal, cluster, reconcile(journal), _say)
         _check_needs(pipeline, journal, {*among} - set(submitter.jobs), set(submitter.jobs))

@@ -1,13 +1,9 @@
-"""What a pipeline has done: ``pipeline.json`` in its folder, and the lock beside it."""
+"""What a pipeline has done: ``pipeline.json`` in its folder."""
 
 from __future__ import annotations
 
-import contextlib
-import errno
-import fcntl
 import json
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -140,25 +136,3 @@ def _read(file: Path, name: str) -> State:
             f"{file}: is of pipeline '{state.name}', not '{name}'; choose another output"
         )
     return state
-
-
-@contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold the folder for one runner; the kernel lets go when the runner dies.
-
-    Raises:
-        InputError: another runner holds it, or the folder cannot be made.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / "pipeline.lock").open("w")
-    except OSError as error:
-        raise InputError(f"{folder}: cannot be written ({error.strerror})") from None
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-                raise InputError(f"{folder}: another `hcl pipeline` is running here") from None
-            # The file system has no locks: as good as it gets.
-        yield
