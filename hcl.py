@@ -13,6 +13,7 @@ COMMANDS = {
     "correspond": ("pretrain.correspondence.cli", "ORL: regions that match across images"),
     "export": ("pretrain.export", "a backbone verified to compute the same function"),
     "detect": ("downstream.detection.cli", "detectron2 fine-tuning and COCO AP"),
+    "probe": ("downstream.probe.cli", "linear and k-NN classification with frozen features"),
     "retrieve": ("downstream.retrieval.cli", "Recall@K, Euclidean and hyperbolic; metric learning"),
     "compare": ("downstream.compare.cli", "table and report of several runs"),
     "pipeline": ("slurm.cli", "several of these commands in order, each once"),

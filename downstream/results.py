@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,7 +36,7 @@ class Result(Settings):
     """
 
     schema_version: int = SCHEMA
-    task: Literal["detection", "retrieval"]
+    task: Literal["detection", "retrieval", "probe"]
     run: str
     metrics: dict[str, float]
     protocol: dict[str, Any] = {}
@@ -61,8 +62,41 @@ def read_result(path: Path) -> Result:
     """
     file = path / FILE_NAME if path.is_dir() else path
     if not file.is_file():
-        raise InputError(f"{file}: no such result; run `hcl detect` or `hcl retrieve` first")
+        raise InputError(
+            f"{file}: no such result; run `hcl detect`, `hcl retrieve` or `hcl probe` first"
+        )
     try:
         return Result.model_validate(json.loads(file.read_text(encoding="utf-8")), strict=False)
     except (json.JSONDecodeError, ValidationError) as error:
         raise InputError(f"{file}: not a result file of schema {SCHEMA}: {error}") from None
+
+
+def finished(
+    folder: Path, task: str, run: str, protocol: Mapping[str, Any], identity: Mapping[str, Any]
+) -> Result | None:
+    """The result in ``folder`` if there is one.
+
+    Args:
+        folder: of the result.
+        task: that was asked for.
+        run: the row.
+        protocol: of the result asked for.
+        identity: what must agree of its provenance.
+
+    Raises:
+        InputError: it is another one than asked for, or the folder is a file.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"--output {folder}: is a file; name a folder")
+    if not (folder / FILE_NAME).is_file():
+        return None
+    result = read_result(folder)
+    wanted = {"task": task, "run": run, **protocol, **identity}
+    there = {"task": result.task, "run": result.run, **result.protocol, **result.provenance}
+    other = [key for key, value in wanted.items() if there.get(key) != value]
+    if other:
+        raise InputError(
+            f"{folder / FILE_NAME}: holds another result ({', '.join(other)}); choose another "
+            "--output, or replace it with --overwrite"
+        )
+    return result

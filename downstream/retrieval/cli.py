@@ -7,6 +7,8 @@ import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from downstream.arguments import not_negative, positive_int
+
 if TYPE_CHECKING:
     from downstream.results import Result
 
@@ -77,24 +79,33 @@ def _parser() -> argparse.ArgumentParser:
     add("--images", type=Path, required=True, metavar="DIR", help="folder of their images")
     add("--output", type=Path, required=True, metavar="DIR", help="where result.json goes")
     add("--name", metavar="ROW", help="row in tables (default: name of the run folder)")
-    add("--ks", type=_positive, nargs="+", default=[1, 5, 10], metavar="K", help="default: 1 5 10")
+    add(
+        "--ks",
+        type=positive_int,
+        nargs="+",
+        default=[1, 5, 10],
+        metavar="K",
+        help="default: 1 5 10",
+    )
     add(
         "--context",
-        type=_not_negative,
+        type=not_negative,
         default=0.1,
         help="share of its extent by which a box grows on every side (default: 0.1)",
     )
-    add("--size", type=_positive, metavar="PX", help="side of a crop (default: that of training)")
+    add(
+        "--size", type=positive_int, metavar="PX", help="side of a crop (default: that of training)"
+    )
     add(
         "--min-side",
-        type=_not_negative,
+        type=not_negative,
         default=16.0,
         metavar="PX",
         help="leave out boxes whose shorter side is less (default: 16)",
     )
     add(
         "--max-per-category",
-        type=_positive,
+        type=positive_int,
         metavar="N",
         help="take N objects of a larger category, spread evenly over the file",
     )
@@ -111,7 +122,11 @@ def _parser() -> argparse.ArgumentParser:
         help="c of the ball for runs trained without one (default: 0.05)",
     )
     add(
-        "--batch", type=_positive, default=128, metavar="N", help="crops per forward (default: 128)"
+        "--batch",
+        type=positive_int,
+        default=128,
+        metavar="N",
+        help="crops per forward (default: 128)",
     )
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1 ... (default: auto)")
     add(
@@ -122,19 +137,3 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--overwrite", action="store_true", help="measure again even if the result is there")
     return parser
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number from 1, got '{text}'")
-    return int(text)
-
-
-def _not_negative(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"must be a number from 0, got '{text}'")
-    return value

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import shlex
 import time
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 
 import torch
 
-from downstream.results import FILE_NAME, Result, read_result, write_result
+from downstream.results import Result, finished, write_result
 from downstream.retrieval.embed import embed
 from downstream.retrieval.evaluate import Evaluation, evaluate
 from downstream.retrieval.objects import Objects, choose_objects
@@ -20,6 +19,7 @@ from pretrain.data.readers.coco import read
 from pretrain.data.records import ReadReport
 from pretrain.environment import machine, versions
 from pretrain.errors import InputError
+from pretrain.export.header import sha256
 from pretrain.pretrained import Pretrained, load_pretrained
 
 DEFAULT_CURVATURE = 0.05
@@ -42,13 +42,13 @@ def retrieve(arguments: argparse.Namespace, command: list[str]) -> tuple[Result,
     )
     ks = sorted(set(arguments.ks))
     c = _curvature(pretrained, arguments.curvature)
-    name = arguments.name or _row_name(pretrained)
+    name = arguments.name or row_name(pretrained)
     protocol = _protocol(arguments, pretrained, report, ks)
-    weights = _sha256(pretrained.checkpoint)
+    weights = sha256(pretrained.checkpoint)
     clip_radius = pretrained.description.clip_radius
     identity = {"weights_sha256": weights, "curvature": c, "clip_radius": clip_radius}
     if not arguments.overwrite:
-        known = _finished(arguments.output, name, protocol, identity)
+        known = finished(arguments.output, "retrieval", name, protocol, identity)
         if known is not None:
             return known, True
 
@@ -121,28 +121,6 @@ def _protocol(
     }
 
 
-def _finished(
-    folder: Path, name: str, protocol: dict[str, Any], identity: dict[str, Any]
-) -> Result | None:
-    """The result in ``folder`` if there is one.
-
-    Raises:
-        InputError: it is another one than asked for.
-    """
-    if not (folder / FILE_NAME).is_file():
-        return None
-    result = read_result(folder)
-    wanted: dict[str, Any] = {"task": "retrieval", "run": name, **protocol, **identity}
-    there = {"task": result.task, "run": result.run, **result.protocol, **result.provenance}
-    other = [key for key, value in wanted.items() if there.get(key) != value]
-    if other:
-        raise InputError(
-            f"{folder / FILE_NAME}: holds another result ({', '.join(other)}); choose another "
-            "--output, or replace it with --overwrite"
-        )
-    return result
-
-
 def _write_sheets(folder: Path, objects: Objects, found: Evaluation, context: float) -> list[str]:
     """Write the contact sheets; returns their names, none where no category has two objects."""
     queries = choose_queries(objects.labels)
@@ -172,7 +150,7 @@ def _curvature(pretrained: Pretrained, asked: float | None) -> float:
     return own
 
 
-def _row_name(pretrained: Pretrained) -> str:
+def row_name(pretrained: Pretrained) -> str:
     """The run's own name, else that of the folder it stands in, else the file's."""
     named = pretrained.description.config.get("name")
     if isinstance(named, str) and named:
@@ -196,8 +174,3 @@ def device_of(name: str) -> torch.device:
         reason = str(error).splitlines()[0]
         raise InputError(f"--device {name}: {reason}; use --device auto or cpu") from None
     return device
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -53,8 +53,12 @@ class Forward:
 
 
 @torch.no_grad()
-def encode(encoder: Encoder, items: Items, how: Forward) -> tuple[Tensor, Tensor]:
-    """Unit features float32 (N, F) of the items, and bool (N,): the image could be read.
+def encode(
+    encoder: Encoder, items: Items, how: Forward, *, unit: bool = True
+) -> tuple[Tensor, Tensor]:
+    """Features float32 (N, F) of the items, and bool (N,): the image could be read.
+
+    ``unit`` scales every row to length 1.
 
     The backbone is as before afterwards: its batch norm is in evaluation meanwhile, and no
     random number is drawn.
@@ -72,7 +76,7 @@ def encode(encoder: Encoder, items: Items, how: Forward) -> tuple[Tensor, Tensor
             images = ((images.float() / 255 - mean) / std).to(memory_format=how.memory_format)
             with how.autocast():
                 found = encoder.backbone(images)
-            features[places] = F.normalize(found.float(), dim=1)
+            features[places] = F.normalize(found.float(), dim=1) if unit else found.float()
             readable[places] = True
     return features, readable
 

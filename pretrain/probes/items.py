@@ -67,6 +67,8 @@ def choose_items(
     test: DataSettings | None,
     crops: Literal["object", "image"],
     limit: int,
+    *,
+    names: tuple[str, str] = ("probe.data", "probe.test"),
 ) -> tuple[Items, Items]:
     """The bank and the queries; no image is on both sides.
 
@@ -75,23 +77,24 @@ def choose_items(
         test: of the queries; None: every fifth labelled image of ``data``.
         crops: what an item is.
         limit: items at most on each side.
+        names: of the two in messages.
 
     Raises:
         InputError: a set cannot be read or has no labels of use, or both sides share images.
     """
-    found = _labelled(data, crops, "probe.data")
+    found = _labelled(data, crops, names[0])
     if test is None:
         images = np.unique(found.rows)
         if len(images) < EVERY:
             raise InputError(
-                f"probe.data: {found.index.images}: only {len(images)} labelled images, too few to "
-                "keep every fifth for queries; give more, or a set of its own as probe.test"
+                f"{names[0]}: {found.index.images}: only {len(images)} labelled images, too few to "
+                f"keep every fifth for queries; give more, or a set of its own as {names[1]}"
             )
         is_query = np.isin(found.rows, images[EVERY - 1 :: EVERY])
         bank, queries = found.take(~is_query), found.take(is_query)
     else:
-        bank, queries = found, _renamed(_labelled(test, crops, "probe.test"), found.categories)
-        _refuse_shared_images(bank, queries)
+        bank, queries = found, _renamed(_labelled(test, crops, names[1]), found.categories, names)
+        _refuse_shared_images(bank, queries, names)
     return bank.thinned(limit), queries.thinned(limit)
 
 
@@ -133,26 +136,26 @@ def _whole_images(items: Items) -> Items:
     return replace(items, rows=rows[one], boxes=boxes[one], labels=lowest[one])
 
 
-def _renamed(queries: Items, categories: tuple[str, ...]) -> Items:
+def _renamed(queries: Items, categories: tuple[str, ...], names: tuple[str, str]) -> Items:
     """With the labels of the bank, by the categories' names."""
     place = {name: label for label, name in enumerate(categories)}
     translation = np.array([place.get(name, UNKNOWN) for name in queries.categories], np.int64)
     labels = translation[queries.labels]
     if (labels == UNKNOWN).all():
         raise InputError(
-            f"probe.test: {queries.index.meta['source']['path']}: shares no category with "
-            f"probe.data ('{queries.categories[0]}' is none of its {len(categories)}); give sets "
+            f"{names[1]}: {queries.index.meta['source']['path']}: shares no category with "
+            f"{names[0]} ('{queries.categories[0]}' is none of its {len(categories)}); give sets "
             "with the same categories"
         )
     return replace(queries, labels=labels, categories=categories)
 
 
-def _refuse_shared_images(bank: Items, queries: Items) -> None:
+def _refuse_shared_images(bank: Items, queries: Items, names: tuple[str, str]) -> None:
     known = {str(bank.index.path(int(row)).resolve()) for row in np.unique(bank.rows)}
     for row in np.unique(queries.rows):
         path = queries.index.path(int(row))
         if str(path.resolve()) in known:
             raise InputError(
-                f"probe.test: {path}: this image is also in probe.data; give sets without common "
-                "images, or leave probe.test out to have the one set divided"
+                f"{names[1]}: {path}: this image is also in {names[0]}; give sets without common "
+                f"images, or leave {names[1]} out to have the one set divided"
             )

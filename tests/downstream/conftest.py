@@ -87,6 +87,12 @@ def object_set(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 @pytest.fixture(scope="session")
+def make_object_set() -> Callable[..., tuple[Path, Path]]:
+    """``write_object_set``."""
+    return write_object_set
+
+
+@pytest.fixture(scope="session")
 def make_run() -> Callable[..., Path]:
     """``write_run``."""
     return write_run

@@ -1,0 +1,206 @@
+"""One probe of one backbone: from a run to ``result.json``."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from downstream.probe import linear, scores
+from downstream.probe.samples import Labels, Samples, choose_samples, features
+from downstream.results import Result, finished, write_result
+from downstream.retrieval.task import device_of, row_name
+from pretrain.data.loader import choose_workers
+from pretrain.data.source import DataSettings
+from pretrain.environment import machine, versions
+from pretrain.errors import InputError
+from pretrain.export.header import sha256
+from pretrain.pretrained import Pretrained, load_pretrained
+from pretrain.probes.encode import Forward
+from pretrain.probes.knn import classify
+
+Kind = Literal["linear", "knn"]
+HELD_OUT = 5
+"""One training image in so many judges the penalties."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is asked for.
+
+    Attributes:
+        run: run folder of `hcl pretrain`, or a checkpoint.
+        train: where the classifiers learn.
+        val: where they are tested.
+        output: folder of the result.
+        labels: what a sample is.
+        kinds: of classifiers.
+        name: row of the table; None: the run's.
+        size: side of the images, px; None: that of the run's views.
+        k: neighbours that vote.
+        temperature: τ of the votes exp(cos/τ).
+        limit: samples at most on either side.
+        batch: images in one forward.
+        device: as ``hcl retrieve`` takes it.
+        overwrite: measure again.
+    """
+
+    run: Path
+    train: DataSettings
+    val: DataSettings
+    output: Path
+    labels: Labels = "object"
+    kinds: tuple[Kind, ...] = ("linear", "knn")
+    name: str | None = None
+    size: int | None = None
+    k: int = 20
+    temperature: float = 0.07
+    limit: int = 2**31
+    batch: int = 256
+    device: str = "auto"
+    overwrite: bool = False
+
+
+def probe(options: Options, command: list[str]) -> tuple[Result, bool]:
+    """Do what is asked for; returns the result, and whether it was there before.
+
+    Raises:
+        InputError: weights, data or options that cannot be used.
+    """
+    start = time.monotonic()
+    device = device_of(options.device)
+    pretrained = load_pretrained(options.run)
+    size = options.size or pretrained.description.size
+    train, val = choose_samples(options.train, options.val, options.labels, options.limit)
+    name = options.name or row_name(pretrained)
+    protocol: dict[str, Any] = {
+        "labels": options.labels,
+        "size": size,
+        "train_fingerprint": train.items.index.fingerprint,
+        "val_fingerprint": val.items.index.fingerprint,
+        "train_samples": len(train.items),
+        "val_samples": len(val.items),
+        "classifiers": list(options.kinds),
+        "k": options.k,
+        "temperature": options.temperature,
+    }
+    identity = {"weights_sha256": sha256(pretrained.checkpoint)}
+    if not options.overwrite:
+        known = finished(options.output, "probe", name, protocol, identity)
+        if known is not None:
+            return known, True
+
+    how = _forward(pretrained, size, options, device)
+    encoder = pretrained.encoder.to(device).eval()
+    known_features, train = features(encoder, train, how)
+    asked_features, val = features(encoder, val, how)
+    for option, part in (("--train", train), ("--val", val)):
+        if not len(part.items):
+            raise InputError(f"{option}: none of its images can be read")
+    encoded = time.monotonic()
+    metrics = _reference(train, val)
+    facts: dict[str, Any] = {}
+    if "linear" in options.kinds:
+        found, facts = _linear(known_features, train, asked_features, val)
+        metrics |= found
+    if "knn" in options.kinds:
+        metrics |= _knn(known_features, train, asked_features, val, options)
+    result = Result(
+        task="probe",
+        run=name,
+        metrics=metrics,
+        protocol=protocol,
+        provenance={
+            "command": shlex.join(command),
+            "checkpoint": str(pretrained.checkpoint),
+            **identity,
+            "method": pretrained.description.method,
+            "step": pretrained.step,
+            "categories": len(train.items.categories),
+            "readable": {"train": len(train.items), "val": len(val.items)},
+            **facts,
+            "versions": versions(),
+            "machine": machine(device),
+            "seconds": {
+                "features": round(encoded - start, 2),
+                "classifiers": round(time.monotonic() - encoded, 2),
+            },
+        },
+    )
+    write_result(result, options.output)
+    return result, False
+
+
+def _forward(pretrained: Pretrained, size: int, options: Options, device: torch.device) -> Forward:
+    description = pretrained.description
+    return Forward(
+        size=size,
+        mean=description.mean,
+        std=description.std,
+        device=device,
+        memory_format=torch.contiguous_format,
+        autocast=nullcontext,
+        batch=options.batch,
+        threads=choose_workers(options.train.workers, 1),
+    )
+
+
+def _reference(train: Samples, val: Samples) -> dict[str, float]:
+    """What can be reached without looking at the images."""
+    if val.targets.ndim == 2:
+        # Equal scores for all: the share of images that have the category.
+        return {"chance/map": scores.mean_average_precision(val.targets * 0.0, val.targets)}
+    frequency = torch.bincount(train.targets, minlength=len(train.items.categories))
+    return {"majority": float((val.targets == frequency.argmax()).double().mean())}
+
+
+def _linear(
+    known: Tensor, train: Samples, asked: Tensor, val: Samples
+) -> tuple[dict[str, float], dict[str, Any]]:
+    rows = torch.from_numpy(train.items.rows)
+    place = torch.unique(rows, return_inverse=True)[1]
+    held_out = place % HELD_OUT == HELD_OUT - 1
+    if not held_out.any():
+        raise InputError(f"--train: fewer than {HELD_OUT} images; the penalty cannot be chosen")
+    several = train.targets.ndim == 2
+    score = scores.mean_average_precision if several else partial(scores.top, k=1)
+    classifier, tried = linear.choose(
+        known,
+        train.targets.to(known.device),
+        held_out.to(known.device),
+        score,
+        classes=len(train.items.categories),
+    )
+    logits = classifier.logits(asked)
+    facts = {"penalty": classifier.penalty, "penalties": {f"{p:g}": s for p, s in tried.items()}}
+    if several:
+        return {"linear/map": scores.mean_average_precision(logits, val.targets)}, facts
+    return {
+        "linear@1": scores.top(logits, val.targets, 1),
+        "linear@5": scores.top(logits, val.targets, 5),
+        "linear/per-class": scores.per_class(logits.argmax(dim=1), val.targets),
+    }, facts
+
+
+def _knn(
+    known: Tensor, train: Samples, asked: Tensor, val: Samples, options: Options
+) -> dict[str, float]:
+    unit = torch.nn.functional.normalize
+    voted, _ = classify(
+        unit(asked, dim=1),
+        unit(known, dim=1),
+        train.targets,
+        k=options.k,
+        temperature=options.temperature,
+    )
+    return {
+        "knn@1": float((voted == val.targets).double().mean()),
+        "knn/per-class": scores.per_class(voted, val.targets),
+    }

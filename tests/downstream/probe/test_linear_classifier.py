@@ -1,0 +1,94 @@
+"""The classifier and its scores against plain forms."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from downstream.probe import linear, scores
+
+
+def problem(several: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    features = 3 + torch.randn(200, 6, generator=generator) * torch.tensor([1, 10, 0.1, 1, 1, 0.0])
+    signal = features[:, :3] / torch.tensor([1, 10, 0.1])
+    noisy = signal + torch.randn(200, 3, generator=generator)
+    noisy -= noisy.mean(0)
+    return features, (noisy > 0) if several else noisy.argmax(1)
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_the_gradient_of_the_written_objective_is_zero(several: bool) -> None:
+    features, targets = problem(several)
+    found = linear.fit(features, targets, 0.01, classes=3)
+    x = features.double().numpy()
+    spread = x.std(0)
+    x = np.where(spread > 1e-12, (x - x.mean(0)) / np.where(spread > 1e-12, spread, 1), 0)
+    w, b = found.weights[:-1].numpy(), found.weights[-1].numpy()
+    logits = x @ w + b
+    if several:
+        p, y = 1 / (1 + np.exp(-logits)), targets.numpy().astype(float)
+    else:
+        p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+        y = np.eye(3)[targets.numpy()]
+    assert np.abs(x.T @ (p - y) / len(x) + 0.01 * w).max() < 1e-6
+    assert np.abs((p - y).mean(0)).max() < 1e-6
+    assert np.allclose(found.logits(features).numpy(), logits, atol=1e-9)
+
+
+def test_parts_of_the_samples_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    features, targets = problem()
+    whole = linear.fit(features, targets, 0.1, classes=3)
+    monkeypatch.setattr(linear, "ROWS", 64)
+    parts = linear.fit(features, targets, 0.1, classes=3)
+    assert torch.allclose(whole.weights, parts.weights, atol=1e-5)
+
+
+def test_the_penalty_is_the_one_that_judges_best_and_all_samples_are_fitted() -> None:
+    features, targets = problem()
+    features = torch.cat([features, torch.randn(200, 150)], 1)  # wants a strong penalty
+    held_out = torch.arange(200) % 5 == 4
+    found, tried = linear.choose(
+        features, targets, held_out, lambda a, b: scores.top(a, b, 1), classes=3
+    )
+    assert found.penalty == max(tried, key=lambda p: tried[p]) >= 1e-2
+    again = linear.fit(features, targets, found.penalty, classes=3)
+    assert torch.allclose(found.weights, again.weights, atol=1e-5)
+    assert list(tried) == list(linear.PENALTIES)
+
+
+def test_top_counts_ties_and_unknown_labels_against_the_sample() -> None:
+    logits = torch.tensor([[2.0, 1, 0], [1, 1, 0], [0, 0, 5]])
+    assert scores.top(logits, torch.tensor([0, 0, -1]), 1) == pytest.approx(1 / 3)
+    assert scores.top(logits, torch.tensor([1, 0, -1]), 2) == pytest.approx(2 / 3)
+
+
+def test_per_class_weighs_classes_equally() -> None:
+    labels = torch.tensor([0, 0, 0, 1, -1])
+    assert scores.per_class(torch.tensor([0, 0, 0, 0, 0]), labels) == 0.5
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 4), st.booleans()), min_size=1, max_size=20).filter(
+        lambda items: any(right for _, right in items)
+    )
+)
+def test_average_precision_is_the_sum_over_thresholds(items: list[tuple[int, bool]]) -> None:
+    values = torch.tensor([float(v) for v, _ in items])
+    right = torch.tensor([r for _, r in items])
+    expected, before = 0.0, 0.0
+    for threshold in sorted({float(v) for v, _ in items}, reverse=True):
+        chosen = values >= threshold
+        recall = int(right[chosen].sum()) / int(right.sum())
+        expected += (recall - before) * float(right[chosen].double().mean())
+        before = recall
+    assert scores.average_precision(values, right) == pytest.approx(expected, abs=1e-12)
+
+
+def test_categories_that_never_occur_are_left_out_of_the_mean() -> None:
+    targets = torch.tensor([[True, False], [False, False]])
+    assert scores.mean_average_precision(torch.tensor([[1.0, 0], [0, 1]]), targets) == 1.0
