@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -45,6 +46,8 @@ _STYLE = {
     "legend.fontsize": 8,
     "text.parse_math": False,
 }
+
+_SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 # A picture larger than this goes into pages as PNG.
 _VECTOR_BYTES = 2**19
@@ -91,6 +94,23 @@ def panels(count: int, width: float = 8.2, height: float = 3.6) -> tuple[Any, li
         axes.grid(True, color=INK, alpha=0.15, lw=0.5)
         axes.set_axisbelow(True)
     return figure, listed
+
+
+def logarithmic(axis: Any) -> None:
+    """Make an axis of a plot logarithmic, its ticks as text: names may hold what reads as TeX."""
+    axis.axes.set(**{f"{axis.axis_name}scale": "log"})
+    axis.set_major_formatter(lambda value, _: power(value))
+    axis.set_minor_formatter(lambda value, _: "")
+
+
+def power(value: float) -> str:
+    """A tick of a logarithmic axis."""
+    if 1e-2 <= value < 1e4:
+        return f"{value:g}"
+    exponent = math.log10(value)
+    if abs(exponent - round(exponent)) > 1e-9:
+        return f"{value:g}"
+    return "10" + str(round(exponent)).translate(_SUPERSCRIPT)
 
 
 def colour(number: int) -> str:

@@ -291,10 +291,12 @@ def _weights(name: str, caption: str, lines: Sequence[tuple[str, Weighed, str, s
             right.plot(each.at, 100 * each.shares.mean(0), style, color=colour, lw=1.5)
         top = max(float(np.percentile(each.weights, 90, axis=0).max()) for _, each, *_ in lines)
         least = min(float(each.weights.mean(0).min()) for _, each, *_ in lines)
-        left.set(xscale="log", yscale="log", xlabel="rank of the negative", ylabel="p(x⁻)")
+        left.set(xlabel="rank of the negative", ylabel="p(x⁻)")
         left.set_ylim(max(least / 2, LEAST_WEIGHT), min(max(top * 2, 10 * LEAST_WEIGHT), 1.5))
-        right.set(xscale="log", xlabel="rank of the negative", ylabel="share of the weight, %")
+        right.set(xlabel="rank of the negative", ylabel="share of the weight, %")
         right.set_ylim(0, 103)
+        for axis in (left.xaxis, left.yaxis, right.xaxis):
+            draw.logarithmic(axis)
         figure.legend(loc="outside upper left", ncols=2 if len(lines) > 3 else len(lines))
     return draw.Drawn(name, f"{caption}. Mean over anchors; band: 10th to 90th percentile.", figure)
 
@@ -307,13 +309,13 @@ def _overlap_figure(overlaps: dict[str, Floats], chance: float, anchors: int) ->
             length = len(curve)
             ks = np.arange(1, length + 1)
             first, second = label.split(" | ")
-            axes.plot(
-                ks, 100 * curve, color=draw.colour(number), lw=1.6, label=f"{first}\n{second}"
-            )
+            style = (draw.line(number), draw.colour(number))
+            axes.plot(ks, 100 * curve, style[0], color=style[1], lw=1.6, label=f"{first}\n{second}")
         ks = np.arange(1, length + 1)
-        axes.plot(ks, 100 * np.minimum(ks * chance, 1), ":", color=draw.INK, lw=1, label="chance")
+        axes.plot(ks, 100 * np.minimum(ks * chance, 1), color=draw.INK, lw=0.8, label="chance")
         axes.set(xlabel="k hardest negatives of an anchor", ylabel="in both lists, %")
-        axes.set_xscale("log" if length > 20 else "linear")
+        if length > 20:
+            draw.logarithmic(axes.xaxis)
         axes.set_ylim(0, 103)
         figure.legend(loc="outside right upper", labelspacing=1)
         figure.set_size_inches(7.2, 3.4)

@@ -38,6 +38,7 @@ class Norms:
             largest norm there is; None without a ball.
         labels: (N,), classes.
         classes: their names.
+        clip_radius: norm to which the ball's input is clipped.
         scenes: (M,), distances of whole scenes (norms without a ball); None where there are none.
         objects: (M,), objects annotated in each scene.
         around: (N,), objects annotated in the image of each object.
@@ -49,14 +50,23 @@ class Norms:
     limited: float | None
     labels: NDArray[np.int64]
     classes: tuple[str, ...]
+    clip_radius: float | None = None
     scenes: Floats | None = None
     objects: NDArray[np.int64] | None = None
     around: NDArray[np.int64] | None = None
 
     @property
-    def shown(self) -> Floats:
-        """Distances from the centre where there is a ball, else norms."""
-        return self.raw if self.distances is None else self.distances
+    def collapsed(self) -> bool:
+        """Whether all points of the ball have one norm."""
+        d = self.distances
+        return d is not None and float(d.std()) <= EQUAL * float(d.mean())
+
+    @property
+    def shown(self) -> tuple[Floats, str]:
+        """Distances from the centre where these differ, else norms; and what to call them."""
+        if self.distances is None or self.collapsed:
+            return self.raw, "norm"
+        return self.distances, "distance from the centre"
 
 
 def analyse(arguments: argparse.Namespace) -> Findings:
@@ -120,18 +130,29 @@ def norms_of(run: Embedded, name: str) -> Norms:
         else:
             scenes = poincare.distance_to_origin(points, run.c).numpy()
         objects, around = run.scenes.objects, run.scenes.around
-    return Norms(name, raw, distances, limited, run.labels, run.classes, scenes, objects, around)
+    return Norms(
+        name,
+        raw,
+        distances,
+        limited,
+        run.labels,
+        run.classes,
+        run.clip_radius,
+        scenes,
+        objects,
+        around,
+    )
 
 
 def warnings_of(run: Norms) -> list[str]:
     """What in the norms speaks against the ball."""
     if run.distances is None:
         return []
-    mean, deviation = float(run.distances.mean()), float(run.distances.std())
-    if deviation <= EQUAL * mean:
+    if run.collapsed:
         return [
-            f"{run.name}: all points of the ball lie {mean:.4g} from its centre (deviation "
-            f"{deviation:.1g}): the norm says nothing, and the ball ranks as the cosine does"
+            f"{run.name}: all points of the ball lie {run.distances.mean():.4g} from its centre "
+            f"(deviation {run.distances.std():.1g}): the norm says nothing, and the ball ranks as "
+            "the cosine does"
         ]
     if run.limited is not None and run.limited >= AT_LIMIT:
         return [
@@ -146,7 +167,7 @@ def _values(run: Norms) -> dict[str, Any]:
     if run.distances is not None:
         found["distance from the centre"] = _spread(run.distances)
         found["share at the largest norm"] = run.limited
-    within, between = _split(run.shown, run.labels)
+    within, between = _split(run.shown[0], run.labels)
     found["deviation within classes"], found["deviation between classes"] = within, between
     if run.scenes is not None and len(run.scenes) and run.objects is not None:
         found["scenes"] = _spread(run.scenes)
@@ -204,9 +225,11 @@ def _histogram(
         figure, axes = draw.canvas(6.4, 3.2)
         for number, (label, values) in enumerate(listed):
             shares = 100 * np.histogram(values, edges)[0] / len(values)
-            colour, style = draw.colour(number), draw.line(number // 8)
+            colour, style = draw.colour(number), draw.line(number)
             axes.stairs(shares, edges, color=colour, ls=style, lw=1.4, label=short(label))
             axes.stairs(shares, edges, color=colour, fill=True, alpha=0.12)
+        for clip in sorted({run.clip_radius for run in runs if raw and run.clip_radius}):
+            axes.axvline(clip, color=draw.INK, ls="--", lw=0.8, label=f"clip radius {clip:g}")
         axes.set(xlabel=x_label, ylabel="share of the embeddings, %")
         axes.set_ylim(bottom=0)
         figure.legend(loc="outside right upper")
@@ -216,8 +239,9 @@ def _histogram(
 def _by_class(name: str, run: Norms, colour: str) -> draw.Drawn:
     counts = np.bincount(run.labels, minlength=len(run.classes))
     largest = np.argsort(-counts, kind="stable")[:CLASSES]
+    values, x_label = run.shown
     groups = [
-        (np.percentile(run.shown[run.labels == label], (10, 50, 90)), run.classes[label])
+        (np.percentile(values[run.labels == label], (10, 50, 90)), run.classes[label])
         for label in largest
         if counts[label]
     ]
@@ -230,7 +254,7 @@ def _by_class(name: str, run: Norms, colour: str) -> draw.Drawn:
         axes.set_yticks(range(len(groups)), [short(label) for _, label in groups])
         axes.set_ylim(-0.7, len(groups) - 0.3)
         axes.tick_params(axis="y", length=0)
-        axes.set_xlabel("norm" if run.distances is None else "distance from the centre")
+        axes.set_xlabel(x_label)
     many = "" if int((counts > 0).sum()) <= CLASSES else f" The {CLASSES} largest classes."
     caption = f"{run.name}: norms by class, median and 10th to 90th percentile.{many}"
     return draw.Drawn(name, caption, figure)
@@ -240,7 +264,8 @@ def _by_objects(name: str, run: Norms) -> draw.Drawn:
     assert run.scenes is not None and run.objects is not None and run.around is not None
     with draw.style():
         figure, axes = draw.canvas()
-        groups = ((run.scenes, run.objects, "scenes"), (run.shown, run.around, "objects in them"))
+        of_objects = run.raw if run.distances is None else run.distances
+        groups = ((run.scenes, run.objects, "scenes"), (of_objects, run.around, "objects in them"))
         for number, (values, counts, label) in enumerate(groups):
             colour, kinds = draw.colour(number), np.unique(counts)
             parts = [values[counts == kind] for kind in kinds]

@@ -173,7 +173,15 @@ def _figure(points: Sequence[Point], over: str) -> draw.Drawn:
             for place, point in zip(places, listed, strict=True):
                 results = [scale * value for value in point.results]
                 if len(results) > 1:
-                    axes.plot([place] * len(results), results, ".", color=colour, ms=4, alpha=0.4)
+                    axes.plot(
+                        [place] * len(results),
+                        results,
+                        "o",
+                        ms=3,
+                        mfc=draw.PAPER,
+                        mec=colour,
+                        zorder=4,
+                    )
         if numeric:
             _numeric_axis(axes, [float(value) for _, value in values])
         else:
@@ -198,7 +206,7 @@ def _numeric_axis(axes: Any, values: Sequence[float]) -> None:
     """A logarithmic axis where the values span a decade; the measured values are its ticks."""
     wide = min(values) > 0 and max(values) >= 10 * min(values)
     if wide:
-        axes.set_xscale("log")
+        draw.logarithmic(axes.xaxis)
     if len(values) <= 10:
         spans = values if not wide else [math.log(value) for value in values]
         reach = max(spans) - min(spans)
