@@ -15,6 +15,7 @@ import matplotlib as mpl
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from downstream.analysis.record import FigureRecord
 from downstream.compare.plots import LINES, PALETTE
@@ -100,7 +101,7 @@ def logarithmic(axis: Any) -> None:
     """Make an axis of a plot logarithmic, its ticks as text: names may hold what reads as TeX."""
     axis.axes.set(**{f"{axis.axis_name}scale": "log"})
     axis.set_major_formatter(lambda value, _: power(value))
-    axis.set_minor_formatter(lambda value, _: "")
+    axis.set_minor_formatter(NullFormatter())
 
 
 def power(value: float) -> str:
