@@ -52,12 +52,12 @@ def analyse(arguments: argparse.Namespace) -> Findings:
     """
     runs = [read_finished(path) for path in arguments.runs]
     _check_distinct(runs)
+    points = group(runs, arguments.over, arguments.metric, arguments.by)
     check_alike(
         runs,
         varied=[arguments.over, *([arguments.by] if arguments.by else [])],
         allowed=arguments.allow,
     )
-    points = group(runs, arguments.over, arguments.metric, arguments.by)
     values: dict[str, Any] = {"runs": len(runs)}
     for point in points:
         name = " / ".join(part for part in (point.line, point.metric) if part)
@@ -97,6 +97,9 @@ def check_alike(runs: Sequence[Finished], *, varied: Sequence[str], allowed: Seq
     # The protocol repeats some settings under their last name.
     repeated = {f"protocol.{key.rpartition('.')[2]}" for key in free}
     acting = [run.acting for run in runs]
+    for key in allowed:
+        if not any(key in settings for settings in acting):
+            raise InputError(f"--allow {key}: no run has a setting '{key}' that acts")
     keys = sorted({key for settings in acting for key in settings} - free - repeated)
     differing = []
     for key in keys:
