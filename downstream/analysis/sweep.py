@@ -80,9 +80,10 @@ def _check_distinct(runs: Sequence[Finished]) -> None:
     """Refuse one result given twice: as two seeds it would have no deviation."""
     seen: dict[str, str] = {}
     for run in runs:
-        before = seen.setdefault(run.source.sha256, run.source.path)
-        if before != run.source.path or sum(r.source == run.source for r in runs) > 1:
+        if run.source.sha256 in seen:
+            before = seen[run.source.sha256]
             raise InputError(f"{run.source.path}: the same result as {before}; name each run once")
+        seen[run.source.sha256] = run.source.path
 
 
 def check_alike(runs: Sequence[Finished], *, varied: Sequence[str], allowed: Sequence[str]) -> None:

@@ -72,7 +72,7 @@ def test_hard_negatives_of_two_models(two, sphere_run, ball_run):
 
 
 def test_gallery_frames_exactly_the_differences(two, sphere_run, ball_run):
-    from downstream.analysis.hard_negatives import weigh
+    from downstream.analysis.weighed import weigh
     from downstream.analysis.weights import choose_anchors, own_weighting
 
     runs = [load(path, device="cpu") for path in (sphere_run, ball_run)]
