@@ -15,7 +15,7 @@ import matplotlib as mpl
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter
+from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from downstream.analysis.record import FigureRecord
 from downstream.compare.plots import LINES, PALETTE
@@ -122,6 +122,17 @@ def colour(number: int) -> str:
 def line(number: int) -> str:
     """Line style with this number."""
     return LINES[number % len(LINES)]
+
+
+def brief(name: str, length: int = 28) -> str:
+    """A run's name for a legend, its middle left out: runs of one study differ at the end."""
+    half = length // 2
+    return name if len(name) <= length else f"{name[: half - 1]}…{name[-half:]}"
+
+
+def whole_numbers(axis: Any) -> None:
+    """Ticks at whole numbers only."""
+    axis.set_major_locator(MaxNLocator(integer=True))
 
 
 def save(drawn: Drawn, folder: Path) -> FigureRecord:

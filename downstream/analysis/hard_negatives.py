@@ -123,7 +123,7 @@ def _by_geometry(name: str, weighed: Sequence[Weighed]) -> list[tuple[str, Rows]
     first = {each.weighting.geometry: each.hardest for each in reversed(weighed)}
     return [
         (f"{name}, cosine", first["sphere"]),
-        (f"{name}, distance in the ball", first["ball"]),
+        (f"{name}, ball", first["ball"]),
     ]
 
 

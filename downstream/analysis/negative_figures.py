@@ -39,7 +39,7 @@ def weight_figures(
         figures.append(_weights("weights" if number == 0 else "weights_other", caption, lines))
     if len(names) == 2:
         lines = [
-            (f"{name}: {each.weighting.label}", each, draw.colour(number), draw.line(0))
+            (f"{draw.brief(name)}: {each.weighting.label}", each, draw.colour(number), draw.line(0))
             for number, (name, each) in enumerate(zip(names, own, strict=True))
         ]
         caption = "Each model by its own loss: weight p(x⁻) against rank, and its share up to there"
@@ -92,8 +92,9 @@ def overlap_figure(
         for number, (first, second, curve) in enumerate(overlaps):
             length = len(curve)
             ks = np.arange(1, length + 1)
+            label = f"{draw.brief(first)}\n{draw.brief(second)}"
             style = (draw.line(number), draw.colour(number))
-            axes.plot(ks, 100 * curve, style[0], color=style[1], lw=1.6, label=f"{first}\n{second}")
+            axes.plot(ks, 100 * curve, style[0], color=style[1], lw=1.6, label=label)
         ks = np.arange(1, length + 1)
         axes.plot(ks, 100 * np.minimum(ks * chance, 1), color=draw.INK, lw=0.8, label="chance")
         axes.set(xlabel="k hardest negatives of an anchor", ylabel="in both lists, %")

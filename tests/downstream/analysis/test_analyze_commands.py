@@ -109,7 +109,7 @@ def test_one_model_in_both_geometries(mixed_run, tmp_path):
     assert check_folder(tmp_path) == ["weights", "overlap", "gallery"]
     record = read_record(tmp_path)
     assert not record.warnings
-    assert list(record.values["overlap"]) == ["mixed, cosine | mixed, distance in the ball"]
+    assert list(record.values["overlap"]) == ["mixed, cosine | mixed, ball"]
 
 
 def test_equal_norms_rank_alike(released_run, tmp_path):
@@ -145,10 +145,13 @@ def test_refusals(two, sphere_run, ball_run, class_of, tmp_path, capsys):
         (("norms", tmp_path / "none", "--output", tmp_path), "checkpoint"),
         (("hard-negatives", class_of, "--output", tmp_path), "are those of a loss"),
         (("norms", sphere_run, "--annotations", "x", "--output", tmp_path), "need each other"),
-        (("normes",), "there are hard-negatives, delta, norms, sweep"),
     ):
         assert analyze(*words) == 2, words
         assert told in capsys.readouterr().err, words
+    with pytest.raises(SystemExit) as stopped:
+        analyze("normes")
+    assert stopped.value.code == 2
+    assert "choose from" in capsys.readouterr().err
     (tmp_path / "report.html").write_text("of something else")
     assert analyze("norms", sphere_run, "--output", tmp_path) == 2
     assert "report.html: is there already" in capsys.readouterr().err
