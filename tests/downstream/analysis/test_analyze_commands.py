@@ -49,7 +49,7 @@ def check_folder(folder: Path) -> list[str]:
         assert len(figure.caption) > 20
     assert page.count("<img ") == len(record.figures)
     assert set(re.findall(r'src="(data:image/[a-z+]+);base64,', page)) <= {
-        *("data:image/svg+xml", "data:image/png")
+        *("data:image/svg+xml", "data:image/jpeg")
     }
     assert not re.search(r'(src|href)="(?!data:)', page)
     assert "<script" not in page
