@@ -7,44 +7,32 @@ import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from pretrain.config import load_settings, read_config
+from pretrain.config import read_config
 from pretrain.errors import InputError
 from pretrain.presets import find_config
+from pretrain.settings import parse
+from slurm.cluster import ClusterSettings, parse_overrides
+from slurm.commands import check_command
 from slurm.graph import Pipeline, Step
 from slurm.state import Record
 
 PRESETS = {"pretrain": "pretrain", "detect": "detection"}
 """Commands whose first word may be a preset, and the folder of those."""
 
-OUTER = ("pipeline", "submit", "status", "cancel", "logs")
-"""Commands about other commands: no step or job of their own."""
-
 
 def check_commands(pipeline: Pipeline) -> None:
-    """Refuse now what a step would refuse in days: unknown commands, settings of pretraining.
+    """Refuse now what a step would refuse in days: commands, options, settings, requests.
 
     Raises:
         InputError: naming the step.
     """
-    from hcl import COMMANDS
-    from pretrain.__main__ import parser
-
     for step in pipeline.steps.values():
-        command, *rest = step.words
-        if command not in COMMANDS or command in OUTER:
-            known = ", ".join(name for name in COMMANDS if name not in OUTER)
-            raise InputError(f"step '{step.name}': no command 'hcl {command}' here; one of {known}")
         try:
-            if command in PRESETS and (config := _config_word(rest)):
-                find_config(config, PRESETS[command])
-            if command != "pretrain":
-                continue
-            arguments = parser().parse_intermixed_args(rest)
-            load_settings(arguments.config, arguments.overrides)
+            check_command(step.words)
         except InputError as error:
             raise InputError(f"step '{step.name}': {error}") from None
-        except SystemExit:  # argparse has said what is wrong
-            raise InputError(f"step '{step.name}': wrong options of hcl pretrain") from None
+        own = parse_overrides([f"{key}={value}" for key, value in step.cluster])
+        parse(ClusterSettings, own, source=f"step '{step.name}'", at="cluster")
 
 
 def files_of(step: Step) -> dict[str, str]:

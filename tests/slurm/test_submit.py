@@ -77,12 +77,12 @@ def test_debug_runs_in_the_foreground() -> None:
         (["--cluster", "cpu", "--set", "node=2", "data"], "did you mean 'nodes'"),
         (["--cluster", "cpu", "--set", "nodes=0", "data"], "'nodes'"),
         (["--cluster", "cpu", "--set", 'partition="a\\nb"', "data"], "one line"),
-        (["--cluster", "cpu", "--dry-run", "data", "scenes", "x"], "there is no Slurm here"),
-        (["--cluster", "cpu", "data", "scenes", "x"], "there is no Slurm here"),
+        (["--cluster", "cpu", "data", "scenes", "x", *SMALL], "there is no Slurm here"),
+        (["--cluster", "local", "data", "scenes", "x"], "arguments are required: --images"),
         (["--cluster", "local", "status"], "no command 'hcl status' for a job"),
         (["--cluster", "local"], "no command 'hcl ' for a job"),
         (["--cluster", "local", "pretrain", "quickstrat"], "did you mean 'quickstart'"),
-        (["--cluster", "local", "--set", "nodes=2", "data", "scenes", "x"], "nodes: this machine"),
+        (["--cluster", "local", "--set", "nodes=2", "data", "scenes", "x", *SMALL], "nodes: this machine"),
     ],
 )
 def test_refused_at_once(
@@ -90,6 +90,12 @@ def test_refused_at_once(
 ) -> None:
     assert hcl.main(["submit", *words]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_request_can_be_seen_without_slurm(capsys: pytest.CaptureFixture[str]) -> None:
+    assert hcl.main(["submit", "--cluster", "cpu", "--dry-run", "data", "scenes", "x", *SMALL]) == 0
+    assert "#SBATCH --time=240" in capsys.readouterr().out
+    assert not Path("runs").exists()
 
 
 def test_profile_has_to_be_chosen_where_there_is_slurm(tmp_path: Path) -> None:
@@ -110,7 +116,7 @@ def test_examples_are_profiles(name: str) -> None:
 def test_states_without_a_cluster() -> None:
     """What status makes of a job's notes and of Slurm's words."""
     cluster, _ = choose_cluster("cpu", ["gpus_per_node=2"])
-    job = Job.create(plan(["data", "scenes", "x"], cluster, None))
+    job = Job.create(plan(["data", "scenes", "x", *SMALL], cluster, None))
     job.set_id("7")
 
     def state(*entry: str) -> tuple[str, str]:
