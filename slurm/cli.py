@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
-from collections.abc import Collection, Mapping
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from slurm.job import Job
     from slurm.state import Journal
 
+SHOWN = 3
 BUSY = "another `hcl pipeline` is running here"
 
 
@@ -126,10 +128,21 @@ def _preview(pipeline: Pipeline, journal: Journal, among: set[str], forced: set[
         else:
             verdict = f"would run: {why}"
             pending.add(step.name)
-        needs = f"  (needs {', '.join(step.needs)})" if step.needs else ""
+        needs = f"  (needs {_few(step.needs, pipeline)})" if step.needs else ""
         lines.append(f"  {step.name}{needs}: {verdict}")
         lines.append(f"      hcl {shlex.join(step.words)}")
     return "\n".join(lines) + "\n"
+
+
+def _few(names: Sequence[str], pipeline: Pipeline) -> str:
+    """Names of steps; where one family has many of them, how many."""
+    counts = Counter(pipeline.steps[name].family for name in names)
+    groups = {
+        name if counts[family] <= SHOWN else f"{family} x {counts[family]}": None
+        for name in names
+        for family in [pipeline.steps[name].family]
+    }
+    return ", ".join(groups)
 
 
 def _graph(pipeline: Pipeline) -> list[str]:

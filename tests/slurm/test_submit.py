@@ -82,7 +82,10 @@ def test_debug_runs_in_the_foreground() -> None:
         (["--cluster", "local", "status"], "no command 'hcl status' for a job"),
         (["--cluster", "local"], "no command 'hcl ' for a job"),
         (["--cluster", "local", "pretrain", "quickstrat"], "did you mean 'quickstart'"),
-        (["--cluster", "local", "--set", "nodes=2", "data", "scenes", "x", *SMALL], "nodes: this machine"),
+        (
+            ["--cluster", "local", "--set", "nodes=2", "data", "scenes", "x", *SMALL],
+            "nodes: this machine",
+        ),
     ],
 )
 def test_refused_at_once(
