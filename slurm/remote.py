@@ -184,9 +184,9 @@ class Submitter:
             for (step, why), job in zip(batch.steps, jobs, strict=True):
                 self._say(f"{step.name}: {why}: job {job.id}")
 
-    def wait(self, seconds: float = 5.0) -> int:
+    def wait(self) -> int:
         """Until all jobs have ended; 0, or 1 where one has not finished."""
-        flying = set(self.jobs)
+        flying, start = set(self.jobs), time.monotonic()
         while flying:
             now = set(reconcile(self.journal))
             for name in [name for name in self.jobs if name in flying - now]:
@@ -194,7 +194,7 @@ class Submitter:
                 self._say(f"{name}: {record.why or record.state}")
             flying = now
             if flying:
-                time.sleep(seconds)
+                time.sleep(min(30, 1 + (time.monotonic() - start) / 20))
         states = [self.journal.state.steps[name].state for name in self.jobs]
         return 0 if all(state == "finished" for state in states) else 1
 

@@ -18,6 +18,7 @@ from slurm.queue import Entry
 
 STALE_S = 120
 ENDING_S = 30
+UNBEGUN = "before it began"
 ENDED = ("finished", "failed", "out of memory", "cancelled", "stopped", "lost")
 
 
@@ -75,6 +76,8 @@ def look(job: Job, queue: Mapping[str, Entry] | None) -> Status:
     spec, events, name = job.spec(), job.events(), job.id
     entry = queue.get(name) if queue is not None and name else None
     state, why = _state(job, spec, events, entry, queue is not None)
+    if (state, why) == ("cancelled", UNBEGUN):
+        why = _whose_failure(spec, queue or {}) or why
     record = _run_record(spec.run, spec.submitted)
     failed = _failure(events) or {}
     starts = [event for event in events if event["kind"] == "start"]
@@ -122,7 +125,7 @@ def _state(
     if entry is not None:
         return _queued(job, spec, last, entry)
     if answered:
-        return _unknown(spec, last)
+        return _unknown(last)
     return ("running" if last["kind"] == "start" else "queued"), "Slurm does not answer"
 
 
@@ -147,22 +150,27 @@ def _queued(job: Job, spec: Spec, last: dict[str, Any], entry: Entry) -> tuple[s
             return "stale", f"no sign of life for {duration(silent)}"
         return "running", {"requeue": "requeueing", "stopped": "ending"}.get(last["kind"], "")
     if entry.state == "CANCELLED":
-        return _unknown(spec, last) if last["kind"] == "none" else ("cancelled", "")
+        return _unknown(last) if last["kind"] == "none" else ("cancelled", "")
     words = {"NODE_FAIL": "its node failed", "TIMEOUT": "time limit, before it had saved"}
     return "failed", words.get(entry.state, entry.state.lower().replace("_", " "))
 
 
-def _unknown(spec: Spec, last: dict[str, Any]) -> tuple[str, str]:
+def _unknown(last: dict[str, Any]) -> tuple[str, str]:
     """Of a job that Slurm has forgotten, or that was cancelled before it began."""
     if last["kind"] != "none":
         if last.get("state"):
             return "cancelled", ""
         return "lost", "Slurm no longer knows the job, and it has left no word"
+    return "cancelled", UNBEGUN
+
+
+def _whose_failure(spec: Spec, queue: Mapping[str, Entry]) -> str | None:
+    """Why Slurm has cancelled a job that waited for others."""
     for folder in spec.needs:
-        parent = look(Job(Path(folder)), {})
-        if parent.state in ("failed", "out of memory", "cancelled", "lost"):
-            return "cancelled", f"{parent.name}, which it needs: {parent.state}"
-    return "cancelled", "before it began"
+        parent = look(Job(Path(folder)), queue)
+        if parent.state in ENDED and parent.state != "finished":
+            return f"{parent.name}, which it needs: {parent.state}"
+    return None
 
 
 def _local(job: Job, last: dict[str, Any]) -> tuple[str, str]:

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from runs import PROFILE, ROOT, losses, run, status, submit, words
 
 import hcl
@@ -130,58 +129,6 @@ def test_fifty_jobs_run_the_code_they_were_submitted_with(until: Until, tmp_path
         (log,) = Path(one["folder"]).glob("log/*.out")
         number = one["name"].removeprefix("n")
         assert f"code {number}\n" in log.read_text()
-
-
-def scene(out: str, *more: str) -> list[str]:
-    return ["data", "scenes", f"${{output}}/{out}", *SMALL, *more]
-
-
-@pytest.mark.usefixtures("cluster")
-def test_pipeline_with_an_array_and_a_failing_branch(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    results = tmp_path / "results"
-    results.mkdir()
-    steps = {
-        "base": {"run": scene("base")},
-        "sweep": {
-            "run": scene("s${seed}", "--seed", "${seed}"),
-            "matrix": {"seed": ["1", "2", "3"]},
-            "needs": ["base"],
-            "cluster": {"time_min": 7},
-        },
-        "bad": {"run": scene("bad", "--seed", "${n}"), "needs": ["base"]},
-        "child": {"run": scene("child"), "needs": ["bad"]},
-        "last": {"run": scene("last"), "needs": ["sweep"]},
-    }
-    content = {"name": "p", "vars": {"output": "out", "n": "none"}, "steps": steps}
-    Path("p.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
-
-    assert hcl.main(["pipeline", "p.yaml", *PROFILE, "--dry-run"]) == 0
-    out = capsys.readouterr().out
-    assert "#SBATCH --array=0-2%3" in out
-    assert "#SBATCH --dependency='afterok:<base>'" in out
-    assert "#SBATCH --time=7" in out
-    assert not Path("out").exists()
-
-    assert hcl.main(["pipeline", "p.yaml", *PROFILE, "--wait"]) == 1
-    said = capsys.readouterr().err
-    assert "bad: failed: exit 2" in said
-    assert "child: cancelled: bad, which it needs: failed" in said
-    found = {one["name"]: one for one in json.loads(run("status", "--json").stdout)}
-    assert found["child"]["state"] == "cancelled"
-    assert all(found[f"sweep[seed={seed}]"]["state"] == "finished" for seed in (1, 2, 3))
-    assert "3 training" not in run("logs", "sweep[seed=2]").stdout
-    assert "2 training" in run("logs", "sweep[seed=2]").stdout
-    assert Path("out/last/train").is_dir()
-
-    assert hcl.main(["pipeline", "p.yaml", "n=5", *PROFILE, "--wait"]) == 0
-    said = capsys.readouterr().err
-    lines = [line for line in said.splitlines() if ": job " in line]
-    assert [line.split(": ")[1] for line in lines] == ["bad", "child"]
-    assert Path("out/child/train").is_dir()
-    assert hcl.main(["pipeline", "p.yaml", "n=5", *PROFILE, "--wait"]) == 0
-    assert ": job " not in capsys.readouterr().err
 
 
 def test_unreachable_controller(cluster: Any, monkeypatch: pytest.MonkeyPatch) -> None:
