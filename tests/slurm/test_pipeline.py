@@ -93,17 +93,22 @@ def test_run__each_step_once_and_what_changed_again(
     assert runs(tmp_path) == {"a": 5, "b": 6, "c": 3}
 
 
-def test_run__content_of_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("command", "base"), [(["pretrain"], "quickstart"), (["retrieve", "train"], "hyp_vits_cub")]
+)
+def test_run__content_of_files(
+    command: list[str], base: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     config = tmp_path / "mine.yaml"
-    config.write_text("base: quickstart\noptim: {lr: 0.02}\n")
-    steps = {"look": {"run": ["pretrain", str(config), "--print-config"]}}
+    config.write_text(f"base: {base}\noptim: {{lr: 0.02}}\n")
+    steps = {"look": {"run": [*command, "--print-config", str(config)]}}
     file = write(tmp_path, steps)
     assert hcl.main(["pipeline", file]) == 0
     capsys.readouterr()
-    config.write_text("# only a comment\nbase: quickstart\noptim: {lr: 0.02}\n")
+    config.write_text(f"# only a comment\nbase: {base}\noptim: {{lr: 0.02}}\n")
     assert hcl.main(["pipeline", file, "--dry-run"]) == 0
     assert "look: finished" in capsys.readouterr().out
-    config.write_text("base: quickstart\noptim: {lr: 0.01}\n")
+    config.write_text(f"base: {base}\noptim: {{lr: 0.01}}\n")
     assert hcl.main(["pipeline", file, "--dry-run"]) == 0
     assert f"look: would run: {config} has changed" in capsys.readouterr().out
 
