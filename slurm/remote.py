@@ -151,9 +151,11 @@ class Submitter:
         for batch in batches:
             cluster = self._profile(batch.steps[0][0])
             specs = [plan(step.words, cluster, step.name) for step, _ in batch.steps]
-            names = ", ".join(step.name for step, _ in batch.steps)
+            names = [step.name for step, _ in batch.steps]
+            if len(names) > 1:
+                names = [f"{index}: {name}" for index, name in enumerate(names)]  # of the array
             after = [self._id(need) for need in batch.needs]
-            text.append(f"# {names}\n{request(specs, after)}")
+            text.append("".join(f"# {name}\n" for name in names) + request(specs, after))
         return "\n".join(text)
 
     def submit(self, batches: Sequence[Batch]) -> None:

@@ -27,13 +27,14 @@ def dry_run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[str, dict[
     """The graph, and the lines of each request by the first step that it is of."""
     profile = ["--cluster", "preemptible_gpu"]
     assert hcl.main(["pipeline", *words, *profile, "--dry-run"]) == 0, capsys.readouterr().err
-    graph, *texts = re.split(r"\n\n?(?=# .*\n#!)", capsys.readouterr().out)
-    requests = {}
-    for text in texts:
-        head, *lines = text.splitlines()
-        requests[head.removeprefix("# ").split(", ")[0]] = [
-            line.removeprefix("#SBATCH --") for line in lines if line.startswith("#SBATCH")
-        ]
+    graph, *scripts = re.split(r"\n\n(?=# )", capsys.readouterr().out)
+    requests, name = {}, ""
+    for script in scripts:
+        lines = script.splitlines()
+        if "#!/bin/bash" in lines:  # or the rest of one
+            name = re.sub(r"^# (0: )?", "", lines[0])
+            requests[name] = [""]
+        requests[name] += [x.removeprefix("#SBATCH --") for x in lines if x.startswith("#SBATCH")]
     return graph, requests
 
 
