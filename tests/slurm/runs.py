@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -15,7 +16,8 @@ from slurm.job import Job, jobs_below
 from slurm.status import look
 
 ROOT = Path(hcl.__file__).resolve().parent
-PROFILE = ["--cluster", "cpu", "--set", "cpus_per_task=1", "--set", "mem_gb=0.5"]
+PROFILE = ["--cluster", "cpu", "--set", "cpus_per_task=1", "--set", "mem_gb=2"]
+SMALL = ["--images", "2", "--val", "1", "--size", "64", "--workers", "1", "--overwrite"]
 
 
 def words(scenes: Path, output: str, *more: str, group: int = 2) -> list[str]:
@@ -56,6 +58,41 @@ def _jobs() -> list[Job]:
 def status(job: Job) -> dict[str, Any]:
     """What ``hcl status --json`` says of a job."""
     return asdict(look(job, try_queue()[0]))
+
+
+def ended(job: Job) -> dict[str, Any] | None:
+    """Its status once it is over."""
+    found = status(job)
+    return None if found["state"] in ("queued", "running") else found
+
+
+def starts(job: Job) -> int:
+    """How many times it has been started."""
+    return sum(event["kind"] == "start" for event in job.events())
+
+
+def processes(**variables: str) -> dict[int, list[str]]:
+    """Ids and command lines of processes with these variables."""
+    wanted = {f"{key}={value}".encode() for key, value in variables.items()}
+    found = {}
+    for folder in Path("/proc").iterdir():
+        if not folder.name.isdigit():
+            continue
+        with contextlib.suppress(OSError):
+            if wanted <= set((folder / "environ").read_bytes().split(b"\0")):
+                words = (folder / "cmdline").read_bytes().decode(errors="replace")
+                found[int(folder.name)] = words.split("\0")
+    return found
+
+
+def command_of(job: Job) -> int:
+    """The process of a job's command, below its task."""
+    (found,) = [
+        pid
+        for pid, title in processes(SLURM_JOB_ID=str(job.id)).items()
+        if any(word.endswith("/hcl.py") for word in title)
+    ]
+    return found
 
 
 def run(

@@ -1,0 +1,114 @@
+"""Nodes and controllers that vanish under a run, arrays, and the end of patience."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from runs import PROFILE, ROOT, ended, losses, processes, starts, status, submit, words
+
+from slurm.cluster import choose_cluster
+from slurm.job import Job
+from slurm.submission import prepare
+from slurm.submission import submit as submit_jobs
+
+Until = Callable[..., Any]
+
+
+def test_nodes_lost_and_controller_restarted(cluster: Any, scenes: Path, until: Until) -> None:
+    more = ["train.steps=24", "train.checkpoint_every=2"]
+    job = submit(*PROFILE, "--set", "nodes=2", *words(scenes, "far", *more))
+    until(lambda: len(losses("far")) >= 3)
+    # The controller comes and goes: nothing happens to the run.
+    os.kill(cluster.pid("slurmctld"), signal.SIGKILL)
+    before = len(losses("far"))
+    until(lambda: len(losses("far")) > before)
+    assert status(job)["state"] == "running"
+    assert status(job)["why"] == "Slurm does not answer"
+    assert cluster.tool("controller").returncode == 0
+    until(lambda: status(job)["why"] != "Slurm does not answer")
+    assert starts(job) == 1
+    # Meanwhile, what nobody disturbs.
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    here = [sys.executable, *launch, str(ROOT / "hcl.py"), *words(scenes, "here", *more)]
+    quiet = subprocess.Popen(here, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    # The second node goes, then the first of those that are left: neither comes back.
+    lost, saved = [], Path("far/checkpoints")
+    for number in (1, 0):
+        until(lambda: len(losses("far")) >= 3)
+        node = nodes(job)[number]
+        reached, began, count = len(losses("far")), time.time(), starts(job)
+        kill_node(cluster, node, job)
+        lost.append(node)
+        until(lambda count=count: starts(job) > count)
+        seconds = job.events()[-1]["time"] - began
+        kept = max(int(file.stem.removeprefix("step_")) for file in saved.glob("*.pt"))
+        print(f"loss of {node}: running again after {seconds:.0f} s, {reached - kept} steps lost")
+    found = until(lambda: ended(job))
+    assert found["state"] == "finished", found
+    first, second = found["restarts"]
+    assert first in ("lost a process of another node", "node failure, or ended without warning")
+    assert second == "node failure, or ended without warning"
+    assert quiet.wait(600) == 0
+    assert losses("far") == losses("here")
+    for node in lost:
+        assert cluster.tool("node", node).returncode == 0
+
+
+def nodes(job: Job) -> list[str]:
+    """Those it runs on, the first one's first."""
+    command = ["scontrol", "show", "hostnames", status(job)["node"]]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+
+
+def kill_node(cluster: Any, node: str, job: Job) -> None:
+    """A machine that loses power: its daemon, and all of the job's processes on it."""
+    os.kill(cluster.pid(f"slurmd.{node}"), signal.SIGKILL)
+    conf = cluster.variables["SLURM_CONF"]
+    there = processes(SLURM_CONF=conf, SLURM_JOB_ID=str(job.id), SLURMD_NODENAME=node)
+    above = {parent(pid) for pid in there}
+    above = {pid for pid in above if "slurmstepd" in Path(f"/proc/{pid}/cmdline").read_text()}
+    for pid in [*above, *there]:
+        os.kill(pid, signal.SIGKILL)
+
+
+def parent(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
+
+
+@pytest.mark.usefixtures("cluster")
+def test_array_tasks_are_requeued_alone_and_not_for_ever(scenes: Path, until: Until) -> None:
+    more = ["cpus_per_task=1", "mem_gb=2", "max_requeues=1"]
+    cluster, _ = choose_cluster("cpu", more)
+    lengths = {"once": 30, "often": 100000, "never": 5}
+    once, often, never = jobs = [
+        prepare(words(scenes, name, f"train.steps={steps}", f"data.index=i-{name}"), cluster, name)
+        for name, steps in lengths.items()
+    ]
+    submit_jobs(jobs)
+    array = str(once.id).split("_")[0]
+    assert [job.id for job in jobs] == [f"{array}_{number}" for number in range(3)]
+    for job, name, times in ((once, "once", 1), (often, "often", 2)):
+        for number in range(times):
+            until(lambda name=name: losses(name))
+            until(lambda job=job, number=number: starts(job) == number + 1)
+            subprocess.run(["scancel", "--signal=USR2", str(job.id)], check=True, timeout=60)
+            until(lambda job=job, number=number: requeues(job) > number)
+    found = until(lambda: ended(often))
+    assert (found["state"], found["why"]) == ("failed", "given up after 1 restarts")
+    found = until(lambda: ended(once))
+    assert (found["state"], found["restarts"]) == ("finished", ["asked to stop"])
+    found = until(lambda: ended(never))
+    assert (found["state"], found["restarts"]) == ("finished", [])
+    assert [len(losses(name)) for name in ("once", "never")] == [30, 5]
+
+
+def requeues(job: Job) -> int:
+    return sum(event["kind"] == "requeue" for event in job.events())
