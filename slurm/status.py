@@ -143,6 +143,8 @@ def _failure(events: list[dict[str, Any]]) -> dict[str, Any] | None:
             requeued = True
         elif event["kind"] == "failed" and not requeued:
             found = found or event
+        elif event["kind"] == "given up":
+            found = event
     return found
 
 

@@ -108,7 +108,7 @@ class _Run:
         starts = sum(event["kind"] == "start" for event in self.job.events())
         limit = self.spec.cluster.max_requeues
         if starts > limit:
-            self.job.note("failed", rank=0, why=f"given up after {limit} restarts", text="")
+            self.job.note("given up", why=f"given up after {limit} restarts")
             return False
         # `before`: how long an earlier run that left no word was alive.
         self.job.note("start", node=self.node, world=self.world, before=self.job.last_pulse())

@@ -167,7 +167,7 @@ ReturnToService=2
 SchedulerParameters=sched_interval=1,sched_min_interval=0,bf_interval=1,batch_sched_delay=0
 SlurmctldTimeout=30
 SlurmdTimeout=5
-KillWait=5
+KillWait=30
 MinJobAge=600
 JobRequeue=0
 PreemptType=preempt/partition_prio

@@ -16,7 +16,7 @@ from slurm.job import Job, jobs_below
 from slurm.status import look
 
 ROOT = Path(hcl.__file__).resolve().parent
-PROFILE = ["--cluster", "cpu", "--set", "cpus_per_task=1", "--set", "mem_gb=2"]
+PROFILE = ["--cluster", "cpu", "--set", "cpus_per_task=1", "--set", "mem_gb=3.5"]
 SMALL = ["--images", "2", "--val", "1", "--size", "64", "--workers", "1", "--overwrite"]
 
 

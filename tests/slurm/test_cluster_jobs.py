@@ -35,7 +35,7 @@ def test_failing_command_is_not_requeued(until: Until) -> None:
 @pytest.mark.usefixtures("cluster")
 def test_memory_and_cancel(scenes: Path, until: Until) -> None:
     names = ["over", "eats", "ends"]
-    limits = {"over": "mem_gb=0.15", "eats": "mem_gb=2", "ends": "mem_gb=2"}
+    limits = {"over": "mem_gb=0.15", "eats": "mem_gb=3", "ends": "mem_gb=3"}
     over, eats, ends = (
         submit(*PROFILE, "--set", limits[name], *words(scenes, name, "train.steps=100000"))
         for name in names

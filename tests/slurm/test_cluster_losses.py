@@ -85,7 +85,7 @@ def parent(pid: int) -> int:
 
 @pytest.mark.usefixtures("cluster")
 def test_array_tasks_are_requeued_alone_and_not_for_ever(scenes: Path, until: Until) -> None:
-    more = ["cpus_per_task=1", "mem_gb=2", "max_requeues=1"]
+    more = ["cpus_per_task=1", "mem_gb=3.5", "max_requeues=1"]
     cluster, _ = choose_cluster("cpu", more)
     lengths = {"once": 30, "often": 100000, "never": 5}
     once, often, never = jobs = [

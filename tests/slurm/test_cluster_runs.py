@@ -29,7 +29,7 @@ def test_two_nodes_of_two_tasks_compute_what_four_local_processes_do(
 ) -> None:
     """And what status and logs say of them meanwhile."""
     more = ["train.steps=12", "train.device=cpu", "train.checkpoint_every=100"]
-    one = ["--set", "nodes=2", "--set", "gpus_per_node=2"]
+    one = ["--set", "nodes=2", "--set", "tasks_per_node=2", "--set", "gpus_per_node=2"]
     job = submit(*PROFILE, *one, *words(scenes, "far", *more))
     hcl = [sys.executable, str(ROOT / "hcl.py")]
     follow = subprocess.Popen(
@@ -39,16 +39,16 @@ def test_two_nodes_of_two_tasks_compute_what_four_local_processes_do(
     # A table refreshed on a terminal.
     screen, theirs = pty.openpty()
     live = subprocess.Popen([*hcl, "status", "--live", "1"], stdout=theirs, stderr=theirs)
+    os.close(theirs)
     shown = b""
     while shown.count(b"\x1b[2J") < 3:
         shown += os.read(screen, 65536)
     live.send_signal(signal.SIGINT)
     assert live.wait(60) == 130
-    os.close(theirs)
     os.close(screen)
     row = re.search(rf"{job.id}  pretrain-far  running +(\S.*)", shown.decode())
     assert row is not None, shown.decode()
-    assert re.match(r"\d+/12 +(\d+|-) .* \d+\.\d{3} +- +127\.0\.0\.\[11-12\] ", row[1]), row[1]
+    assert re.match(r"\d+/12 +(\d+|-) .* \d+\.\d{3} +- +127\.0\.0\.\[1\d[-,]1\d\] ", row[1]), row[1]
 
     found = until(lambda: ended(job))
     assert found["state"] == "finished", found
@@ -83,8 +83,8 @@ class Interruptions:
 
     def preempt(self) -> None:
         """By a job of a partition that goes before."""
-        node = f"--nodelist={self.job.events()[-1]['node']}"
-        more = ["--partition=urgent", "--exclusive", node, "--output=/dev/null"]
+        node = next(e["node"] for e in reversed(self.job.events()) if e["kind"] == "start")
+        more = ["--partition=urgent", "--exclusive", f"--nodelist={node}", "--output=/dev/null"]
         self._call("sbatch", *more, "--wrap=sleep 1")
 
     def time_limit(self) -> None:
@@ -105,7 +105,7 @@ class Interruptions:
 
 @pytest.mark.usefixtures("cluster")
 def test_five_interruptions_leave_no_trace(scenes: Path, until: Until) -> None:
-    steps = 60
+    steps = 50
     more = [f"train.steps={steps}", "train.checkpoint_every=100"]
     job = submit(*PROFILE, "--set", "signal_delay_s=59", *words(scenes, "far", *more))
     ways = Interruptions(job, until)
@@ -113,10 +113,9 @@ def test_five_interruptions_leave_no_trace(scenes: Path, until: Until) -> None:
     # The last but one comes while the run has not begun to train.
     plan = [ways.signal, ways.requeue, ways.preempt, ways.signal, ways.time_limit]
     for number, interrupt in enumerate(plan):
-        before = starts(job)
         least = len(losses("far")) + (chance.randint(1, 3) if number != 3 else 0)
         until(lambda least=least: len(losses("far")) >= least)
-        began = time.time()
+        before, began = starts(job), time.time()
         interrupt()
         until(lambda before=before: starts(job) > before)
         event = job.events()[-1]
