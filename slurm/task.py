@@ -210,10 +210,10 @@ class _Run:
 
     def _failed(self, status: int) -> int:
         text = "".join(self.tail)
-        if self.on_slurm and self.world > 1 and any(sign in text for sign in LOST):
-            # A process of another node is gone. If that was a failure, its task says so now and
-            # Slurm ends this one; if not, its node has failed, which Slurm may see minutes later.
-            time.sleep(LOST_S)
+        lost = self.on_slurm and self.world > 1 and any(sign in text for sign in LOST)
+        # Another task's process is gone. If that was a failure, its task says so now; if not, its
+        # node has failed, which Slurm may see minutes later.
+        if lost and not self._another_has_failed():
             return self._requeue("lost a process of another node")
         why = f"exit {status}" if status > 0 else f"killed by signal {-status}"
         if -status == signal.SIGKILL:
@@ -223,6 +223,18 @@ class _Run:
             why = f"out of memory ({why})"
         self.job.note("failed", rank=self.rank, why=why, status=status, text=text)
         return 1 if status < 0 else status
+
+    def _another_has_failed(self) -> bool:
+        """Whether a task of this run says so within ``LOST_S``."""
+        until = time.monotonic() + LOST_S
+        while time.monotonic() < until:
+            for event in reversed(self.job.events()):
+                if event["kind"] == "failed":
+                    return True
+                if event["kind"] == "start":
+                    break
+            time.sleep(0.5)
+        return False
 
 
 def port(job: int, restarts: int) -> int:

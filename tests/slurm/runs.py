@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -85,14 +88,25 @@ def processes(**variables: str) -> dict[int, list[str]]:
     return found
 
 
-def command_of(job: Job) -> int:
-    """The process of a job's command, below its task."""
-    (found,) = [
-        pid
-        for pid, title in processes(SLURM_JOB_ID=str(job.id)).items()
-        if any(word.endswith("/hcl.py") for word in title)
-    ]
+def commands_of(job: Job, **variables: str) -> list[int]:
+    """The processes of a job's command, each below its task."""
+    there = processes(SLURM_JOB_ID=str(job.id), **variables).items()
+    found = [pid for pid, title in there if any(word.endswith("/hcl.py") for word in title)]
+    assert found, "the command is not running"
     return found
+
+
+@contextlib.contextmanager
+def held(job: Job) -> Iterator[None]:
+    """Its commands stand still, so that no machine is too fast for what is looked at."""
+    found = commands_of(job)
+    for pid in found:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in found:
+            os.kill(pid, signal.SIGCONT)
 
 
 def run(
@@ -110,7 +124,7 @@ def run(
 
 
 def losses(output: str) -> list[float]:
-    """Of a run, by step."""
+    """Of a run, by step; a line that is being written is left out."""
     file = Path(output) / "metrics.jsonl"
-    lines = file.read_text().splitlines() if file.is_file() else []
-    return [json.loads(line)["loss"] for line in lines]
+    text = file.read_text() if file.is_file() else ""
+    return [json.loads(line)["loss"] for line in text.splitlines(keepends=True) if line[-1] == "\n"]

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import yaml
-from runs import PROFILE, ROOT, SMALL, command_of, ended, losses, run, submit, words
+from runs import PROFILE, ROOT, SMALL, commands_of, ended, losses, run, submit, words
 
 import hcl
 
@@ -34,20 +34,21 @@ def test_failing_command_is_not_requeued(until: Until) -> None:
 
 @pytest.mark.usefixtures("cluster")
 def test_memory_and_cancel(scenes: Path, until: Until) -> None:
-    names = ["over", "eats", "ends"]
-    limits = {"over": "mem_gb=0.15", "eats": "mem_gb=3", "ends": "mem_gb=3"}
+    other = {"over": "mem_gb=0.15", "eats": "tasks_per_node=2", "ends": "time_min=9"}
     over, eats, ends = (
-        submit(*PROFILE, "--set", limits[name], *words(scenes, name, "train.steps=100000"))
-        for name in names
+        submit(*PROFILE, "--set", change, *words(scenes, name, "train.steps=100000"))
+        for name, change in other.items()
     )
     # Slurm's own limit: importing torch alone is more.
     found = until(lambda: ended(over))
     assert (found["state"], found["restarts"]) == ("out of memory", [])
-    # The kernel takes the command alone.
+    # The kernel takes one of two commands; the other one's complaints are not the cause.
     until(lambda: losses("eats"))
-    os.kill(command_of(eats), signal.SIGKILL)
+    (eater,) = commands_of(eats, RANK="1")
+    os.kill(eater, signal.SIGKILL)
     found = until(lambda: ended(eats))
     assert (found["state"], found["restarts"]) == ("out of memory", [])
+    assert "killed by the kernel" in found["why"]
     until(lambda: losses("ends"))
     assert hcl.main(["cancel", str(ends.id)]) == 0
     assert until(lambda: ended(ends))["state"] == "cancelled"

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 import torch
-from runs import PROFILE, ROOT, command_of, ended, losses, run, starts, submit, words
+from runs import PROFILE, ROOT, ended, held, losses, run, starts, submit, words
 
 from slurm.job import Job
 
@@ -28,7 +28,7 @@ def test_two_nodes_of_two_tasks_compute_what_four_local_processes_do(
     scenes: Path, until: Until
 ) -> None:
     """And what status and logs say of them meanwhile."""
-    more = ["train.steps=12", "train.device=cpu", "train.checkpoint_every=100"]
+    more = ["train.steps=8", "train.device=cpu", "train.checkpoint_every=100"]
     one = ["--set", "nodes=2", "--set", "tasks_per_node=2", "--set", "gpus_per_node=2"]
     job = submit(*PROFILE, *one, *words(scenes, "far", *more))
     hcl = [sys.executable, str(ROOT / "hcl.py")]
@@ -36,23 +36,17 @@ def test_two_nodes_of_two_tasks_compute_what_four_local_processes_do(
         [*hcl, "logs", "-f", str(job.id)], stdout=subprocess.PIPE, text=True, stderr=subprocess.PIPE
     )
     until(lambda: len(losses("far")) >= 2)
-    # A table refreshed on a terminal.
-    screen, theirs = pty.openpty()
-    live = subprocess.Popen([*hcl, "status", "--live", "1"], stdout=theirs, stderr=theirs)
-    os.close(theirs)
-    shown = b""
-    while shown.count(b"\x1b[2J") < 3:
-        shown += os.read(screen, 65536)
-    live.send_signal(signal.SIGINT)
-    assert live.wait(60) == 130
-    os.close(screen)
-    row = re.search(rf"{job.id}  pretrain-far  running +(\S.*)", shown.decode())
-    assert row is not None, shown.decode()
-    assert re.match(r"\d+/12 +(\d+|-) .* \d+\.\d{3} +- +127\.0\.0\.\[1\d[-,]1\d\] ", row[1]), row[1]
+    with held(job):
+        shown = on_a_terminal([*hcl, "status", "--live", "1"])
+    row = re.search(rf"{job.id}  pretrain-far  running +(\S.*)", shown)
+    assert row is not None, shown
+    # Step, images/s, time left, loss, restarts, nodes.
+    expected = r"\d+/8 +(\d+|-) .* \d+\.\d{3} +- +127\.0\.0\.\[1\d[-,]1\d\] "
+    assert re.match(expected, row[1]), row[1]
 
     found = until(lambda: ended(job))
     assert found["state"] == "finished", found
-    assert (found["step"], found["total"], found["restarts"]) == (12, 12, [])
+    assert (found["step"], found["total"], found["restarts"]) == (8, 8, [])
     assert found["images_per_s"] > 0
     assert found["loss"] == losses("far")[-1]
     assert found["gpu_hours"] > 0
@@ -65,6 +59,20 @@ def test_two_nodes_of_two_tasks_compute_what_four_local_processes_do(
     done = run(*words(scenes, "here", *more), timeout=600, processes=4)
     assert done.returncode == 0, done.stderr
     assert losses("far") == losses("here")
+
+
+def on_a_terminal(command: list[str]) -> str:
+    """What is shown until it has been refreshed twice; then Ctrl-C."""
+    screen, theirs = pty.openpty()
+    live = subprocess.Popen(command, stdout=theirs, stderr=theirs)
+    os.close(theirs)
+    shown = b""
+    while shown.count(b"\x1b[2J") < 3:
+        shown += os.read(screen, 65536)
+    live.send_signal(signal.SIGINT)
+    assert live.wait(60) == 130
+    os.close(screen)
+    return shown.decode()
 
 
 class Interruptions:
@@ -85,19 +93,20 @@ class Interruptions:
         """By a job of a partition that goes before."""
         node = next(e["node"] for e in reversed(self.job.events()) if e["kind"] == "start")
         more = ["--partition=urgent", "--exclusive", f"--nodelist={node}", "--output=/dev/null"]
-        self._call("sbatch", *more, "--wrap=sleep 1")
+        with held(self.job):
+            self._call("sbatch", *more, "--wrap=sleep 1")
+            self.until(self._told)
 
     def time_limit(self) -> None:
-        """The real one: Slurm looks twice a minute; the run stands still until then."""
-        pid = command_of(self.job)
-        os.kill(pid, signal.SIGSTOP)
-        try:
+        """The real one, which Slurm looks at twice a minute."""
+        with held(self.job):
             self._call("scontrol", "update", f"JobId={self.job.id}", "TimeLimit=1")
-            self.until(lambda: self.job.events()[-1]["kind"] == "signal")
-        finally:
-            os.kill(pid, signal.SIGCONT)
-        self.until(lambda: self.job.events()[-1]["kind"] != "signal")
+            self.until(self._told)
+        self.until(lambda: not self._told())
         self._call("scontrol", "update", f"JobId={self.job.id}", "TimeLimit=100")
+
+    def _told(self) -> bool:
+        return self.job.events()[-1]["kind"] == "signal"
 
     def _call(self, *command: str) -> None:
         subprocess.run(command, check=True, timeout=60, stdout=subprocess.DEVNULL)
@@ -105,7 +114,7 @@ class Interruptions:
 
 @pytest.mark.usefixtures("cluster")
 def test_five_interruptions_leave_no_trace(scenes: Path, until: Until) -> None:
-    steps = 50
+    steps = 36
     more = [f"train.steps={steps}", "train.checkpoint_every=100"]
     job = submit(*PROFILE, "--set", "signal_delay_s=59", *words(scenes, "far", *more))
     ways = Interruptions(job, until)
