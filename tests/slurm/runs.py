@@ -106,7 +106,8 @@ def held(job: Job) -> Iterator[None]:
         yield
     finally:
         for pid in found:
-            os.kill(pid, signal.SIGCONT)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
 
 
 def run(

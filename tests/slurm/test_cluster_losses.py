@@ -23,44 +23,52 @@ Until = Callable[..., Any]
 
 
 def test_nodes_lost_and_controller_restarted(cluster: Any, scenes: Path, until: Until) -> None:
-    more = ["train.steps=24", "train.checkpoint_every=2"]
-    job = submit(*PROFILE, "--set", "nodes=2", *words(scenes, "far", *more))
+    more = ["train.steps=16", "train.checkpoint_every=2"]
+    far = submit(*PROFILE, "--set", "nodes=2", *words(scenes, "far", *more))
     until(lambda: len(losses("far")) >= 3)
     # The controller comes and goes: nothing happens to the run.
     os.kill(cluster.pid("slurmctld"), signal.SIGKILL)
     before = len(losses("far"))
     until(lambda: len(losses("far")) > before)
-    with held(job):
-        found = status(job)
+    with held(far):
+        found = status(far)
         assert (found["state"], found["why"]) == ("running", "Slurm does not answer")
         assert cluster.tool("controller").returncode == 0
-        until(lambda: status(job)["why"] != "Slurm does not answer")
+        until(lambda: status(far)["why"] != "Slurm does not answer")
     until(lambda: len(losses("far")) > before + 1)
-    assert starts(job) == 1
+    assert starts(far) == 1
+    # The second of two nodes goes, and a job's only one: neither comes back.
+    with held(far):
+        own = nodes(far)
+        apart = f"sbatch={{exclude: '{','.join(own)}'}}"
+        alone = submit(*PROFILE, "--set", apart, *words(scenes, "alone", *more))
+        until(lambda: len(losses("alone")) >= 3)
+        jobs = {"far": far, "alone": alone}
+        lost = {"far": own[1], "alone": nodes(alone)[0]}
+        reached = {name: len(losses(name)) for name in jobs}
+        for name, job in jobs.items():
+            kill_node(cluster, lost[name], job)
+    began = time.time()
     # Meanwhile, what nobody disturbs.
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     here = [sys.executable, *launch, str(ROOT / "hcl.py"), *words(scenes, "here", *more)]
     quiet = subprocess.Popen(here, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    # The second node goes, then the first of those that are left: neither comes back.
-    lost, saved = [], Path("far/checkpoints")
-    for number in (1, 0):
-        node, least = nodes(job)[number], len(losses("far"))
-        until(lambda least=least: len(losses("far")) > least)
-        reached, began, count = len(losses("far")), time.time(), starts(job)
-        kill_node(cluster, node, job)
-        lost.append(node)
-        until(lambda count=count: starts(job) > count)
+    kept = {name: max(Path(name, "checkpoints").glob("*.pt")).stem for name in jobs}
+    for name, job in jobs.items():
+        until(lambda job=job: starts(job) == 2)
+        steps = reached[name] - int(kept[name].removeprefix("step_"))
         seconds = job.events()[-1]["time"] - began
-        kept = max(int(file.stem.removeprefix("step_")) for file in saved.glob("*.pt"))
-        print(f"loss of {node}: running again after {seconds:.0f} s, {reached - kept} steps lost")
-    found = until(lambda: ended(job))
-    assert found["state"] == "finished", found
-    first, second = found["restarts"]
-    assert first in ("lost a process of another node", "node failure, or ended without warning")
-    assert second == "node failure, or ended without warning"
+        print(f"{name}: {lost[name]} lost; running again after {seconds:.0f} s, {steps} steps lost")
+    for name, job in jobs.items():
+        found = until(lambda job=job: ended(job))
+        assert found["state"] == "finished", found
+        (why,) = found["restarts"]
+        by_itself = name == "far" and why == "lost a process of another node"
+        assert by_itself or why == "node failure, or ended without warning"
     assert quiet.wait(600) == 0
     assert losses("far") == losses("here")
-    for node in lost:
+    assert len(losses("alone")) == 16
+    for node in lost.values():
         assert cluster.tool("node", node).returncode == 0
 
 
