@@ -144,6 +144,60 @@ def test_states_without_a_cluster() -> None:
     assert look(job, {}).gpu_hours == pytest.approx(1.0, abs=0.01)
 
 
+def test_first_cause_of_a_restart_is_the_one_told() -> None:
+    """Requests, their echoes, and what fails because of them."""
+    cluster, _ = choose_cluster("cpu")
+    job = Job.create(plan(["data", "scenes", "x"], cluster, None))
+    job.set_id("7")
+    runs: list[list[tuple[str, dict[str, Any]]]] = [
+        [("signal", {"name": "SIGUSR2"}), ("requeue", {"why": "time limit"})],
+        [("requeue", {"why": "lost a process of another node"}), ("failed", {"why": "exit 1"})],
+        [("signal", {"name": "SIGTERM"}), ("stopped", {"why": "", "state": "COMPLETING"})],
+        [("stopped", {"why": "", "state": "PENDING", "preempted": True})],
+        [("signal", {"name": "SIGTERM"})],
+        [],
+    ]
+    for notes in runs:
+        job.note("start", node="n1", world=1, before=None)
+        for kind, more in notes:
+            job.note(kind, **more)
+        assert look(job, {"7": Entry("PENDING", "", "BeginTime")}).state == "queued"
+    job.note("start", node="n1", world=1, before=None)
+    assert look(job, {}).restarts == [
+        "time limit",
+        "lost a process of another node",
+        "requeued from outside",
+        "preempted",
+        "requeued from outside",
+        "node failure, or ended without warning",
+    ]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "slurmstepd-n1: error: StepId=7.0 exceeded memory limit (420 > 314), being killed",
+        "slurmstepd: error: Detected 1 oom_kill event in StepId=7.0. Some of the step tasks "
+        "have been OOM Killed.",
+    ],
+)
+def test_memory_in_the_words_of_slurm(line: str) -> None:
+    cluster, _ = choose_cluster("cpu")
+    job = Job.create(plan(["data", "scenes", "x"], cluster, None))
+    job.set_id("7")
+    job.note("start", node="n1", world=1, before=None)
+    (job.folder / "log/7_0_log.out").write_text(
+        f"step 3\n{line}\nsrun: error: n1: task 0: Killed\n"
+    )
+    for queue in ({"7": Entry("FAILED", "n1", "NonZeroExitCode")}, {}):
+        found = look(job, queue)
+        assert (found.state, found.why) == (
+            "out of memory",
+            f"out of memory: {line.partition('error: ')[2]}",
+        )
+    assert look(job, {"7": Entry("RUNNING", "n1", "None")}).state == "running"
+
+
 def test_small_parts() -> None:
     assert plain("a b;$(x)\n/é") == "a_b_x"
     assert plain("...") == "job"
