@@ -11,7 +11,6 @@ import io
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from pretrain.config import load_settings
 from pretrain.errors import InputError
 from pretrain.presets import find_config
 
@@ -46,11 +45,13 @@ def check_command(words: Sequence[str]) -> str | None:
     if found is None:
         return None
     if words[0] == "pretrain":
+        from pretrain.config import load_settings
+
         return load_settings(found.config, found.overrides).output
     if tuple(words[:2]) == ("retrieve", "train"):
-        from downstream.retrieval.finetune import config
+        from downstream.retrieval.finetune.config import load_settings as load_finetuning
 
-        return config.load_settings(found.config, found.overrides).output
+        return load_finetuning(found.config, found.overrides).output
     if words[0] == "detect":
         _check_detection(found.config, tuple(found.overrides))
     return None

@@ -7,7 +7,6 @@ import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from pretrain.config import read_config
 from pretrain.errors import InputError
 from pretrain.presets import find_config
 from pretrain.settings import parse
@@ -63,6 +62,8 @@ def _config(step: Step) -> tuple[str, str] | None:
 
         values = load_settings(name, found.overrides).model_dump(mode="json")
     else:
+        from pretrain.config import read_config
+
         values = read_config(path)
     return name, hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 

@@ -14,7 +14,6 @@ from typing import Any
 
 import yaml
 
-from pretrain.config import read_config
 from pretrain.errors import InputError
 from slurm.cluster import ClusterSettings
 from slurm.commands import check_command, parsed
@@ -47,6 +46,8 @@ def _keep_config(words: tuple[str, ...], folder: Path) -> tuple[str, ...]:
     options = parsed(words)
     if options is None or not Path(options.config).is_file():
         return words  # a preset is part of the code
+    from pretrain.config import read_config
+
     config = options.config
     text = yaml.safe_dump(read_config(Path(config)), sort_keys=False, allow_unicode=True)
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]
