@@ -147,7 +147,7 @@ def test_states_without_a_cluster() -> None:
 def test_first_cause_of_a_restart_is_the_one_told() -> None:
     """Requests, their echoes, and what fails because of them."""
     cluster, _ = choose_cluster("cpu")
-    job = Job.create(plan(["data", "scenes", "x"], cluster, None))
+    job = Job.create(plan(["data", "scenes", "x", *SMALL], cluster, None))
     job.set_id("7")
     runs: list[list[tuple[str, dict[str, Any]]]] = [
         [("signal", {"name": "SIGUSR2"}), ("requeue", {"why": "time limit"})],
