@@ -183,7 +183,7 @@ def test_first_cause_of_a_restart_is_the_one_told() -> None:
 )
 def test_memory_in_the_words_of_slurm(line: str) -> None:
     cluster, _ = choose_cluster("cpu")
-    job = Job.create(plan(["data", "scenes", "x"], cluster, None))
+    job = Job.create(plan(["data", "scenes", "x", *SMALL], cluster, None))
     job.set_id("7")
     job.note("start", node="n1", world=1, before=None)
     (job.folder / "log/7_0_log.out").write_text(
