@@ -11,7 +11,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 help:
 	@echo "make quickstart  install, then the whole road on embedded data: table and report"
 	@echo "make test        the whole test suite"
-	@echo "make test-slurm  jobs against a real Slurm, which it gets and starts itself"
+	@echo "make test-slurm  of these, the jobs on a real Slurm, which it gets and starts itself"
 	@echo "make lint        ruff, mypy, import directions"
 	@echo "make format      ruff format"
 	@echo "make install     the environment alone ($(VENV))"
@@ -33,7 +33,7 @@ test: install
 	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 test-slurm: install
-	HCL_SLURM_TESTS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest tests/slurm
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest tests/slurm
 
 lint: install
 	$(BIN)/ruff check .

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
-from collections.abc import Collection
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
@@ -13,9 +14,11 @@ from pretrain.errors import InputError
 from pretrain.locks import alone_in
 
 if TYPE_CHECKING:
-    from slurm.graph import Pipeline
+    from slurm.graph import Pipeline, Step
+    from slurm.job import Job
     from slurm.state import Journal
 
+SHOWN = 3
 BUSY = "another `hcl pipeline` is running here"
 
 
@@ -26,7 +29,7 @@ def main(argv: list[str]) -> int:
     from slurm.graph import load_pipeline
     from slurm.local import Runner
     from slurm.plan import check_commands
-    from slurm.remote import Submitter, reconcile
+    from slurm.remote import Submitter, reconcile, withdraw
     from slurm.state import Journal
 
     pipeline = load_pipeline(arguments.pipeline, arguments.overrides)
@@ -48,13 +51,17 @@ def main(argv: list[str]) -> int:
             return 0
         with alone_in(pipeline.output, BUSY):
             journal = Journal(pipeline.output, pipeline.name)
+            withdraw(journal)
             for name, job in reconcile(journal).items():
                 raise InputError(f"step '{name}' is at work as job {job.id}; wait, or cancel it")
             _check_needs(pipeline, journal, among)
             return Runner(pipeline, journal, _say).run(among, forced)
     with nullcontext() if arguments.dry_run else alone_in(pipeline.output, BUSY):
         journal = Journal(pipeline.output, pipeline.name, keep=not arguments.dry_run)
+        if not arguments.dry_run:
+            withdraw(journal)
         submitter = Submitter(pipeline, journal, cluster, reconcile(journal), _say)
+        _check_at_work(pipeline, journal, submitter.jobs)
         _check_needs(pipeline, journal, {*among} - set(submitter.jobs), set(submitter.jobs))
         batches = submitter.due(among, forced)
         if arguments.dry_run:
@@ -85,11 +92,27 @@ def _check_needs(
                 raise InputError(f"--only: '{name}' needs '{need}', which has not finished; run it")
 
 
+def _check_at_work(pipeline: Pipeline, journal: Journal, jobs: Mapping[str, Job]) -> None:
+    """What is at work is what the file says now: else its results would not be wanted.
+
+    Raises:
+        InputError: it is not.
+    """
+    for name, job in jobs.items():
+        step = pipeline.steps.get(name)
+        if step is not None and step.words != journal.state.steps[name].words:
+            raise InputError(
+                f"step '{name}' is at work as job {job.id} with other words than now; "
+                f"wait for it, or `hcl cancel {job.id}`, then try again"
+            )
+
+
 def _preview(pipeline: Pipeline, journal: Journal, among: set[str], forced: set[str]) -> str:
     """The graph, and what would be run and why."""
     from slurm.plan import reason
 
     lines = [f"{pipeline.name}: {len(pipeline.steps)} steps, in {pipeline.output}"]
+    lines += [*_graph(pipeline), ""]
     pending: set[str] = set()
     for step in pipeline.steps.values():
         why = reason(step, journal.state.steps, forced, pending) if step.name in among else None
@@ -105,10 +128,34 @@ def _preview(pipeline: Pipeline, journal: Journal, among: set[str], forced: set[
         else:
             verdict = f"would run: {why}"
             pending.add(step.name)
-        needs = f"  (needs {', '.join(step.needs)})" if step.needs else ""
+        needs = f"  (needs {_few(step.needs, pipeline)})" if step.needs else ""
         lines.append(f"  {step.name}{needs}: {verdict}")
         lines.append(f"      hcl {shlex.join(step.words)}")
     return "\n".join(lines) + "\n"
+
+
+def _few(names: Sequence[str], pipeline: Pipeline) -> str:
+    """Names of steps; where one family has many of them, how many."""
+    counts = Counter(pipeline.steps[name].family for name in names)
+    groups = {
+        name if counts[family] <= SHOWN else f"{family} x {counts[family]}": None
+        for name in names
+        for family in [pipeline.steps[name].family]
+    }
+    return ", ".join(groups)
+
+
+def _graph(pipeline: Pipeline) -> list[str]:
+    """A line for each step of the file: how often it is there, and what it comes after."""
+    families: dict[str, list[Step]] = {}
+    for step in pipeline.steps.values():
+        families.setdefault(step.family, []).append(step)
+    lines = []
+    for family, steps in families.items():
+        needs = dict.fromkeys(pipeline.steps[n].family for step in steps for n in step.needs)
+        times = f" x {len(steps)}" if len(steps) > 1 or steps[0].name != family else ""
+        lines.append(f"  {family}{times}{'  <- ' if needs else ''}{', '.join(needs)}")
+    return lines
 
 
 def _parser() -> argparse.ArgumentParser:

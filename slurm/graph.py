@@ -28,7 +28,9 @@ class StepSettings(Settings):
         needs: steps that must have finished.
         makes: files or folders the step writes; it is run again when one of them is gone.
         matrix: variables and their values; the step is there once for each combination, and
-            what needs it needs all of them, or those that agree with its own matrix.
+            what needs it needs all of them, or those that agree with its own matrix. A value
+            ``${name}`` stands for the words of that variable, of which there may be none: then
+            the step is left out, with what only it needs.
         cluster: values of the cluster's profile that are this step's own, as in ``nodes: 2``.
     """
 
@@ -44,7 +46,7 @@ class PipelineSettings(Settings):
 
     Attributes:
         name: of the pipeline.
-        vars: what ``${...}`` stands for in words; ``output`` is the pipeline's folder.
+        vars: what ``${...}`` stands for; ``output`` is the pipeline's folder.
         steps: by name.
     """
 
@@ -130,6 +132,10 @@ def load_pipeline(name: str, overrides: Sequence[str] = ()) -> Pipeline:
         family: _instances(family, step, variables, str(path))
         for family, step in settings.steps.items()
     }
+    for family in _left_out(settings.steps, instances):
+        instances[family] = {}
+    if not any(instances.values()):
+        raise InputError(f"{path}: 'steps': all are left out, for want of values in their matrices")
     steps: dict[str, Step] = {}
     for family, given in settings.steps.items():
         at = f"{path}: steps.{family}"
@@ -143,7 +149,7 @@ def load_pipeline(name: str, overrides: Sequence[str] = ()) -> Pipeline:
                 tuple(_fill(word, known, f"{at}.run") for word in given.run),
                 tuple(_needs(given, values, instances, at)),
                 tuple(_fill(word, known, f"{at}.makes") for word in given.makes),
-                tuple(given.cluster.items()),
+                tuple((k, _fill(v, known, f"{at}.cluster")) for k, v in given.cluster.items()),
             )
     ordered = _ordered(steps, str(path))
     return Pipeline(settings.name, Path(variables["output"]), ordered)
@@ -195,18 +201,43 @@ def _instances(
     """Names of a step's instances and the values of their matrix."""
     if not NAME.fullmatch(family):
         raise InputError(f"{source}: steps.{family}: names are of letters, digits, '_', '.', '-'")
-    for key, values in step.matrix.items():
+    matrix = {}
+    for key, given in step.matrix.items():
         at = f"{source}: steps.{family}.matrix.{key}"
         if key in variables:
             raise InputError(f"{at}: is a variable of the pipeline already")
-        if not values or len(set(values)) < len(values):
+        values = [word for value in given for word in _words_of(value, variables, at)]
+        if not given or len(set(values)) < len(values):
             raise InputError(f"{at}: give values, each once")
+        matrix[key] = values
     instances = {}
-    for values in itertools.product(*step.matrix.values()):
-        chosen = dict(zip(step.matrix, values, strict=True))
+    for combination in itertools.product(*matrix.values()):
+        chosen = dict(zip(matrix, combination, strict=True))
         suffix = ",".join(f"{key}={value}" for key, value in chosen.items())
         instances[f"{family}[{suffix}]" if chosen else family] = chosen
     return instances
+
+
+def _words_of(value: str, variables: Mapping[str, str], at: str) -> list[str]:
+    """The value, or the words of the variable that it names."""
+    match = VARIABLE.fullmatch(value)
+    return [value] if match is None or match[1] is None else _fill(value, variables, at).split()
+
+
+def _left_out(
+    steps: Mapping[str, StepSettings], instances: Mapping[str, Mapping[str, object]]
+) -> set[str]:
+    """Steps without instances, and those that only such steps need."""
+    gone = {family for family, found in instances.items() if not found}
+    while True:
+        more = set()
+        for family in steps.keys() - gone:
+            users = {name for name, step in steps.items() if family in step.needs}
+            if users and users <= gone:
+                more.add(family)
+        if not more:
+            return gone
+        gone |= more
 
 
 def _needs(

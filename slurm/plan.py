@@ -7,73 +7,65 @@ import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from pretrain.config import load_settings, read_config
 from pretrain.errors import InputError
 from pretrain.presets import find_config
+from pretrain.settings import parse
+from slurm.cluster import ClusterSettings, parse_overrides
+from slurm.commands import check_command, parsed
 from slurm.graph import Pipeline, Step
 from slurm.state import Record
 
-PRESETS = {"pretrain": "pretrain", "detect": "detection"}
-"""Commands whose first word may be a preset, and the folder of those."""
-
-OUTER = ("pipeline", "submit", "status", "cancel", "logs")
-"""Commands about other commands: no step or job of their own."""
+PRESETS = {
+    ("pretrain",): "pretrain",
+    ("detect",): "detection",
+    ("retrieve", "train"): "retrieval",
+}
+"""Commands that read a configuration, and the folder of its presets."""
 
 
 def check_commands(pipeline: Pipeline) -> None:
-    """Refuse now what a step would refuse in days: unknown commands, settings of pretraining.
+    """Refuse now what a step would refuse in days: commands, options, settings, requests.
 
     Raises:
         InputError: naming the step.
     """
-    from hcl import COMMANDS
-    from pretrain.__main__ import parser
-
     for step in pipeline.steps.values():
-        command, *rest = step.words
-        if command not in COMMANDS or command in OUTER:
-            known = ", ".join(name for name in COMMANDS if name not in OUTER)
-            raise InputError(f"step '{step.name}': no command 'hcl {command}' here; one of {known}")
         try:
-            if command in PRESETS and (config := _config_word(rest)):
-                find_config(config, PRESETS[command])
-            if command != "pretrain":
-                continue
-            arguments = parser().parse_intermixed_args(rest)
-            load_settings(arguments.config, arguments.overrides)
+            check_command(step.words)
         except InputError as error:
             raise InputError(f"step '{step.name}': {error}") from None
-        except SystemExit:  # argparse has said what is wrong
-            raise InputError(f"step '{step.name}': wrong options of hcl pretrain") from None
+        own = parse_overrides([f"{key}={value}" for key, value in step.cluster])
+        parse(ClusterSettings, own, source=f"step '{step.name}'", at="cluster")
 
 
 def files_of(step: Step) -> dict[str, str]:
     """Hashes of the configurations and files that a step's words name, but not of what it makes."""
-    hashes = {}
-    command, *rest = step.words
-    config = _config_word(rest) if command in PRESETS else None
-    for word in rest:
-        if word in step.makes:
-            continue
-        if word == config:
-            hashes[word] = _of_config(word, PRESETS[command])
-        elif Path(word).is_file():
+    config = _config(step)
+    hashes = {} if config is None else {config[0]: config[1]}
+    for word in step.words[1:]:
+        if word not in step.makes and word not in hashes and Path(word).is_file():
             hashes[word] = _of_file(Path(word))
     return hashes
 
 
-def _config_word(words: list[str]) -> str | None:
-    """The word that names a configuration."""
-    return next((word for word in words if not word.startswith("-") and "=" not in word), None)
+def _config(step: Step) -> tuple[str, str] | None:
+    """The word that names a configuration, and a hash: of its values, or of a detector's file."""
+    kinds = [kind for words, kind in PRESETS.items() if step.words[: len(words)] == words]
+    found = parsed(step.words) if kinds else None
+    if found is None:
+        return None
+    path, name = find_config(found.config, kinds[0]), str(found.config)
+    if kinds[0] == "detection":
+        return name, _of_file(path)
+    if kinds[0] == "retrieval":
+        from downstream.retrieval.finetune.config import load_settings
 
+        values = load_settings(name, found.overrides).model_dump(mode="json")
+    else:
+        from pretrain.config import read_config
 
-def _of_config(name: str, kind: str) -> str:
-    """Of pretraining's the values, with those of its bases; of others the file."""
-    path = find_config(name, kind)
-    if kind != "pretrain":
-        return _of_file(path)
-    values = json.dumps(read_config(path), sort_keys=True)
-    return hashlib.sha256(values.encode()).hexdigest()
+        values = read_config(path)
+    return name, hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def _of_file(path: Path) -> str:

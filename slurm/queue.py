@@ -7,6 +7,7 @@ import os
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime
 
 from pretrain.errors import InputError
 
@@ -26,6 +27,21 @@ class Entry:
     state: str
     nodes: str
     reason: str
+
+
+@dataclass(frozen=True)
+class Detail:
+    """What Slurm says of one job.
+
+    Attributes:
+        state: as Slurm has it.
+        end: when its time limit ends it, in seconds since 1970; None: there is no limit.
+        preempted: another job has been given its place.
+    """
+
+    state: str
+    end: float | None
+    preempted: bool
 
 
 def ask(*words: str, timeout: float = PATIENCE_S) -> str:
@@ -74,12 +90,22 @@ def queue() -> dict[str, Entry]:
     return {name.strip(): Entry(state, nodes, reason) for name, state, nodes, reason in rows}
 
 
-def state_of(job: str) -> str | None:
-    """A job's state; None where Slurm cannot say."""
+def detail_of(job: str) -> Detail | None:
+    """What Slurm says of a job; None where it cannot."""
     try:
-        return ask("squeue", "--states=all", "-h", "-r", "-o", "%T", "-j", job).strip() or None
+        words = ask("scontrol", "show", "job", "-o", job).split()
     except InputError:
         return None
+    # The job's name, which comes before these, has no blanks; paths and comments come after.
+    found: dict[str, str] = {}
+    for key, _, value in (word.partition("=") for word in words):
+        found.setdefault(key, value)
+    try:
+        end = datetime.fromisoformat(found.get("EndTime", "")).timestamp()
+    except ValueError:
+        end = None
+    preempted = found.get("PreemptTime", "None") != "None"
+    return Detail(found.get("JobState", ""), end, preempted)
 
 
 def requeue(job: str) -> str | None:

@@ -13,7 +13,7 @@ from slurm.cluster import ClusterSettings, parse_overrides
 from slurm.graph import Pipeline, Step
 from slurm.job import Job
 from slurm.plan import files_of, reason
-from slurm.queue import check_reachable, queue
+from slurm.queue import ask, cancel, check_reachable, queue
 from slurm.state import Journal
 from slurm.status import ENDED, look
 from slurm.submission import plan, prepare, request, submit
@@ -30,6 +30,42 @@ class Batch:
 
     steps: list[tuple[Step, str]]
     needs: tuple[str, ...]
+
+
+def withdraw(journal: Journal, patience: float = 60.0) -> None:
+    """Take back what was being submitted when its submitter was killed.
+
+    Slurm may have such jobs, but nobody has noted their ids, and they would be submitted again.
+
+    Args:
+        journal: where steps are noted before they are submitted.
+        patience: seconds to wait for those that have begun already.
+
+    Raises:
+        InputError: there are some, and Slurm does not answer or they do not end.
+    """
+    jobs = {
+        name: Job(Path(record.job))
+        for name, record in journal.state.steps.items()
+        if record.state == "submitted" and record.job is not None
+    }
+    lost = [name for name, job in jobs.items() if job.id is None]
+    if not lost:
+        return
+    known, folders = {job.id for job in jobs.values()}, {job.folder.name for job in jobs.values()}
+    until = time.monotonic() + patience
+    while True:
+        lines = ask("squeue", "--me", "-h", "-r", "-o", "%i|%k").splitlines()
+        queued = dict(line.strip().split("|", 1) for line in lines)
+        orphans = [name for name, said in queued.items() if said in folders and name not in known]
+        if not orphans:
+            break
+        if time.monotonic() > until:
+            raise InputError(f"jobs {', '.join(orphans)} do not end; cancel them and try again")
+        cancel(orphans)
+        time.sleep(1)
+    for name in lost:
+        journal.end(name, "failed", 1, 0.0, "its submission was interrupted")
 
 
 def reconcile(journal: Journal) -> dict[str, Job]:
@@ -101,7 +137,9 @@ class Submitter:
             pending.add(step.name)
             needs = tuple(need for need in step.needs if need in pending)
             last = batches[-1] if batches else None
-            if last and last.needs == needs and last.steps[0][0].family == step.family:
+            first = last.steps[0][0] if last else step
+            alike = (first.family, first.cluster) == (step.family, step.cluster)
+            if last and alike and last.needs == needs:
                 last.steps.append((step, why))
             else:
                 batches.append(Batch([(step, why)], needs))
@@ -113,9 +151,11 @@ class Submitter:
         for batch in batches:
             cluster = self._profile(batch.steps[0][0])
             specs = [plan(step.words, cluster, step.name) for step, _ in batch.steps]
-            names = ", ".join(step.name for step, _ in batch.steps)
+            names = [step.name for step, _ in batch.steps]
+            if len(names) > 1:
+                names = [f"{index}: {name}" for index, name in enumerate(names)]  # of the array
             after = [self._id(need) for need in batch.needs]
-            text.append(f"# {names}\n{request(specs, after)}")
+            text.append("".join(f"# {name}\n" for name in names) + request(specs, after))
         return "\n".join(text)
 
     def submit(self, batches: Sequence[Batch]) -> None:
@@ -131,17 +171,24 @@ class Submitter:
             needs = [self.jobs[need] for need in batch.needs]
             cluster = self._profile(batch.steps[0][0])
             jobs = [prepare(step.words, cluster, step.name, needs) for step, _ in batch.steps]
-            submit(jobs, [self._id(need) for need in batch.needs])
-            for (step, why), job in zip(batch.steps, jobs, strict=True):
+            for (step, _), job in zip(batch.steps, jobs, strict=True):
+                # Before it is submitted: `withdraw` finds what a killed submitter leaves behind.
                 self.jobs[step.name] = job
                 files = files_of(step)
                 folder = str(job.folder)
                 self.journal.begin(step.name, step.words, files, list(step.needs), job=folder)
+            try:
+                submit(jobs, [self._id(need) for need in batch.needs])
+            except InputError:
+                for step, _ in batch.steps:
+                    self.journal.end(step.name, "failed", 1, 0.0, "not submitted")
+                raise
+            for (step, why), job in zip(batch.steps, jobs, strict=True):
                 self._say(f"{step.name}: {why}: job {job.id}")
 
-    def wait(self, seconds: float = 5.0) -> int:
+    def wait(self) -> int:
         """Until all jobs have ended; 0, or 1 where one has not finished."""
-        flying = set(self.jobs)
+        flying, start = set(self.jobs), time.monotonic()
         while flying:
             now = set(reconcile(self.journal))
             for name in [name for name in self.jobs if name in flying - now]:
@@ -149,7 +196,7 @@ class Submitter:
                 self._say(f"{name}: {record.why or record.state}")
             flying = now
             if flying:
-                time.sleep(seconds)
+                time.sleep(min(30, 1 + (time.monotonic() - start) / 20))
         states = [self.journal.state.steps[name].state for name in self.jobs]
         return 0 if all(state == "finished" for state in states) else 1
 

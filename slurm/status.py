@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 from calendar import timegm
 from collections.abc import Mapping
@@ -18,6 +19,10 @@ from slurm.queue import Entry
 
 STALE_S = 120
 ENDING_S = 30
+UNBEGUN = "before it began"
+AT_WORK = ("RUNNING", "COMPLETING", "CONFIGURING")
+WAITING = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "SUSPENDED")
+MEMORY = re.compile(r"slurmstepd\S* error: (.*(?:exceeded memory limit|oom.kill).*)")
 ENDED = ("finished", "failed", "out of memory", "cancelled", "stopped", "lost")
 
 
@@ -75,6 +80,8 @@ def look(job: Job, queue: Mapping[str, Entry] | None) -> Status:
     spec, events, name = job.spec(), job.events(), job.id
     entry = queue.get(name) if queue is not None and name else None
     state, why = _state(job, spec, events, entry, queue is not None)
+    if (state, why) == ("cancelled", UNBEGUN):
+        why = _whose_failure(spec, queue or {}) or why
     record = _run_record(spec.run, spec.submitted)
     failed = _failure(events) or {}
     starts = [event for event in events if event["kind"] == "start"]
@@ -114,55 +121,80 @@ def _state(
     failed = _failure(events)
     if last["kind"] == "finished":
         return "finished", ""
-    if failed is not None or (entry is not None and entry.state == "OUT_OF_MEMORY"):
-        why = str(failed["why"]) if failed is not None else "out of memory: Slurm's limit"
+    over = "Slurm's limit" if entry is not None and entry.state == "OUT_OF_MEMORY" else None
+    if spec.cluster.kind == "slurm" and answered:
+        over = over or _over_memory(job, entry)
+    if failed is not None or over is not None:
+        why = str(failed["why"]) if failed is not None else f"out of memory: {over}"
         return ("out of memory" if why.startswith("out of memory") else "failed"), why
     if spec.cluster.kind != "slurm":
         return _local(job, last)
     if entry is not None:
         return _queued(job, spec, last, entry)
     if answered:
-        return _unknown(spec, last)
+        return _unknown(last)
     return ("running" if last["kind"] == "start" else "queued"), "Slurm does not answer"
 
 
 def _failure(events: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """The first failure of the last start: the others follow from it."""
-    found = None
+    """The first failure of the last start: others follow from it, or from being requeued."""
+    found, requeued = None, False
     for event in events:
         if event["kind"] == "start":
-            found = None
-        elif event["kind"] == "failed":
+            found, requeued = None, False
+        elif event["kind"] == "requeue":
+            requeued = True
+        elif event["kind"] == "failed" and not requeued:
             found = found or event
+        elif event["kind"] == "given up":
+            found = event
     return found
 
 
 def _queued(job: Job, spec: Spec, last: dict[str, Any], entry: Entry) -> tuple[str, str]:
     """Of a job that Slurm knows."""
-    if entry.state in ("PENDING", "REQUEUED", "REQUEUE_HOLD", "SUSPENDED"):
+    if entry.state in WAITING:
         return "queued", entry.reason
-    if entry.state in ("RUNNING", "COMPLETING", "CONFIGURING"):
+    if entry.state in AT_WORK:
         silent = time.time() - max(last.get("time", spec.submitted), job.last_pulse() or 0)
         if last["kind"] == "start" and silent > STALE_S:
             return "stale", f"no sign of life for {duration(silent)}"
         return "running", {"requeue": "requeueing", "stopped": "ending"}.get(last["kind"], "")
     if entry.state == "CANCELLED":
-        return _unknown(spec, last) if last["kind"] == "none" else ("cancelled", "")
+        return _unknown(last) if last["kind"] == "none" else ("cancelled", "")
     words = {"NODE_FAIL": "its node failed", "TIMEOUT": "time limit, before it had saved"}
     return "failed", words.get(entry.state, entry.state.lower().replace("_", " "))
 
 
-def _unknown(spec: Spec, last: dict[str, Any]) -> tuple[str, str]:
+def _over_memory(job: Job, entry: Entry | None) -> str | None:
+    """Slurm's word, at the end of an ended job's logs, that this was for its memory."""
+    if entry is not None and entry.state in (*AT_WORK, *WAITING):
+        return None
+    for log in job.logs():
+        with log.open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - 4096))
+            match = MEMORY.search(file.read().decode("utf-8", "replace"))
+        if match is not None:
+            return match[1].strip()
+    return None
+
+
+def _unknown(last: dict[str, Any]) -> tuple[str, str]:
     """Of a job that Slurm has forgotten, or that was cancelled before it began."""
     if last["kind"] != "none":
         if last.get("state"):
             return "cancelled", ""
         return "lost", "Slurm no longer knows the job, and it has left no word"
+    return "cancelled", UNBEGUN
+
+
+def _whose_failure(spec: Spec, queue: Mapping[str, Entry]) -> str | None:
+    """Why Slurm has cancelled a job that waited for others."""
     for folder in spec.needs:
-        parent = look(Job(Path(folder)), {})
-        if parent.state in ("failed", "out of memory", "cancelled", "lost"):
-            return "cancelled", f"{parent.name}, which it needs: {parent.state}"
-    return "cancelled", "before it began"
+        parent = look(Job(Path(folder)), queue)
+        if parent.state in ENDED and parent.state != "finished":
+            return f"{parent.name}, which it needs: {parent.state}"
+    return None
 
 
 def _local(job: Job, last: dict[str, Any]) -> tuple[str, str]:
@@ -191,19 +223,21 @@ def _is_alive(pid: int) -> bool:
 def _restarts(events: list[dict[str, Any]]) -> list[str]:
     """Why each start but the first came."""
     found: list[str] = []
-    why = ""
+    own = why = ""  # the job's own request explains all that follows it
     for event in events:
         if event["kind"] == "signal" and event["name"] == "SIGTERM":
-            why = why or "requeued from outside"  # after a request of its own it is the answer
+            why = "requeued from outside"
         elif event["kind"] == "requeue":
-            why = str(event["why"])
+            own = own or str(event["why"])
+        elif event["kind"] == "stopped" and event.get("state"):
+            why = "preempted" if event.get("preempted") else "requeued from outside"
         elif event["kind"] == "stopped":
-            why = "requeued from outside" if event.get("state") else str(event["why"])
+            why = str(event["why"])
         elif event["kind"] == "failed":
             why = "requeued from outside after it had failed"
         elif event["kind"] == "start":
-            found.append(why or "node failure, or ended without warning")
-            why = ""
+            found.append(own or why or "node failure, or ended without warning")
+            own = why = ""
     return found[1:]
 
 

@@ -14,12 +14,10 @@ from typing import Any
 
 import yaml
 
-from pretrain.__main__ import parser
-from pretrain.config import load_settings, read_config
 from pretrain.errors import InputError
 from slurm.cluster import ClusterSettings
+from slurm.commands import check_command, parsed
 from slurm.job import LOGS, Job, Spec, plain
-from slurm.plan import OUTER
 from slurm.queue import outside_of_jobs
 from slurm.snapshot import snapshot
 from slurm.task import Task
@@ -45,9 +43,12 @@ def _keep_config(words: tuple[str, ...], folder: Path) -> tuple[str, ...]:
     """The configuration file of a pretraining, with its bases, as it is now."""
     if words[0] != "pretrain":
         return words
-    config = parser().parse_intermixed_args(list(words[1:])).config
-    if not Path(config).is_file():
-        return words  # a preset: part of the code
+    options = parsed(words)
+    if options is None or not Path(options.config).is_file():
+        return words  # a preset is part of the code
+    from pretrain.config import read_config
+
+    config = options.config
     text = yaml.safe_dump(read_config(Path(config)), sort_keys=False, allow_unicode=True)
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]
     target = folder / f"{plain(Path(config).stem)}-{digest}.yaml"
@@ -78,28 +79,11 @@ def plan(
     )
 
 
-def check_command(words: Sequence[str]) -> str | None:
-    """Refuse now what would be refused in the queue; returns the run folder, if it has one.
-
-    Raises:
-        InputError: the command is unknown, or the settings of pretraining are at fault.
-    """
-    from hcl import COMMANDS
-
-    if not words or words[0] not in COMMANDS or words[0] in OUTER:
-        known = ", ".join(name for name in COMMANDS if name not in OUTER)
-        raise InputError(f"no command 'hcl {' '.join(words[:1])}' for a job; one of {known}")
-    if words[0] != "pretrain":
-        return None
-    try:
-        arguments = parser().parse_intermixed_args(list(words[1:]))
-    except SystemExit:  # argparse has said what is wrong
-        raise InputError("wrong options of hcl pretrain") from None
-    return load_settings(arguments.config, arguments.overrides).output
-
-
 def submit(jobs: Sequence[Job], after: Sequence[str] = ()) -> None:
     """Hand jobs to the back end of their profile: one job, or an array where there are several.
+
+    Slurm's comment on them is the first one's folder: where this process is killed before it has
+    noted their ids, they are found by it.
 
     Args:
         jobs: prepared, of one profile.
@@ -110,8 +94,11 @@ def submit(jobs: Sequence[Job], after: Sequence[str] = ()) -> None:
     """
     import submitit
 
-    cluster = jobs[0].spec().cluster
-    executor = _executor(jobs[0].spec(), jobs[0].folder / LOGS, after)
+    spec = jobs[0].spec()
+    cluster = spec.cluster
+    if cluster.kind == "slurm" and shutil.which("srun") is None:
+        raise InputError("srun: not found; there is no Slurm here, try --cluster local")
+    executor = _executor(spec, jobs[0].folder / LOGS, after, comment=jobs[0].folder.name)
     tasks = [Task(job.folder) for job in jobs]
     try:
         with outside_of_jobs():
@@ -136,15 +123,22 @@ def request(specs: Sequence[Spec], after: Sequence[str] = ()) -> str:
     folder = Path(specs[0].cluster.folder).absolute() / "JOB" / LOGS
     if specs[0].cluster.kind != "slurm":
         return "# a process of this machine\n"
-    executor = _executor(specs[0], folder, after)
+    executor = _executor(specs[0], folder, after, comment="JOB")
     if len(specs) > 1:
         executor.parameters["map_count"] = len(specs)
     return str(executor._make_submission_file_text(executor._submitit_command_str, "dry-run"))
 
 
-def _executor(spec: Spec, logs: Path, after: Sequence[str]) -> Any:
+def _executor(spec: Spec, logs: Path, after: Sequence[str], comment: str) -> Any:
     """The executor of submitit with the profile's requests."""
     import submitit
+
+    class Executor(submitit.SlurmExecutor):
+        """Without Slurm its requests can be looked at."""
+
+        @classmethod
+        def affinity(cls) -> int:
+            return 2
 
     logging.getLogger("submitit").setLevel(logging.WARNING)
     cluster = spec.cluster
@@ -163,9 +157,7 @@ def _executor(spec: Spec, logs: Path, after: Sequence[str]) -> Any:
             tasks_per_node=cluster.tasks, timeout_min=year, setup=setup, stderr_to_stdout=True
         )
         return executor
-    if shutil.which("srun") is None:
-        raise InputError("srun: not found; there is no Slurm here, try --cluster local")
-    queued = submitit.SlurmExecutor(logs, python=python)
+    queued = Executor(logs, python=python)
     given = {
         key: getattr(cluster, key)
         for key in ("partition", "account", "qos", "constraint")
@@ -177,7 +169,8 @@ def _executor(spec: Spec, logs: Path, after: Sequence[str]) -> Any:
         given["gpus_per_node"] = cluster.gpus_per_node
     if cluster.exclusive:
         given["exclusive"] = True
-    extra: dict[str, Any] = {"requeue": True, "kill-on-invalid-dep": "yes", **cluster.sbatch}
+    extra: dict[str, Any] = {"requeue": True, "kill-on-invalid-dep": "yes", "comment": comment}
+    extra |= cluster.sbatch
     if after:
         given["dependency"] = "afterok:" + ":".join(after)
     queued.update_parameters(

@@ -29,7 +29,8 @@ LOST = ("Connection closed by peer", "Connection reset by peer", "ncclRemoteErro
 LOST_S = 10
 SAVING = ("pretrain",)
 """Commands that save when they are told to stop; others are ended, and begin again later."""
-GRACE_S = 1800  # Slurm's own limits on a preempted job are shorter
+GRACE_S = 1800
+"""How long a job that has saved waits for a controller that does not answer."""
 MEMORY = ("out of memory", "MemoryError", "can't allocate memory", "Cannot allocate memory")
 
 
@@ -75,9 +76,9 @@ class _Run:
                 "MASTER_ADDR": place.hostnames[0] if self.on_slurm else "127.0.0.1",
                 "MASTER_PORT": str(port(number, restarts)),
             }
-        self.started = time.time()
         self.child: subprocess.Popen[str] | None = None
         self.signal: int | None = None
+        self.told = 0.0  # when that was
         self.tail: deque[str] = deque(maxlen=60)
 
     def run(self) -> int:
@@ -107,7 +108,7 @@ class _Run:
         starts = sum(event["kind"] == "start" for event in self.job.events())
         limit = self.spec.cluster.max_requeues
         if starts > limit:
-            self.job.note("failed", rank=0, why=f"given up after {limit} restarts", text="")
+            self.job.note("given up", why=f"given up after {limit} restarts")
             return False
         # `before`: how long an earlier run that left no word was alive.
         self.job.note("start", node=self.node, world=self.world, before=self.job.last_pulse())
@@ -155,7 +156,7 @@ class _Run:
         if self.rank == 0 and self.signal != number:
             # At once: SIGKILL may follow before the command has saved.
             self.job.note("signal", name=signal.Signals(number).name)
-        self.signal = number
+        self.signal, self.told = number, self.told or time.time()
         if self.child is not None and self.child.poll() is None:
             self.child.send_signal(number)  # where Slurm has told the task alone
 
@@ -167,39 +168,52 @@ class _Run:
             return STOPPED
         if self.rank > 0:
             return 0
-        elapsed = time.time() - self.started
-        due = 60 * self.spec.cluster.time_min - self.spec.cluster.signal_delay_s
+        detail = queue.detail_of(own_id())
+        end = detail.end if detail is not None else None
         # Slurm's warning may come a minute early.
-        at_limit = self.signal == signal.SIGUSR2 and elapsed >= due - 60
-        return self._requeue("time limit" if at_limit else "preempted")
+        early = self.spec.cluster.signal_delay_s + 60
+        if detail is not None and detail.preempted:
+            why = "preempted"
+        elif end is not None and self.told >= end - early:
+            why = "time limit"
+        else:
+            why = "asked to stop"
+        return self._requeue(why)
 
     def _requeue(self, why: str) -> int:
-        name = own_id()
-        state = queue.state_of(name)
-        if state not in ("RUNNING", None):  # cancelled, or requeued from outside
-            self.job.note("stopped", why="ended from outside", state=state)
-            return self._wait_for_the_end()
-        self.job.note("requeue", why=why)
-        refused = queue.requeue(name)
-        if refused is not None and queue.state_of(name) == "RUNNING":
-            self.job.note("stopped", why=f"cannot be requeued: {refused}")
-            return STOPPED
-        return self._wait_for_the_end()
-
-    def _wait_for_the_end(self) -> int:
-        """To leave before Slurm's own end would make the job a finished or failed one."""
+        """Once Slurm has the job back, how this run ends does not matter to it."""
+        name, noted = own_id(), False
         until = time.monotonic() + GRACE_S
         while time.monotonic() < until:
-            self.job.pulse()
+            detail = queue.detail_of(name)
+            if detail is not None and detail.state != "RUNNING":
+                if not noted:  # cancelled, or requeued from outside
+                    self.job.note(
+                        "stopped",
+                        why="ended from outside",
+                        state=detail.state,
+                        preempted=detail.preempted,
+                    )
+                return STOPPED
+            if not noted:
+                self.job.note("requeue", why=why)
+                noted = True
+            refused = queue.requeue(name)
+            if refused is None:
+                return STOPPED
+            if detail is not None and (now := queue.detail_of(name)) and now.state == "RUNNING":
+                self.job.note("stopped", why=f"cannot be requeued: {refused}")
+                return STOPPED
+            self.job.pulse()  # the controller is away: until it is back
             time.sleep(1)
         return STOPPED
 
     def _failed(self, status: int) -> int:
         text = "".join(self.tail)
-        if self.on_slurm and self.world > 1 and any(sign in text for sign in LOST):
-            # A process of another node is gone. If that was a failure, its task says so now and
-            # Slurm ends this one; if not, its node has failed, which Slurm may see minutes later.
-            time.sleep(LOST_S)
+        lost = self.on_slurm and self.world > 1 and any(sign in text for sign in LOST)
+        # Another task's process is gone. If that was a failure, its task says so now; if not, its
+        # node has failed, which Slurm may see minutes later.
+        if lost and not self._another_has_failed():
             return self._requeue("lost a process of another node")
         why = f"exit {status}" if status > 0 else f"killed by signal {-status}"
         if -status == signal.SIGKILL:
@@ -209,6 +223,18 @@ class _Run:
             why = f"out of memory ({why})"
         self.job.note("failed", rank=self.rank, why=why, status=status, text=text)
         return 1 if status < 0 else status
+
+    def _another_has_failed(self) -> bool:
+        """Whether a task of this run says so within ``LOST_S``."""
+        until = time.monotonic() + LOST_S
+        while time.monotonic() < until:
+            for event in reversed(self.job.events()):
+                if event["kind"] == "failed":
+                    return True
+                if event["kind"] == "start":
+                    break
+            time.sleep(0.5)
+        return False
 
 
 def port(job: int, restarts: int) -> int:

@@ -7,7 +7,8 @@
 #
 # Nothing is installed and no root is needed: where Slurm is absent and apt is there, its packages
 # are unpacked into a cache folder. Status 3: it cannot run here, and why. Without systemd, cgroups
-# or accounting: memory limits are not enforced, `sacct` has nothing to say.
+# or accounting: `sacct` has nothing to say. A job is killed at its limit of memory. Partitions: main,
+# and urgent, which preempts it. Several may run side by side, each in a DIR of its own.
 #
 #   HCL_SLURM_NODES=4   HCL_SLURM_CPUS=4   HCL_SLURM_CACHE=~/.cache/hcl/slurm
 #   HCL_SLURM_UNPACK=1  unpack the packages even where Slurm is installed
@@ -42,8 +43,14 @@ find_slurm() {
     command -v dpkg >/dev/null || cannot "Slurm is not installed, and there is no dpkg to unpack it with"
     mkdir -p "$PREFIX/debs"
     # A download that fails half way leaves no slurmctld in place: the next start tries again.
-    (cd "$PREFIX/debs" && apt-get download $PACKAGES >download.log 2>&1) ||
-        cannot "Slurm is not installed and its packages cannot be downloaded: $(tail -n 1 "$PREFIX/debs/download.log")"
+    # Fresh machines have no list of packages; a list of one's own needs no root.
+    local own=(-o "Dir::State::lists=$PREFIX/apt/lists" -o "Dir::Cache=$PREFIX/apt")
+    mkdir -p "$PREFIX/apt/lists/partial"
+    (cd "$PREFIX/debs" && {
+        timeout 120 apt-get download $PACKAGES || {
+            timeout 120 apt-get "${own[@]}" update && timeout 120 apt-get "${own[@]}" download $PACKAGES
+        }
+    } >download.log 2>&1) || cannot "Slurm is not installed and its packages cannot be downloaded: $(tail -n 1 "$PREFIX/debs/download.log")"
     local package
     for package in "$PREFIX"/debs/*.deb; do dpkg -x "$package" "$PREFIX"; done
     # Slurm looks at its own program's name; the name with -wlm refuses GPUs.
@@ -79,7 +86,7 @@ use_variables() {
     while IFS= read -r line; do export "${line?}"; done < <(variables)
 }
 
-free_ports() { # the first of $1 free ports in a row, below those the kernel gives away
+free_ports() { # the first of $1 free ports in a row, below those the kernel gives away; see start
     python3 - "$1" <<'PYTHON'
 import os, socket, sys
 count = int(sys.argv[1])
@@ -104,6 +111,7 @@ PYTHON
 configure() {
     local base last=$((10 + NODES)) user host gpu node
     base=$(free_ports $((NODES + 1))) || cannot "no free ports"
+    rm -rf "$R/run" # an earlier one's
     host=$(hostname -s)
     user=$(id -un 2>/dev/null) || user=slurm
     mkdir -p "$R"/{etc,state,run,log,spool,dev}
@@ -124,6 +132,8 @@ configure() {
         [ -z "$PREFIX" ] || echo "PluginDir=$(find "$PREFIX/usr/lib" -name slurm-wlm -type d | head -n 1)"
         cat <<CONF
 ClusterName=dev
+# Jobs derive their ports from their ids: two clusters side by side are not to have the same.
+FirstJobId=$((1 + RANDOM * 30))
 SlurmctldHost=localhost(127.0.0.1)
 SlurmctldPort=$base
 SlurmUser=$user
@@ -141,22 +151,25 @@ SlurmdLogFile=$R/log/slurmd.%n.log
 SlurmdSpoolDir=$R/spool/%n
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
-JobAcctGatherType=jobacct_gather/none
+JobAcctGatherType=jobacct_gather/linux
+JobAcctGatherFrequency=task=1
+JobAcctGatherParams=OverMemoryKill
 AccountingStorageType=accounting_storage/none
 SwitchType=switch/none
 MpiDefault=none
 MailProg=/bin/true
 SelectType=select/cons_tres
-SelectTypeParameters=CR_Core
+SelectTypeParameters=CR_Core_Memory
+DefMemPerCPU=500
 SlurmdParameters=config_overrides
 GresTypes=gpu
 ReturnToService=2
 SchedulerParameters=sched_interval=1,sched_min_interval=0,bf_interval=1,batch_sched_delay=0
 SlurmctldTimeout=30
 SlurmdTimeout=5
-KillWait=5
+KillWait=30
 MinJobAge=600
-JobRequeue=1
+JobRequeue=0
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 SlurmctldParameters=preempt_send_user_signal
@@ -170,7 +183,7 @@ CONF
 launch() { # name, command...
     local name=$1
     shift
-    setsid "$@" >>"$R/log/$name.console" 2>&1 </dev/null &
+    setsid "$@" >>"$R/log/$name.console" 2>&1 </dev/null 9>&- &
     echo $! >"$R/run/$name.pid"
 }
 
@@ -193,6 +206,9 @@ start() {
         echo "dev_slurm: already running in $R" >&2
         return
     fi
+    # One at a time until the daemons have their ports: two at once would choose the same.
+    exec 9>"${TMPDIR:-/tmp}/hcl-slurm-$(id -u).lock"
+    flock -w 300 9 || cannot "another start is in the way"
     find_slurm
     configure
     use_variables
@@ -208,6 +224,7 @@ start() {
     for ((number = 11; number <= 10 + NODES; number++)); do node "127.0.0.$number"; done
     for ((try = 0; try < 300; try++)); do
         if [ "$(idle_nodes)" -eq "$NODES" ]; then
+            exec 9>&-
             echo "dev_slurm: $NODES nodes, $GPUS pretended GPUs each, in $R" >&2
             return
         fi
@@ -293,7 +310,7 @@ start | stop | env | node | controller)
     esac
     ;;
 *)
-    sed -n '2,13s/^# \{0,1\}//p' "$0"
+    sed -n '2,14s/^# \{0,1\}//p' "$0"
     exit 2
     ;;
 esac

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,7 +19,8 @@ from slurm.job import Job, jobs_below
 from slurm.status import look
 
 ROOT = Path(hcl.__file__).resolve().parent
-PROFILE = ["--cluster", "cpu", "--set", "cpus_per_task=1", "--set", "mem_gb=0.5"]
+PROFILE = ["--cluster", "cpu", "--set", "cpus_per_task=1", "--set", "mem_gb=3.5"]
+SMALL = ["--images", "2", "--val", "1", "--size", "64", "--workers", "1", "--overwrite"]
 
 
 def words(scenes: Path, output: str, *more: str, group: int = 2) -> list[str]:
@@ -58,6 +63,53 @@ def status(job: Job) -> dict[str, Any]:
     return asdict(look(job, try_queue()[0]))
 
 
+def ended(job: Job) -> dict[str, Any] | None:
+    """Its status once it is over."""
+    found = status(job)
+    return None if found["state"] in ("queued", "running") else found
+
+
+def starts(job: Job) -> int:
+    """How many times it has been started."""
+    return sum(event["kind"] == "start" for event in job.events())
+
+
+def processes(**variables: str) -> dict[int, list[str]]:
+    """Ids and command lines of processes with these variables."""
+    wanted = {f"{key}={value}".encode() for key, value in variables.items()}
+    found = {}
+    for folder in Path("/proc").iterdir():
+        if not folder.name.isdigit():
+            continue
+        with contextlib.suppress(OSError):
+            if wanted <= set((folder / "environ").read_bytes().split(b"\0")):
+                words = (folder / "cmdline").read_bytes().decode(errors="replace")
+                found[int(folder.name)] = words.split("\0")
+    return found
+
+
+def commands_of(job: Job, **variables: str) -> list[int]:
+    """The processes of a job's command, each below its task."""
+    there = processes(SLURM_JOB_ID=str(job.id), **variables).items()
+    found = [pid for pid, title in there if any(word.endswith("/hcl.py") for word in title)]
+    assert found, "the command is not running"
+    return found
+
+
+@contextlib.contextmanager
+def held(job: Job) -> Iterator[None]:
+    """Its commands stand still, so that no machine is too fast for what is looked at."""
+    found = commands_of(job)
+    for pid in found:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in found:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+
+
 def run(
     *arguments: str, timeout: float = 120, processes: int = 1
 ) -> subprocess.CompletedProcess[str]:
@@ -73,7 +125,7 @@ def run(
 
 
 def losses(output: str) -> list[float]:
-    """Of a run, by step."""
+    """Of a run, by step; a line that is being written is left out."""
     file = Path(output) / "metrics.jsonl"
-    lines = file.read_text().splitlines() if file.is_file() else []
-    return [json.loads(line)["loss"] for line in lines]
+    text = file.read_text() if file.is_file() else ""
+    return [json.loads(line)["loss"] for line in text.splitlines(keepends=True) if line[-1] == "\n"]

@@ -13,24 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
-from runs import PROFILE, ROOT, losses, run, status, submit, words
+from runs import PROFILE, ROOT, SMALL, commands_of, ended, losses, run, submit, words
 
 import hcl
 
 Until = Callable[..., Any]
-SMALL = ["--images", "2", "--val", "1", "--size", "64", "--workers", "1", "--overwrite"]
-
-
-def ended(job: Any) -> dict[str, Any] | None:
-    found = status(job)
-    return None if found["state"] in ("queued", "running") else found
 
 
 @pytest.mark.usefixtures("cluster")
 def test_failing_command_is_not_requeued(until: Until) -> None:
     job = submit(*PROFILE, "--name", "it; breaks", "data", "scenes", "x", "--images", "-1")
-    found = until(lambda: ended(job), 60)
+    found = until(lambda: ended(job))
     assert (found["state"], found["why"], found["restarts"]) == ("failed", "exit 2", [])
     assert "--images must be at least 1" in found["error"]
     assert "--images must be at least 1" in run("logs", "it; breaks").stdout
@@ -40,43 +33,34 @@ def test_failing_command_is_not_requeued(until: Until) -> None:
 
 @pytest.mark.usefixtures("cluster")
 def test_memory_and_cancel(scenes: Path, until: Until) -> None:
-    two = [
-        submit(*PROFILE, *words(scenes, name, "train.steps=100000", group=4))
-        for name in ("eats", "ends")
-    ]
-    eats, ends = two
-    for name in ("eats", "ends"):
-        until(lambda name=name: losses(name), 90)
-    # The kernel takes the command alone, as it does for memory.
-    os.kill(command_of(str(eats.id)), signal.SIGKILL)
-    found = until(lambda: ended(eats), 30)
+    other = {"over": "mem_gb=0.15", "eats": "tasks_per_node=2", "ends": "time_min=9"}
+    over, eats, ends = (
+        submit(*PROFILE, "--set", change, *words(scenes, name, "train.steps=100000"))
+        for name, change in other.items()
+    )
+    # Slurm's own limit: importing torch alone is more.
+    found = until(lambda: ended(over))
     assert (found["state"], found["restarts"]) == ("out of memory", [])
+    # The kernel takes one of two commands; the other one's complaints are not the cause.
+    until(lambda: losses("eats"))
+    (eater,) = commands_of(eats, RANK="1")
+    os.kill(eater, signal.SIGKILL)
+    found = until(lambda: ended(eats))
+    assert (found["state"], found["restarts"]) == ("out of memory", [])
+    assert "killed by the kernel" in found["why"]
+    until(lambda: losses("ends"))
     assert hcl.main(["cancel", str(ends.id)]) == 0
-    assert until(lambda: ended(ends), 30)["state"] == "cancelled"
+    assert until(lambda: ended(ends))["state"] == "cancelled"
+    until(lambda: ends.events()[-1]["kind"] == "stopped")
     saved = max(Path("ends/checkpoints").glob("*.pt"))
     assert int(saved.stem.removeprefix("step_")) == len(losses("ends"))
-
-
-def command_of(job: str) -> int:
-    """The process of a job's command, below its task."""
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdigit():
-            try:
-                values = (folder / "environ").read_bytes().split(b"\0")
-                title = (folder / "cmdline").read_bytes().split(b"\0")
-            except OSError:
-                continue
-            here = f"SLURM_JOB_ID={job}".encode() in values
-            if here and any(word.endswith(b"/hcl.py") for word in title):
-                return int(folder.name)
-    raise AssertionError("the command is not running")
 
 
 @pytest.mark.usefixtures("cluster")
 def test_odd_words_arrive_as_data(until: Until, tmp_path: Path) -> None:
     odd = "o d;d $(touch pwned) `touch pwned` 'q\" \\ #é%j\n* &"
     job = submit(*PROFILE, "--name", odd, "data", "scenes", odd, *SMALL)
-    assert until(lambda: ended(job), 60)["state"] == "finished"
+    assert until(lambda: ended(job))["state"] == "finished"
     assert (tmp_path / odd / "train").is_dir()
     assert not list(tmp_path.rglob("pwned"))
     assert run("status", odd, "--json").returncode == 0
@@ -109,7 +93,7 @@ def test_fifty_jobs_run_the_code_they_were_submitted_with(until: Until, tmp_path
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr
 
@@ -117,7 +101,7 @@ def test_fifty_jobs_run_the_code_they_were_submitted_with(until: Until, tmp_path
         found: list[dict[str, Any]] = json.loads(run("status", "--json").stdout)
         return None if any(one["state"] in ("queued", "running") for one in found) else found
 
-    found = until(all_ended, 120)
+    found = until(all_ended)
     assert len(found) == 51
     raised = next(one for one in found if one["name"] == "raises")
     assert (raised["state"], raised["why"], raised["restarts"]) == ("failed", "exit 1", [])
@@ -130,58 +114,6 @@ def test_fifty_jobs_run_the_code_they_were_submitted_with(until: Until, tmp_path
         (log,) = Path(one["folder"]).glob("log/*.out")
         number = one["name"].removeprefix("n")
         assert f"code {number}\n" in log.read_text()
-
-
-def scene(out: str, *more: str) -> list[str]:
-    return ["data", "scenes", f"${{output}}/{out}", *SMALL, *more]
-
-
-@pytest.mark.usefixtures("cluster")
-def test_pipeline_with_an_array_and_a_failing_branch(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    results = tmp_path / "results"
-    results.mkdir()
-    steps = {
-        "base": {"run": scene("base")},
-        "sweep": {
-            "run": scene("s${seed}", "--seed", "${seed}"),
-            "matrix": {"seed": ["1", "2", "3"]},
-            "needs": ["base"],
-            "cluster": {"time_min": 7},
-        },
-        "bad": {"run": scene("bad", "--seed", "${n}"), "needs": ["base"]},
-        "child": {"run": scene("child"), "needs": ["bad"]},
-        "last": {"run": scene("last"), "needs": ["sweep"]},
-    }
-    content = {"name": "p", "vars": {"output": "out", "n": "none"}, "steps": steps}
-    Path("p.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
-
-    assert hcl.main(["pipeline", "p.yaml", *PROFILE, "--dry-run"]) == 0
-    out = capsys.readouterr().out
-    assert "#SBATCH --array=0-2%3" in out
-    assert "#SBATCH --dependency='afterok:<base>'" in out
-    assert "#SBATCH --time=7" in out
-    assert not Path("out").exists()
-
-    assert hcl.main(["pipeline", "p.yaml", *PROFILE, "--wait"]) == 1
-    said = capsys.readouterr().err
-    assert "bad: failed: exit 2" in said
-    assert "child: cancelled: bad, which it needs: failed" in said
-    found = {one["name"]: one for one in json.loads(run("status", "--json").stdout)}
-    assert found["child"]["state"] == "cancelled"
-    assert all(found[f"sweep[seed={seed}]"]["state"] == "finished" for seed in (1, 2, 3))
-    assert "3 training" not in run("logs", "sweep[seed=2]").stdout
-    assert "2 training" in run("logs", "sweep[seed=2]").stdout
-    assert Path("out/last/train").is_dir()
-
-    assert hcl.main(["pipeline", "p.yaml", "n=5", *PROFILE, "--wait"]) == 0
-    said = capsys.readouterr().err
-    lines = [line for line in said.splitlines() if ": job " in line]
-    assert [line.split(": ")[1] for line in lines] == ["bad", "child"]
-    assert Path("out/child/train").is_dir()
-    assert hcl.main(["pipeline", "p.yaml", "n=5", *PROFILE, "--wait"]) == 0
-    assert ": job " not in capsys.readouterr().err
 
 
 def test_unreachable_controller(cluster: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,12 +1,14 @@
-"""Pretraining on a real Slurm: many processes, and every kind of interruption."""
+"""Pretraining on a real Slurm: many processes, and interruptions that leave no trace."""
 
 from __future__ import annotations
 
-import contextlib
 import os
+import pty
 import random
+import re
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,9 +16,128 @@ from typing import Any
 
 import pytest
 import torch
-from runs import PROFILE, losses, run, status, submit, words
+from runs import PROFILE, ROOT, ended, held, losses, run, starts, submit, words
+
+from slurm.job import Job
 
 Until = Callable[..., Any]
+
+
+@pytest.mark.usefixtures("cluster")
+def test_two_nodes_of_two_tasks_compute_what_four_local_processes_do(
+    scenes: Path, until: Until
+) -> None:
+    """And what status and logs say of them meanwhile."""
+    more = ["train.steps=8", "train.device=cpu", "train.checkpoint_every=100"]
+    one = ["--set", "nodes=2", "--set", "tasks_per_node=2", "--set", "gpus_per_node=2"]
+    job = submit(*PROFILE, *one, *words(scenes, "far", *more))
+    hcl = [sys.executable, str(ROOT / "hcl.py")]
+    follow = subprocess.Popen(
+        [*hcl, "logs", "-f", str(job.id)], stdout=subprocess.PIPE, text=True, stderr=subprocess.PIPE
+    )
+    until(lambda: len(losses("far")) >= 2)
+    with held(job):
+        shown = on_a_terminal([*hcl, "status", "--live", "1"])
+    row = re.search(rf"{job.id}  pretrain-far  running +(\S.*)", shown)
+    assert row is not None, shown
+    # Step, images/s, time left, loss, restarts, nodes.
+    expected = r"\d+/8 +(\d+|-) .* \d+\.\d{3} +- +127\.0\.0\.\[1\d[-,]1\d\] "
+    assert re.match(expected, row[1]), row[1]
+
+    found = until(lambda: ended(job))
+    assert found["state"] == "finished", found
+    assert (found["step"], found["total"], found["restarts"]) == (8, 8, [])
+    assert found["images_per_s"] > 0
+    assert found["loss"] == losses("far")[-1]
+    assert found["gpu_hours"] > 0
+    text, errors = follow.communicate(timeout=60)
+    assert (follow.returncode, errors) == (0, "")
+    for rank in range(4):
+        assert re.search(rf"^\[{rank}\] .*global_rank={rank}\(4\)", text, re.M), text
+    assert text.count("finished: far") == 1
+    assert '"world": 4' in (Path("far") / "run.json").read_text()
+    done = run(*words(scenes, "here", *more), timeout=600, processes=4)
+    assert done.returncode == 0, done.stderr
+    assert losses("far") == losses("here")
+
+
+def on_a_terminal(command: list[str]) -> str:
+    """What is shown until it has been refreshed twice; then Ctrl-C."""
+    screen, theirs = pty.openpty()
+    live = subprocess.Popen(command, stdout=theirs, stderr=theirs)
+    os.close(theirs)
+    shown = b""
+    while shown.count(b"\x1b[2J") < 3:
+        shown += os.read(screen, 65536)
+    live.send_signal(signal.SIGINT)
+    assert live.wait(60) == 130
+    os.close(screen)
+    return shown.decode()
+
+
+class Interruptions:
+    """Ways to take a job's place away."""
+
+    def __init__(self, job: Job, until: Until) -> None:
+        self.job, self.until = job, until
+
+    def signal(self) -> None:
+        """As ``scancel --signal`` does."""
+        self._call("scancel", "--signal=USR2", str(self.job.id))
+
+    def requeue(self) -> None:
+        """By somebody else."""
+        self._call("scontrol", "requeue", str(self.job.id))
+
+    def preempt(self) -> None:
+        """By a job of a partition that goes before."""
+        node = next(e["node"] for e in reversed(self.job.events()) if e["kind"] == "start")
+        more = ["--partition=urgent", "--exclusive", f"--nodelist={node}", "--output=/dev/null"]
+        with held(self.job):
+            self._call("sbatch", *more, "--wrap=sleep 1")
+            self.until(self._told)
+
+    def time_limit(self) -> None:
+        """The real one, which Slurm looks at twice a minute."""
+        with held(self.job):
+            self._call("scontrol", "update", f"JobId={self.job.id}", "TimeLimit=1")
+            self.until(self._told)
+        self.until(lambda: not self._told())
+        self._call("scontrol", "update", f"JobId={self.job.id}", "TimeLimit=100")
+
+    def _told(self) -> bool:
+        return self.job.events()[-1]["kind"] == "signal"
+
+    def _call(self, *command: str) -> None:
+        subprocess.run(command, check=True, timeout=60, stdout=subprocess.DEVNULL)
+
+
+@pytest.mark.usefixtures("cluster")
+def test_five_interruptions_leave_no_trace(scenes: Path, until: Until) -> None:
+    steps = 36
+    more = [f"train.steps={steps}", "train.checkpoint_every=100"]
+    job = submit(*PROFILE, "--set", "signal_delay_s=59", *words(scenes, "far", *more))
+    ways = Interruptions(job, until)
+    chance = random.Random()
+    # The last but one comes while the run has not begun to train.
+    plan = [ways.signal, ways.requeue, ways.preempt, ways.signal, ways.time_limit]
+    for number, interrupt in enumerate(plan):
+        least = len(losses("far")) + (chance.randint(1, 3) if number != 3 else 0)
+        until(lambda least=least: len(losses("far")) >= least)
+        before, began = starts(job), time.time()
+        interrupt()
+        until(lambda before=before: starts(job) > before)
+        event = job.events()[-1]
+        print(f"{interrupt.__name__} at {len(losses('far'))}: {event['time'] - began:.1f} s")
+    found = until(lambda: ended(job))
+    assert found["state"] == "finished", found
+    expected = ["asked to stop", "requeued from outside", "preempted", "asked to stop"]
+    assert found["restarts"] == [*expected, "time limit"]
+    done = run(*words(scenes, "here", *more), timeout=600)
+    assert done.returncode == 0, done.stderr
+    for part in ("model", "optimizer", "step"):
+        assert_same(final("far", steps)[part], final("here", steps)[part])
+    assert losses("far") == losses("here")
 
 
 def final(output: str, steps: int) -> dict[str, Any]:
@@ -38,109 +159,3 @@ def assert_same(left: Any, right: Any) -> None:
             assert_same(one, other)
     else:
         assert left == right
-
-
-def ended(job: Any) -> dict[str, Any] | None:
-    found = status(job)
-    return None if found["state"] in ("queued", "running") else found
-
-
-@pytest.mark.usefixtures("cluster")
-def test_two_nodes_of_two_tasks_compute_what_four_local_processes_do(
-    scenes: Path, until: Until
-) -> None:
-    one = ["--set", "nodes=2", "--set", "tasks_per_node=2"]
-    job = submit(*PROFILE, *one, *words(scenes, "far", "train.steps=4"))
-    found = until(lambda: ended(job), 150)
-    assert found["state"] == "finished", found
-    assert (found["step"], found["total"]) == (4, 4)
-    done = run(*words(scenes, "here", "train.steps=4"), processes=4)
-    assert done.returncode == 0, done.stderr
-    assert losses("far") == losses("here")
-    text = run("logs", str(job.folder)).stdout
-    for rank in range(4):
-        assert f"global_rank={rank}(4)" in text
-    assert '"world": 4' in (Path("far") / "run.json").read_text()
-
-
-@pytest.mark.usefixtures("cluster")
-def test_five_interruptions_leave_no_trace(scenes: Path, until: Until) -> None:
-    """Asked to stop, requeued from outside, and a real time limit, at random steps."""
-    steps = 40
-    more = [f"train.steps={steps}", "train.checkpoint_every=100"]
-    limit = ["--set", "time_min=1", "--set", "signal_delay_s=40"]
-    job = submit(*PROFILE, *limit, *words(scenes, "far", *more))
-    kinds = ["signal", "requeue", "signal", "requeue"]
-    chance = random.Random(3)
-    for number, kind in enumerate(kinds):
-        more_steps = len(losses("far")) + chance.randint(1, 3)
-        until(lambda least=more_steps: len(losses("far")) >= least, 120)
-        if kind == "signal":
-            command = ["scancel", "--signal=USR2", str(job.id)]
-        else:
-            command = ["scontrol", "requeue", str(job.id)]
-        subprocess.run(command, check=True, timeout=20)
-        until(lambda least=number + 2: starts(job) >= least, 120)
-    # What is left is longer than the time limit: that is the fifth.
-    found = until(lambda: ended(job), 120)
-    assert found["state"] == "finished", found
-    assert len(found["restarts"]) >= 5, found["restarts"]
-    assert found["restarts"].count("requeued from outside") == 2
-    assert "time limit" in found["restarts"][4:]
-    done = run(*words(scenes, "here", *more))
-    assert done.returncode == 0, done.stderr
-    for part in ("model", "optimizer", "step"):
-        assert_same(final("far", steps)[part], final("here", steps)[part])
-    assert losses("far") == losses("here")
-
-
-def starts(job: Any) -> int:
-    return sum(event["kind"] == "start" for event in job.events())
-
-
-def test_node_killed_and_controller_restarted(cluster: Any, scenes: Path, until: Until) -> None:
-    more = ["train.steps=16", "train.checkpoint_every=2"]
-    job = submit(*PROFILE, *words(scenes, "far", *more))
-    until(lambda: len(losses("far")) >= 3, 120)
-    # The controller comes and goes: nothing happens to the run.
-    os.kill(cluster.pid("slurmctld"), signal.SIGKILL)
-    before = len(losses("far"))
-    until(lambda: len(losses("far")) > before, 30)
-    assert status(job)["state"] == "running"
-    subprocess.run(
-        [str(Path(__file__).parents[2] / "tools/dev_slurm.sh"), "controller", str(cluster.folder)],
-        check=True,
-        timeout=30,
-        stdin=subprocess.DEVNULL,
-    )
-    until(lambda: status(job)["why"] != "Slurm does not answer", 30)
-    assert starts(job) == 1
-    # The node does not come back.
-    node = job.events()[0]["node"]
-    lost = time.monotonic()
-    kill_node(cluster, node, str(job.id))
-    reached = len(losses("far"))
-    until(lambda: starts(job) == 2, 150)
-    print(f"running again {time.monotonic() - lost:.0f} s after the loss of {node}")
-    found = until(lambda: ended(job), 150)
-    assert found["state"] == "finished", found
-    assert found["restarts"] == ["node failure, or ended without warning"]
-    assert job.events()[1]["node"] != node
-    assert reached >= 3
-    assert len(losses("far")) == 16
-    cluster.tool("node", node)
-
-
-def kill_node(cluster: Any, node: str, job: str) -> None:
-    """A machine that loses power: its daemon, and all of the job's processes."""
-    os.kill(cluster.pid(f"slurmd.{node}"), signal.SIGKILL)
-    own = f"SLURM_CONF={cluster.variables['SLURM_CONF']}".encode()
-    marks = (f"SLURM_JOB_ID={job}".encode(), f"SLURM_JOBID={job}".encode())
-    for folder in Path("/proc").iterdir():
-        if not folder.name.isdigit():
-            continue
-        with contextlib.suppress(OSError):
-            values = (folder / "environ").read_bytes().split(b"\0")
-            title = (folder / "cmdline").read_bytes()
-            if own in values and (any(m in values for m in marks) or b"slurmstepd" in title):
-                os.kill(int(folder.name), signal.SIGKILL)

@@ -40,6 +40,10 @@ def load(tmp_path: Path, text: str, *overrides: str) -> Pipeline:
         ("steps: {a: {run: [x]}, a: {run: [y]}}", "'a' stands twice"),
         ("steps: {a: {run: [x], matrix: {n: [1]}}}", "is a variable of the pipeline already"),
         ("steps: {a: {run: [x], matrix: {s: [1, 1]}}}", "give values, each once"),
+        ("steps: {a: {run: [x], matrix: {s: []}}}", "give values, each once"),
+        ("steps: {a: {run: [x], matrix: {s: ['${m}']}}}", "steps.a.matrix.s: unknown variable"),
+        ("steps: {a: {run: [x], matrix: {s: [3, '${n}']}}}", "give values, each once"),
+        ("steps: {a: {run: [x], cluster: {nodes: '${m}'}}}", "steps.a.cluster: unknown variable"),
         ("steps: [", "not YAML"),
     ],
 )
@@ -100,3 +104,45 @@ steps:
     assert pipeline.with_dependants(["pre[seed=1]"]) == {"pre[seed=1]", "eval[seed=1,k=a]", "all"}
     with pytest.raises(InputError, match="no step 'al' in pipeline 'p'; did you mean 'all'"):
         pipeline.chosen("al")
+
+
+TABLE = """
+name: p
+vars: {output: out, seeds: 0 1, here: a b, there: c, gpus: 8}
+steps:
+  fetch: {run: [x]}
+  unpack: {run: [x], needs: [fetch]}
+  index: {run: [x]}
+  pre_here: {run: [x, '${row}'], matrix: {row: ['${here}']}, needs: [index]}
+  pre_there:
+    run: [x, '${row}']
+    matrix: {row: ['${there}']}
+    needs: [unpack, index]
+    cluster: {gpus_per_node: '${gpus}', nodes: 2}
+  eval:
+    run: [x, '${row}', '${seed}']
+    matrix: {row: ['${here}', '${there}', d], seed: ['${seeds}']}
+    needs: [pre_here, pre_there]
+  all: {run: [x], needs: [eval]}
+"""
+
+
+def test_load__matrix_of_variables(tmp_path: Path) -> None:
+    steps = load(tmp_path, TABLE, "gpus=4").steps
+    assert [name for name in steps if name.startswith("eval")] == [
+        f"eval[row={row},seed={seed}]" for row in "abcd" for seed in "01"
+    ]
+    assert steps["eval[row=b,seed=1]"].needs == ("pre_here[row=b]",)
+    assert steps["eval[row=c,seed=1]"].needs == ("pre_there[row=c]",)
+    assert steps["eval[row=d,seed=1]"].needs == ()
+    assert steps["pre_there[row=c]"].cluster == (("gpus_per_node", "4"), ("nodes", "2"))
+
+
+def test_load__what_only_left_out_steps_need_is_left_out(tmp_path: Path) -> None:
+    steps = load(tmp_path, TABLE, "there=", "seeds=7").steps
+    assert list(steps) == [
+        *("index", "pre_here[row=a]", "pre_here[row=b]"),
+        *("eval[row=a,seed=7]", "eval[row=b,seed=7]", "eval[row=d,seed=7]", "all"),
+    ]
+    with pytest.raises(InputError, match="all are left out"):
+        load(tmp_path, HEAD + "steps: {a: {run: [x], matrix: {s: ['${n}']}}}", "n= ")

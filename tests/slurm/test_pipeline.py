@@ -93,17 +93,22 @@ def test_run__each_step_once_and_what_changed_again(
     assert runs(tmp_path) == {"a": 5, "b": 6, "c": 3}
 
 
-def test_run__content_of_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("command", "base"), [(["pretrain"], "quickstart"), (["retrieve", "train"], "hyp_vits_cub")]
+)
+def test_run__content_of_files(
+    command: list[str], base: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     config = tmp_path / "mine.yaml"
-    config.write_text("base: quickstart\noptim: {lr: 0.02}\n")
-    steps = {"look": {"run": ["pretrain", str(config), "--print-config"]}}
+    config.write_text(f"base: {base}\noptim: {{lr: 0.02}}\n")
+    steps = {"look": {"run": [*command, "--print-config", str(config)]}}
     file = write(tmp_path, steps)
     assert hcl.main(["pipeline", file]) == 0
     capsys.readouterr()
-    config.write_text("# only a comment\nbase: quickstart\noptim: {lr: 0.02}\n")
+    config.write_text(f"# only a comment\nbase: {base}\noptim: {{lr: 0.02}}\n")
     assert hcl.main(["pipeline", file, "--dry-run"]) == 0
     assert "look: finished" in capsys.readouterr().out
-    config.write_text("base: quickstart\noptim: {lr: 0.01}\n")
+    config.write_text(f"base: {base}\noptim: {{lr: 0.01}}\n")
     assert hcl.main(["pipeline", file, "--dry-run"]) == 0
     assert f"look: would run: {config} has changed" in capsys.readouterr().out
 
@@ -200,7 +205,13 @@ def test_dry_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["pretrain", "quickstart", "optim.lrr=1"], "step 'a': "),
         (["pretrain", "quickstrat"], "did you mean 'quickstart'"),
         (["pretrain", "quickstart", "--nonsense"], "step 'a': wrong options"),
-        (["detect", "mask_rcnn"], "step 'a': config 'mask_rcnn'"),
+        (["data", "scenes", "x"], "step 'a': wrong options: hcl data scenes: error: the following"),
+        (["data", "scens", "x"], "step 'a': unknown command 'scens'; did you mean 'scenes'?"),
+        (["compare", "x", "--against", "hlc"], "step 'a': wrong options: hcl compare: error:"),
+        (["retrieve", "r", "--ks", "0"], "must be a whole number from 1"),
+        (["retrieve", "train", "hyp_vits_cb"], "did you mean 'hyp_vits_cub'"),
+        (["retrieve", "train", "hyp_vits_cub", "los.weight=1"], "unknown key 'los'"),
+        (["detect", "mask_rcnn", "--output", "o"], "step 'a': config 'mask_rcnn'"),
     ],
 )
 def test_run__refuses_at_once(
@@ -210,6 +221,25 @@ def test_run__refuses_at_once(
     assert hcl.main(["pipeline", file]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_run__refuses_wrong_keys_of_a_detector_at_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("detectron2")
+    words = ["detect", "quickstart_r18_fpn", "--output", "o", "SOLVER.MAX_ITRE", "5"]
+    assert hcl.main(["pipeline", write(tmp_path, {"a": {"run": words}})]) == 2
+    assert "step 'a': override 'SOLVER.MAX_ITRE 5': unknown key" in capsys.readouterr().err
+
+
+def test_run__refuses_wrong_requests_at_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Though a pipeline that runs here makes no use of them."""
+    file = write(tmp_path, {"a": {"run": make("a"), "cluster": {"gpu_per_node": "8"}}})
+    assert hcl.main(["pipeline", file]) == 2
+    message = "step 'a': unknown key 'cluster.gpu_per_node': did you mean 'gpus_per_node'?"
+    assert message in capsys.readouterr().err
 
 
 def test_run__refuses_foreign_and_damaged_state(

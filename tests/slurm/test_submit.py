@@ -77,12 +77,15 @@ def test_debug_runs_in_the_foreground() -> None:
         (["--cluster", "cpu", "--set", "node=2", "data"], "did you mean 'nodes'"),
         (["--cluster", "cpu", "--set", "nodes=0", "data"], "'nodes'"),
         (["--cluster", "cpu", "--set", 'partition="a\\nb"', "data"], "one line"),
-        (["--cluster", "cpu", "--dry-run", "data", "scenes", "x"], "there is no Slurm here"),
-        (["--cluster", "cpu", "data", "scenes", "x"], "there is no Slurm here"),
+        (["--cluster", "cpu", "data", "scenes", "x", *SMALL], "there is no Slurm here"),
+        (["--cluster", "local", "data", "scenes", "x"], "arguments are required: --images"),
         (["--cluster", "local", "status"], "no command 'hcl status' for a job"),
         (["--cluster", "local"], "no command 'hcl ' for a job"),
         (["--cluster", "local", "pretrain", "quickstrat"], "did you mean 'quickstart'"),
-        (["--cluster", "local", "--set", "nodes=2", "data", "scenes", "x"], "nodes: this machine"),
+        (
+            ["--cluster", "local", "--set", "nodes=2", "data", "scenes", "x", *SMALL],
+            "nodes: this machine",
+        ),
     ],
 )
 def test_refused_at_once(
@@ -90,6 +93,12 @@ def test_refused_at_once(
 ) -> None:
     assert hcl.main(["submit", *words]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_request_can_be_seen_without_slurm(capsys: pytest.CaptureFixture[str]) -> None:
+    assert hcl.main(["submit", "--cluster", "cpu", "--dry-run", "data", "scenes", "x", *SMALL]) == 0
+    assert "#SBATCH --time=240" in capsys.readouterr().out
+    assert not Path("runs").exists()
 
 
 def test_profile_has_to_be_chosen_where_there_is_slurm(tmp_path: Path) -> None:
@@ -110,7 +119,7 @@ def test_examples_are_profiles(name: str) -> None:
 def test_states_without_a_cluster() -> None:
     """What status makes of a job's notes and of Slurm's words."""
     cluster, _ = choose_cluster("cpu", ["gpus_per_node=2"])
-    job = Job.create(plan(["data", "scenes", "x"], cluster, None))
+    job = Job.create(plan(["data", "scenes", "x", *SMALL], cluster, None))
     job.set_id("7")
 
     def state(*entry: str) -> tuple[str, str]:
@@ -133,6 +142,60 @@ def test_states_without_a_cluster() -> None:
     os.utime(job.folder / "alive", (time.time() - 1800, time.time() - 1800))
     assert state("RUNNING", "n1", "") == ("stale", "no sign of life for 30 min 00 s")
     assert look(job, {}).gpu_hours == pytest.approx(1.0, abs=0.01)
+
+
+def test_first_cause_of_a_restart_is_the_one_told() -> None:
+    """Requests, their echoes, and what fails because of them."""
+    cluster, _ = choose_cluster("cpu")
+    job = Job.create(plan(["data", "scenes", "x", *SMALL], cluster, None))
+    job.set_id("7")
+    runs: list[list[tuple[str, dict[str, Any]]]] = [
+        [("signal", {"name": "SIGUSR2"}), ("requeue", {"why": "time limit"})],
+        [("requeue", {"why": "lost a process of another node"}), ("failed", {"why": "exit 1"})],
+        [("signal", {"name": "SIGTERM"}), ("stopped", {"why": "", "state": "COMPLETING"})],
+        [("stopped", {"why": "", "state": "PENDING", "preempted": True})],
+        [("signal", {"name": "SIGTERM"})],
+        [],
+    ]
+    for notes in runs:
+        job.note("start", node="n1", world=1, before=None)
+        for kind, more in notes:
+            job.note(kind, **more)
+        assert look(job, {"7": Entry("PENDING", "", "BeginTime")}).state == "queued"
+    job.note("start", node="n1", world=1, before=None)
+    assert look(job, {}).restarts == [
+        "time limit",
+        "lost a process of another node",
+        "requeued from outside",
+        "preempted",
+        "requeued from outside",
+        "node failure, or ended without warning",
+    ]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "slurmstepd-n1: error: StepId=7.0 exceeded memory limit (420 > 314), being killed",
+        "slurmstepd: error: Detected 1 oom_kill event in StepId=7.0. Some of the step tasks "
+        "have been OOM Killed.",
+    ],
+)
+def test_memory_in_the_words_of_slurm(line: str) -> None:
+    cluster, _ = choose_cluster("cpu")
+    job = Job.create(plan(["data", "scenes", "x", *SMALL], cluster, None))
+    job.set_id("7")
+    job.note("start", node="n1", world=1, before=None)
+    (job.folder / "log/7_0_log.out").write_text(
+        f"step 3\n{line}\nsrun: error: n1: task 0: Killed\n"
+    )
+    for queue in ({"7": Entry("FAILED", "n1", "NonZeroExitCode")}, {}):
+        found = look(job, queue)
+        assert (found.state, found.why) == (
+            "out of memory",
+            f"out of memory: {line.partition('error: ')[2]}",
+        )
+    assert look(job, {"7": Entry("RUNNING", "n1", "None")}).state == "running"
 
 
 def test_small_parts() -> None:
