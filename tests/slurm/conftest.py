@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -37,8 +38,13 @@ class DevSlurm:
 
 
 @pytest.fixture(scope="session")
-def _slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DevSlurm]:
-    cluster = DevSlurm(tmp_path_factory.mktemp("slurm"))
+def _slurm() -> Iterator[DevSlurm]:
+    # Not below pytest's folders: the names of Slurm's sockets would become too long.
+    with tempfile.TemporaryDirectory(prefix="hcl-slurm-", ignore_cleanup_errors=True) as folder:
+        yield from _running(DevSlurm(Path(folder)))
+
+
+def _running(cluster: DevSlurm) -> Iterator[DevSlurm]:
     done = cluster.tool("start")
     if done.returncode == 3:
         pytest.skip(f"no Slurm on this machine: {done.stderr.strip()}")
@@ -47,8 +53,10 @@ def _slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DevSlurm]:
     text = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True).stdout
     now = dict(line.split("=", 1) for line in text.split("\0") if "=" in line)
     cluster.variables = {k: v for k, v in now.items() if os.environ.get(k) != v and k != "_"}
-    yield cluster
-    cluster.tool("stop")
+    try:
+        yield cluster
+    finally:
+        cluster.tool("stop")
 
 
 @pytest.fixture

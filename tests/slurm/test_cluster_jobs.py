@@ -121,7 +121,7 @@ def test_unreachable_controller(cluster: Any, monkeypatch: pytest.MonkeyPatch) -
     lines = ["SlurmctldPort=1" if x.startswith("SlurmctldPort") else x for x in conf.splitlines()]
     Path("slurm.conf").write_text("\n".join(lines) + "\n")
     monkeypatch.setenv("SLURM_CONF", str(Path("slurm.conf").absolute()))
-    done = run("submit", *PROFILE, "data", "scenes", "x", timeout=20)
+    done = run("submit", *PROFILE, "data", "scenes", "x", timeout=60)
     assert done.returncode == 2
     assert "Slurm cannot be reached" in done.stderr
     assert len(done.stderr.splitlines()) <= 2
