@@ -72,10 +72,12 @@ class Space:
 
     def gaps(self, queries: Rows, candidates: Rows) -> Floats:
         """Ranking value of ``candidates`` (Q, M) for ``queries`` (Q,): 0 at the point itself."""
-        differences = self.points[queries][:, None] - self.points[candidates]
-        np.square(differences, out=differences)
-        weights = self.weights[queries][:, None] * self.weights[candidates]
-        return np.asarray(differences.sum(axis=-1) * weights)
+        differences = self.points[candidates]
+        differences -= self.points[queries][:, None]
+        gaps = np.einsum("qmd,qmd->qm", differences, differences)
+        gaps *= self.weights[queries][:, None]
+        gaps *= self.weights[candidates]
+        return np.asarray(gaps)
 
     def gap_of(self, inner: Floats) -> Floats:
         """The gap that belongs to an inner product; 0 where round-off would make it negative."""
