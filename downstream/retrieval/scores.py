@@ -19,9 +19,12 @@ from downstream.retrieval.spaces import Floats, Fused, Rows, Space
 
 UNIT = {torch.float32: 2.0**-24, torch.float64: 2.0**-53}
 
-# Entries of a block of scores, 16 MiB in float32; more than 128 rows make products no faster.
-_BUDGET = 2**22
+# Bytes of a block of scores; more than 128 rows make products no faster.
+_BUDGET = 2**24
 _ROWS = 128
+
+# Keys that are converted at a time, so that temporaries stay small.
+_PART = 4096
 
 
 class Scores(Protocol):
@@ -51,11 +54,16 @@ class InnerProducts:
     def __init__(self, space: Space, keys: Rows, dtype: torch.dtype) -> None:
         self._space = space
         self._dtype = dtype
-        self.keys = self._extended(space.lifted[keys], _roundoff(space, dtype))
-        self._room = torch.empty(_block(len(keys)), len(keys), dtype=dtype)
+        self.keys = torch.empty(len(keys), space.lifted.shape[1] + 1, dtype=dtype)
+        roundoff = _roundoff(space, dtype)
+        for start in range(0, len(keys), _PART):
+            part = slice(start, start + _PART)
+            self.keys[part] = self._extended(space.lifted[keys[part]], roundoff)
+        self._room = torch.empty(_block(len(keys), dtype), len(keys), dtype=dtype)
 
     @property
     def block(self) -> int:
+        """See the protocol."""
         return len(self._room)
 
     def queries(self, rows: Rows) -> Tensor:
@@ -67,6 +75,7 @@ class InnerProducts:
         return torch.mm(self.queries(rows) * sign, self.keys.T, out=self._room[: len(rows)])
 
     def floor(self, scores: Floats) -> Floats:
+        """See the protocol."""
         return self._space.gap_of(scores)
 
     def _extended(self, lifted: Floats, factor: float) -> Tensor:
@@ -90,9 +99,11 @@ class FusedScores:
 
     @property
     def block(self) -> int:
+        """See the protocol."""
         return self._products.block
 
     def of(self, rows: Rows) -> Tensor:
+        """See the protocol."""
         # Squares of more than 1e18 leave float32; a smaller distance only raises the score.
         cosh = self._products.of(rows, sign=-1.0).clamp_(1.0, 1e18)
         scores = torch.addcmul(cosh.new_tensor(-1.0), cosh, cosh, out=self._room[: len(rows)])
@@ -124,5 +135,5 @@ def _roundoff(space: Space, dtype: torch.dtype) -> float:
     return 1.1 * width * UNIT[dtype] + 2 * width * UNIT[torch.float64]
 
 
-def _block(keys: int) -> int:
-    return max(1, min(_ROWS, _BUDGET // keys))
+def _block(keys: int, dtype: torch.dtype) -> int:
+    return max(1, min(_ROWS, _BUDGET // (keys * dtype.itemsize)))

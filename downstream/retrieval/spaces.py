@@ -148,15 +148,16 @@ def ball(embeddings: ArrayLike | torch.Tensor, c: float) -> Space:
     if not c > 0:
         raise InputError(f"curvature c must be positive, got {c}")
     points = _matrix(embeddings)
-    margin = 1.0 - c * np.square(points).sum(axis=1)
+    margin = 1.0 - c * np.einsum("nd,nd->n", points, points)
     if margin.min() <= 0:
         row = int(np.argmin(margin))
         raise InputError(
             f"embedding {row} has norm {np.linalg.norm(points[row]):.6g}: outside the ball of "
             f"radius {c**-0.5:.6g} (c = {c}); map embeddings into the ball first"
         )
-    time = (2.0 - margin) / margin
-    lifted = np.column_stack([points * (2.0 * c**0.5 / margin)[:, None], time])
+    lifted = np.empty((len(points), points.shape[1] + 1))
+    np.multiply(points, (2.0 * c**0.5 / margin)[:, None], out=lifted[:, :-1])
+    lifted[:, -1] = (2.0 - margin) / margin
     signature = np.ones(lifted.shape[1])
     signature[-1] = -1.0
     return Space(points, 1.0 / margin, lifted, signature, offset=-1.0, slope=2.0 * c)
