@@ -12,7 +12,7 @@ proved complete, never too short to be right.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -115,7 +115,7 @@ def _search(
     k: int,
     queries: Rows,
     keys: Rows,
-    ladder: list[tuple[Callable[[Rows], tuple[Rows, Floats]], int]],
+    ladder: Sequence[tuple[Callable[[Rows], tuple[Rows, Floats]], int]],
 ) -> Neighbours:
     """Try the shortlists of ``ladder`` in turn, each with the queries that it takes at a time."""
     found = Neighbours(

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from downstream.retrieval.spaces import Floats, Fused, Rows, Space
 
-UNIT = {torch.float32: 2.0**-24, torch.float64: 2.0**-53}
+UNIT: dict[torch.dtype, float] = {torch.float32: 2.0**-24, torch.float64: 2.0**-53}
 
 # Bytes of a block of scores; more than 128 rows make products no faster.
 _BUDGET = 2**24
