@@ -131,7 +131,7 @@ def _roundoff(space: Space, dtype: torch.dtype) -> float:
     A tenth more for second order, the extra coordinate and what is made of the product; in float64
     the lift itself and the differences that a floor is compared with are off by as much again.
     """
-    width = space.lifted.shape[1] + 16
+    width = int(space.lifted.shape[1]) + 16
     return 1.1 * width * UNIT[dtype] + 2 * width * UNIT[torch.float64]
 
 
