@@ -49,6 +49,8 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--queries", type=int, default=200, help="that slow contestants answer")
     parser.add_argument("--check", action="store_true", help="correctness on 100,000 points")
+    parser.add_argument("--asked", type=int, help="queries of --check (default: all)")
+    parser.add_argument("--exhaustive", type=int, default=1000, help="of these, by all differences")
     parser.add_argument("--points", type=int, default=100_000, help="of --check")
     parser.add_argument("--one", choices=MEMORY, help="peak memory of this process, for one task")
     options = parser.parse_args(arguments)
@@ -63,7 +65,7 @@ def main(arguments: list[str]) -> int:
     if options.check:
         from retrieval_check import check  # noqa: PLC0415  # see peak_memory
 
-        record["check"] = check(options.points, K)
+        record["check"] = check(options.points, K, options.asked, options.exhaustive)
         file = RESULTS / "retrieval_check_cpu.json"
     else:
         record["size"] = {"points": N, "dimension": D, "k": K, "queries of slow": options.queries}

@@ -14,10 +14,10 @@ from retrieval_data import hard
 from torch import Tensor
 
 from downstream.retrieval import neighbours
-from downstream.retrieval.neighbours import nearest
+from downstream.retrieval.neighbours import search
 from downstream.retrieval.spaces import ball, fused
 
-C, DIMENSION, WIDE, SOME = 1.0, 128, 300, 1000
+C, DIMENSION, WIDE = 1.0, 128, 300
 T_SPHERE, T_BALL, WEIGHT = 0.05, 0.2, 3.0
 
 
@@ -57,8 +57,17 @@ class Oracle:
         return distance.mul_(WEIGHT / T_BALL).sub_((unit[rows] @ unit.T).div_(T_SPHERE))
 
 
-def check(count: int, k: int) -> dict[str, object]:
+def check(count: int, k: int, queries: int | None, exhaustive: int) -> dict[str, object]:
+    """Search ``count`` points for some of them (None: all), and compare.
+
+    Args:
+        count: points.
+        k: neighbours.
+        queries: compared with wide lists.
+        exhaustive: of these, compared with all differences.
+    """
     embeddings, points = hard(np.random.default_rng(0), count, DIMENSION)
+    asked = np.random.default_rng(1).permutation(len(points))[:queries]
     norms = np.linalg.norm(points, axis=1)
     found: dict[str, object] = {
         "points": len(points),
@@ -81,15 +90,15 @@ def check(count: int, k: int) -> dict[str, object]:
     for name, ranking in rankings.items():
         stages = Stages()
         started = time.perf_counter()
-        rows = nearest(ranking, k)
+        rows = search(ranking, k, queries=asked).rows
         seconds = time.perf_counter() - started
         stages.restore()
         oracle = Oracle(embeddings, points, fused=name == "fused")
         found[name] = {
             "seconds": seconds,
             "queries tried by list": stages.tried,
-            "against all differences": against_differences(oracle, rows),
-            "against wide lists": against_wide_lists(oracle, rows),
+            "against all differences": against_differences(oracle, asked[:exhaustive], rows),
+            "against wide lists": against_wide_lists(oracle, asked, rows),
         }
         print(name, found[name], flush=True)
     return found
@@ -127,20 +136,21 @@ class Stages:
         neighbours._fill, neighbours._by_differences = self._originals
 
 
-def against_differences(oracle: Oracle, rows: np.ndarray) -> dict[str, object]:
-    some = np.random.default_rng(1).permutation(len(rows))[:SOME]
-    everything = np.arange(len(rows))
-    expected = np.stack([oracle.ranked(row, everything, rows.shape[1]) for row in some])
-    return compared(oracle, some, rows[some], expected)
+def against_differences(oracle: Oracle, asked: np.ndarray, rows: np.ndarray) -> dict[str, object]:
+    everything = np.arange(len(oracle.points))
+    expected = np.stack([oracle.ranked(row, everything, rows.shape[1]) for row in asked])
+    return compared(oracle, asked, rows[: len(asked)], expected)
 
 
-def against_wide_lists(oracle: Oracle, rows: np.ndarray) -> dict[str, object]:
-    expected = np.empty_like(rows)
-    for part in torch.arange(len(rows)).split(64):
+def against_wide_lists(oracle: Oracle, asked: np.ndarray, rows: np.ndarray) -> dict[str, object]:
+    expected = []
+    for part in torch.from_numpy(asked).split(64):
         lists = oracle.approximate(part).topk(WIDE, largest=False, sorted=False).indices.numpy()
-        for row, columns in zip(part.tolist(), lists, strict=True):
-            expected[row] = oracle.ranked(row, columns, rows.shape[1])
-    return compared(oracle, np.arange(len(rows)), rows, expected)
+        expected += [
+            oracle.ranked(row, columns, rows.shape[1])
+            for row, columns in zip(part.tolist(), lists, strict=True)
+        ]
+    return compared(oracle, asked, rows, np.stack(expected))
 
 
 def compared(
