@@ -23,11 +23,11 @@ from downstream.retrieval.spaces import Floats, Ranking, Rows
 
 __all__ = ["Engine", "Neighbours", "nearest", "portions", "search"]
 
-# Numbers of a temporary: 16 MiB in float64, more of which is slower.
-_BUDGET = 2**21
+# Queries of a portion, and how many of them a stage takes at a time.
+_PORTION, _CHUNK = 4096, 1024
 
-# Queries of a portion.
-_PORTION = 4096
+# Numbers that the differences from one query may take at a time: 16 MiB.
+_BUDGET = 2**21
 
 
 class Neighbours(NamedTuple):
@@ -100,11 +100,7 @@ def portions(
     short, long = k + 7 + k // 16, k + 1 + max(50, min(4 * k, 256))
     made = stages(ranking, keys, engine)
     tries = [(stage, short) for stage in made] + [(made[-1], long)]
-    ladder = [
-        (partial(stage, length=length), max(1, _BUDGET // (length * ranking.width)))
-        for stage, length in tries
-        if length < len(keys)
-    ]
+    ladder = [partial(stage, length=length) for stage, length in tries if length < len(keys)]
     for start in range(0, max(1, len(queries)), _PORTION):
         part = slice(start, min(start + _PORTION, len(queries)))
         yield part, _search(ranking, k, queries[part], keys, ladder)
@@ -115,16 +111,16 @@ def _search(
     k: int,
     queries: Rows,
     keys: Rows,
-    ladder: Sequence[tuple[Callable[[Rows], tuple[Rows, Floats]], int]],
+    ladder: Sequence[Callable[[Rows], tuple[Rows, Floats]]],
 ) -> Neighbours:
-    """Try the shortlists of ``ladder`` in turn, each with the queries that it takes at a time."""
+    """Try the shortlists of ``ladder`` in turn."""
     found = Neighbours(
         np.empty((len(queries), k), dtype=np.int64), np.empty((len(queries), k), dtype=np.float64)
     )
     places = np.arange(len(queries))
-    for shortlist, chunk in ladder:
+    for shortlist in ladder:
         if len(places):
-            parts = np.split(places, range(chunk, len(places), chunk))
+            parts = np.split(places, range(_CHUNK, len(places), _CHUNK))
             left = [_fill(ranking, shortlist, queries, part, found) for part in parts]
             places = np.concatenate(left)
     for place in places:

@@ -24,6 +24,9 @@ from pretrain.errors import InputError
 Floats = NDArray[np.float64]
 Rows = NDArray[np.int64]
 
+# Numbers of a temporary: 16 MiB in float64, more of which is slower.
+_BUDGET = 2**21
+
 
 class Ranking(Protocol):
     """What can be searched: N points with a ranking value of every pair, the smaller the nearer."""
@@ -72,12 +75,16 @@ class Space:
 
     def gaps(self, queries: Rows, candidates: Rows) -> Floats:
         """Ranking value of ``candidates`` (Q, M) for ``queries`` (Q,): 0 at the point itself."""
-        differences = self.points[candidates]
-        differences -= self.points[queries][:, None]
-        gaps = np.einsum("qmd,qmd->qm", differences, differences)
+        gaps = np.empty(candidates.shape)
+        step = max(1, _BUDGET // (candidates.shape[1] * self.width))
+        for start in range(0, len(queries), step):
+            part = slice(start, start + step)
+            differences = self.points[candidates[part]]
+            differences -= self.points[queries[part], None]
+            np.einsum("qmd,qmd->qm", differences, differences, out=gaps[part])
         gaps *= self.weights[queries][:, None]
         gaps *= self.weights[candidates]
-        return np.asarray(gaps)
+        return gaps
 
     def gap_of(self, inner: Floats) -> Floats:
         """The gap that belongs to an inner product; 0 where round-off would make it negative."""
