@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from downstream.retrieval.neighbours import Engine, Neighbours, search
+from downstream.retrieval.neighbours import Engine, Neighbours, portions
 from downstream.retrieval.recall import check_ks, label_codes
 from downstream.retrieval.spaces import Ranking, Rows
 
@@ -81,13 +81,14 @@ def measure(
     most = int(positives.max())
     # Against the query, the positives that tie with the best may stand before negatives that do.
     length = max(max(ks) + (most if ties == "against" else 0), most)
-    found = search(ranking, length, queries=asked, keys=keys, engine=engine)
-    right = codes[found.rows] == codes[asked][:, None]
-    before = _before(found, right, ties)
-    recall = {k: float((before < k).mean()) for k in ks}
-    precision, average = _at_r(right, positives)
+    before = np.empty(len(asked), dtype=np.int64)
+    precision, average = np.empty(len(asked)), np.empty(len(asked))
+    for part, found in portions(ranking, length, queries=asked, keys=keys, engine=engine):
+        right = codes[found.rows] == codes[asked[part]][:, None]
+        before[part] = _before(found, right, ties)
+        precision[part], average[part] = _at_r(right, positives[part])
     return Measures(
-        recall,
+        {k: float((before < k).mean()) for k in ks},
         float(precision.mean()),
         float(average.mean()),
         len(asked),

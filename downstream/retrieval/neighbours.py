@@ -1,16 +1,18 @@
 """Exact nearest neighbours: a fast shortlist, proved complete or searched again.
 
-A shortlist by inner products is re-ranked by differences in float64. Where the bound on what was
+A shortlist by matrix products is re-ranked by differences in float64. Where the bound on what was
 left out (``shortlists``) cannot tell the k-th neighbour from it, as in tight clusters at the rim of
 the ball, the query goes on to the next, more precise stage:
 
-    sphere, ball:  FAISS, float32 inner products  ->  torch, float64  ->  every difference
-    fused:         both spaces' lists joined      ->  intervals, float64  ->  every difference
+    float32, short list  ->  float64, short list  ->  float64, long list  ->  every difference
+
+The lists are as short as ordinary data allow: the proof decides, so a list can be too short to be
+proved complete, never too short to be right.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -19,10 +21,13 @@ import numpy as np
 from downstream.retrieval.shortlists import Engine, stages
 from downstream.retrieval.spaces import Floats, Ranking, Rows
 
-__all__ = ["Engine", "Neighbours", "nearest", "search"]
+__all__ = ["Engine", "Neighbours", "nearest", "portions", "search"]
 
-# Elements of the largest temporary: 64 MiB in float64.
-_BUDGET = 2**23
+# Queries of a portion, and how many of them a stage takes at a time.
+_PORTION, _CHUNK = 4096, 1024
+
+# Numbers that the differences from one query may take at a time: 16 MiB.
+_BUDGET = 2**21
 
 
 class Neighbours(NamedTuple):
@@ -43,7 +48,7 @@ def nearest(ranking: Ranking, k: int, *, engine: Engine = "auto") -> Rows:
     Returns:
         int64 (N, min(k, N - 1)).
     """
-    return search(ranking, k, engine=engine).rows
+    return np.concatenate([found.rows for _, found in portions(ranking, k, engine=engine)])
 
 
 def search(
@@ -64,8 +69,26 @@ def search(
         k: neighbours wanted; fewer are given where there are fewer.
         queries: rows that are searched for, Q; None: all.
         keys: rows that are searched, ascending, either all of the queries or none; None: all.
-        engine: first stage of the search: ``auto`` takes FAISS where it is installed. All give
-            the same answer.
+        engine: first stage of the search: ``torch``, ``faiss``, or ``auto``, which takes FAISS
+            where it has a GPU. All give the same answer.
+    """
+    parts = portions(ranking, k, queries=queries, keys=keys, engine=engine)
+    rows, gaps = zip(*(found for _, found in parts), strict=True)
+    return Neighbours(np.concatenate(rows), np.concatenate(gaps))
+
+
+def portions(
+    ranking: Ranking,
+    k: int,
+    *,
+    queries: Rows | None = None,
+    keys: Rows | None = None,
+    engine: Engine = "auto",
+) -> Iterator[tuple[slice, Neighbours]]:
+    """As :func:`search`, some thousand queries at a time: long lists of all need not be held.
+
+    Yields:
+        which of the queries, and their neighbours.
     """
     everything = np.arange(len(ranking), dtype=np.int64)
     queries = everything if queries is None else queries
@@ -73,23 +96,33 @@ def search(
     among = np.isin(queries, keys)
     assert among.all() or not among.any(), "queries are keys, or none is"
     k = min(k, len(keys) - bool(among.any()))
+    # One more than asked for: the point itself is usually on its own list.
+    short, long = k + 7 + k // 16, k + 1 + max(50, min(4 * k, 256))
+    made = stages(ranking, keys, engine)
+    tries = [(stage, short) for stage in made] + [(made[-1], long)]
+    ladder = [partial(stage, length=length) for stage, length in tries if length < len(keys)]
+    for start in range(0, max(1, len(queries)), _PORTION):
+        part = slice(start, min(start + _PORTION, len(queries)))
+        yield part, _search(ranking, k, queries[part], keys, ladder)
+
+
+def _search(
+    ranking: Ranking,
+    k: int,
+    queries: Rows,
+    keys: Rows,
+    ladder: Sequence[Callable[[Rows], tuple[Rows, Floats]]],
+) -> Neighbours:
+    """Try the shortlists of ``ladder`` in turn."""
     found = Neighbours(
         np.empty((len(queries), k), dtype=np.int64), np.empty((len(queries), k), dtype=np.float64)
     )
-    # One more than asked for: the point itself is usually on its own list.
-    length = k + max(50, min(4 * k, 256)) + 1
     places = np.arange(len(queries))
-    if length < len(keys):
-        for stage in stages(ranking, keys, engine):
-            if len(places):
-                chunk = max(1, _BUDGET // max(len(keys), length * ranking.width))
-                parts = [
-                    _fill(ranking, partial(stage, length=length), queries, part, found)
-                    for part in np.split(places, range(chunk, len(places), chunk))
-                ]
-                places = np.concatenate(parts)
-    else:
-        stages(ranking, keys[:1], engine)  # a wrong engine is an error for few points too
+    for shortlist in ladder:
+        if len(places):
+            parts = np.split(places, range(_CHUNK, len(places), _CHUNK))
+            left = [_fill(ranking, shortlist, queries, part, found) for part in parts]
+            places = np.concatenate(left)
     for place in places:
         rows, gaps = _by_differences(ranking, int(queries[place]), k, keys)
         found.rows[place], found.gaps[place] = rows, gaps

@@ -24,6 +24,9 @@ from pretrain.errors import InputError
 Floats = NDArray[np.float64]
 Rows = NDArray[np.int64]
 
+# Numbers of a temporary: 16 MiB in float64, more of which is slower.
+_BUDGET = 2**21
+
 
 class Ranking(Protocol):
     """What can be searched: N points with a ranking value of every pair, the smaller the nearer."""
@@ -72,10 +75,16 @@ class Space:
 
     def gaps(self, queries: Rows, candidates: Rows) -> Floats:
         """Ranking value of ``candidates`` (Q, M) for ``queries`` (Q,): 0 at the point itself."""
-        differences = self.points[queries][:, None] - self.points[candidates]
-        np.square(differences, out=differences)
-        weights = self.weights[queries][:, None] * self.weights[candidates]
-        return np.asarray(differences.sum(axis=-1) * weights)
+        gaps = np.empty(candidates.shape)
+        step = max(1, _BUDGET // (candidates.shape[1] * self.width))
+        for start in range(0, len(queries), step):
+            part = slice(start, start + step)
+            differences = self.points[candidates[part]]
+            differences -= self.points[queries[part], None]
+            np.einsum("qmd,qmd->qm", differences, differences, out=gaps[part])
+        gaps *= self.weights[queries][:, None]
+        gaps *= self.weights[candidates]
+        return gaps
 
     def gap_of(self, inner: Floats) -> Floats:
         """The gap that belongs to an inner product; 0 where round-off would make it negative."""
@@ -146,15 +155,16 @@ def ball(embeddings: ArrayLike | torch.Tensor, c: float) -> Space:
     if not c > 0:
         raise InputError(f"curvature c must be positive, got {c}")
     points = _matrix(embeddings)
-    margin = 1.0 - c * np.square(points).sum(axis=1)
+    margin = 1.0 - c * np.einsum("nd,nd->n", points, points)
     if margin.min() <= 0:
         row = int(np.argmin(margin))
         raise InputError(
             f"embedding {row} has norm {np.linalg.norm(points[row]):.6g}: outside the ball of "
             f"radius {c**-0.5:.6g} (c = {c}); map embeddings into the ball first"
         )
-    time = (2.0 - margin) / margin
-    lifted = np.column_stack([points * (2.0 * c**0.5 / margin)[:, None], time])
+    lifted = np.empty((len(points), points.shape[1] + 1))
+    np.multiply(points, (2.0 * c**0.5 / margin)[:, None], out=lifted[:, :-1])
+    lifted[:, -1] = (2.0 - margin) / margin
     signature = np.ones(lifted.shape[1])
     signature[-1] = -1.0
     return Space(points, 1.0 / margin, lifted, signature, offset=-1.0, slope=2.0 * c)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from downstream.retrieval import neighbours as search
-from downstream.retrieval import recall_at_k, shortlists
+from downstream.retrieval import recall_at_k, shortlists, spaces
 from downstream.retrieval.neighbours import nearest
 from downstream.retrieval.recall import chance_at_1, make_space
 from pretrain.errors import InputError
@@ -200,7 +200,8 @@ def test_chunks_do_not_change_the_answer(monkeypatch):
     points = 0.1 * np.random.default_rng(4).standard_normal((200, 5))
     space = make_space(points, "hyperbolic", 1.0)
     whole = nearest(space, 7)
-    monkeypatch.setattr(search, "_BUDGET", 1500)
+    monkeypatch.setattr(search, "_CHUNK", 70)
+    monkeypatch.setattr(spaces, "_BUDGET", 1500)
     assert np.array_equal(nearest(space, 7), whole)
 
 
