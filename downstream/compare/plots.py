@@ -59,6 +59,8 @@ class Line:
     colour: str
     curve: Curve
     style: str = "-"
+    width: float = 1.6
+    alpha: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -103,12 +105,13 @@ def line_plot(
     """
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(4.4, 2.9), layout="constrained")
-        axes = figure.add_subplot()
+        axes: Any = figure.add_subplot()
         for line in lines:
             steps, values = thin(line.curve)
             # A single point makes no line.
             marker = "o" if len(steps) == 1 else None
-            axes.plot(steps, values, line.style, color=line.colour, lw=1.6, marker=marker, ms=4)
+            look = {"color": line.colour, "lw": line.width, "alpha": line.alpha}
+            axes.plot(steps, values, line.style, marker=marker, ms=4, **look)
         lowest = min((min(line.curve[1]) for line in lines), default=0)
         highest = max((max(line.curve[1]) for line in lines), default=0)
         if lowest > 0 and highest > 50 * lowest:

@@ -72,11 +72,12 @@ def render(
         rows=first.rows,
         sheets=sheets,
         notes=analysis.notes,
-        seeds=_seeds(found),
+        told=first.notes,
         warnings=warnings(found),
         training=[_training(run) for run in found.runs],
         losses=_safe(figures.loss_figures(found)),
         detection=_safe(figures.detection_figures(found, analysis)),
+        detectors=_safe(curves.training_figures(found)),
         precision=_safe(curves.precision_figures(found, analysis)),
         categories=_safe(curves.category_figures(found, analysis)),
         retrieval=_safe(figures.retrieval_figures(found)),
@@ -96,17 +97,8 @@ def _safe(plots: list[Figure]) -> list[tuple[str, Markup]]:
     return [(plot.caption, Markup(plot.svg)) for plot in plots]
 
 
-def _seeds(found: Collection) -> list[str]:
-    return [
-        f"{name}, {task}: {len(results)}"
-        for name in found.names
-        for task in ("detection", "retrieval")
-        if len(results := found.of(name, task)) > 1
-    ]
-
-
 def _training(run: Pretraining) -> dict[str, str]:
-    """A line of the table of pretraining runs."""
+    """A line of the table of training runs."""
 
     def last(metric: str) -> str:
         values = run.curves.get(metric, ([], []))[1]
@@ -120,7 +112,7 @@ def _training(run: Pretraining) -> dict[str, str]:
     record = run.record
     return {
         "name": run.name,
-        "method": str(record.get("method", MISSING)),
+        "method": str(record.get("method") or record.get("task") or MISSING),
         "steps": f"{record.get('step', MISSING)} of {record.get('total_steps', MISSING)}",
         "state": str(record.get("state", MISSING)),
         "loss": last("loss"),
@@ -164,6 +156,7 @@ def _run_provenance(run: Pretraining) -> dict[str, Any]:
         facts["unreadable lines of metrics.jsonl"] = str(run.damaged_lines)
     return {
         "name": run.name,
+        "task": run.task,
         "folder": str(run.folder),
         "facts": list(facts.items()),
         "config": run.config,

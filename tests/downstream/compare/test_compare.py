@@ -351,11 +351,13 @@ def test_items_that_hold_nothing_are_named(tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     good = detection(tmp_path / "good", "moco", 20.0)
     output = ["--output", str(tmp_path / "out")]
-    assert hcl.main(["compare", str(good), str(tmp_path / "empty"), *output]) == 2
+    assert hcl.main(["compare", str(tmp_path / "empty"), *output]) == 2
     assert f"{tmp_path / 'empty'}: no result.json" in capsys.readouterr().err
     assert hcl.main(["compare", str(tmp_path / "absent"), *output]) == 2
     assert "absent: no such file" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+    assert hcl.main(["compare", str(good), str(tmp_path / "empty"), *output]) == 0
+    assert "empty: neither a result.json nor a run in it" in capsys.readouterr().out
 
 
 def test_unreadable_sources_are_named(tmp_path):
