@@ -24,19 +24,20 @@ def precision_figures(found: Collection, analysis: Analysis) -> list[Figure]:
     for kind in KINDS:
         for percent in (50, 75):
             caption = f"{NAMES[kind].capitalize()} precision at IoU 0.{percent}, mean of categories"
-            lines, told = [], []
+            lines, told, rows = [], [], []
             for number, row in enumerate(found.names):
                 curve = analysis.curves.get((row, kind, percent))
                 if curve is not None:
                     values = (100 * curve).tolist()
                     lines.append(Line(colour_of(number), (_RECALLS, values), style_of(number)))
                     told.append(f"{row} area {np.mean(values):.1f}")
+                    rows.append(row)
             if lines:
                 alt = f"{caption}: {'; '.join(told)}"
                 svg = line_plot(
                     f"pr-{kind}-{percent}", alt, lines, "precision, %", x_label="recall, %"
                 )
-                figures.append(Figure(caption, svg))
+                figures.append(Figure(caption, svg, tuple(rows)))
     return figures
 
 
@@ -78,8 +79,11 @@ def category_figures(found: Collection, analysis: Analysis) -> list[Figure]:
         if not values:
             continue
         ranked = sorted(values, key=lambda name: -abs(values[name]))[:_MOST]
+        # Bars of no length tell nothing, unless there are no others.
+        ranked = [name for name in ranked if abs(values[name]) >= 0.05] or ranked
         ranked.sort(key=lambda name: -values[name])
-        which = f", the {_MOST} largest of {len(values)}" if len(values) > _MOST else ""
+        left_out = len(ranked) < len(values)
+        which = f", the {len(ranked)} largest of {len(values)} categories" * left_out
         caption = f"{first_row} less {second_row}, {NAMES[kind]} AP{which}"
         told = "; ".join(f"{name} {values[name]:+.1f}" for name in ranked)
         colours = [
@@ -92,7 +96,7 @@ def category_figures(found: Collection, analysis: Analysis) -> list[Figure]:
             [(name, values[name], colour) for name, colour in zip(ranked, colours, strict=True)],
             x_label="difference of AP; colour of the better run",
         )
-        figures.append(Figure(caption, svg))
+        figures.append(Figure(caption, svg, (first_row, second_row)))
     return figures
 
 

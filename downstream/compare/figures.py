@@ -25,10 +25,11 @@ from downstream.compare.table import SPACES, value_of
 
 @dataclass(frozen=True)
 class Figure:
-    """An SVG element and its caption."""
+    """An SVG element, its caption, and the rows drawn in it."""
 
     caption: str
     svg: str
+    rows: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -129,12 +130,13 @@ def norm_figures(found: Collection) -> list[Figure]:
 
 
 def views(found: Collection) -> list[Shown]:
-    """The training views of every run that has a picture of them."""
-    return [
-        Shown(run.name, "Training views, one image a row", run.views)
-        for run in found.runs
-        if run.views is not None
-    ]
+    """The training views of every row's first run that has a picture of them."""
+    shown: dict[str, Shown] = {}
+    for run in found.runs:
+        if run.views is not None:
+            one = Shown(run.name, "Training views, one image a row", run.views)
+            shown.setdefault(run.name, one)
+    return list(shown.values())
 
 
 def artifacts(found: Collection, task: str, key: str, most: int) -> list[Shown]:
@@ -196,7 +198,7 @@ def seed_curves(
             mean = _mean(seeds)
             if len(seeds) > 1:
                 several = True
-                thin += [Line(colour_of(number), c, style, width=0.7, alpha=0.55) for c in seeds]
+                thin += [Line(colour_of(number), c, style, width=0.8, alpha=0.6) for c in seeds]
             if mean[0]:
                 thick.append(Line(colour_of(number), mean, style))
                 who = f"{row} {label}".rstrip()
@@ -209,7 +211,9 @@ def seed_curves(
         caption += "; thin: seeds, thick: their mean"
     identity = "".join(c if c.isalnum() else "-" for c in f"curve-{caption}")
     alt = f"{caption}: {'; '.join(told)}"
-    return [Figure(caption, line_plot(identity, alt, [*thin, *thick], y_label, x_label))]
+    svg = line_plot(identity, alt, [*thin, *thick], y_label, x_label)
+    rows = dict.fromkeys(name for curves, _ in quantities for name, _ in curves)
+    return [Figure(caption, svg, tuple(rows))]
 
 
 def _mean(curves: Sequence[Curve]) -> Curve:
@@ -266,7 +270,7 @@ def _bars(
         reference=reference,
         digits=digits,
     )
-    return [Figure(caption, svg)]
+    return [Figure(caption, svg, tuple(group.name for group in groups))]
 
 
 def _quantiles(found: Collection, name: str, metric: str) -> tuple[float, float]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import html
 import io
 import re
+import textwrap
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,7 +30,9 @@ LINES = ("-", "--", ":", "-.")
 # Stands for the text colour of the page until the SVG is written; no palette colour is like it.
 _INK = "#010203"
 _MAX_POINTS = 300
-_LABEL = 24
+_LABEL = 16
+# In inches, which a column of the page stretches by a third: text of 9 pt becomes some 12 px.
+_WIDTH = 3.7
 _STYLE = {
     "svg.fonttype": "path",
     "svg.hashsalt": "hcl",
@@ -104,7 +107,7 @@ def line_plot(
         x_label: of the axis.
     """
     with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(4.4, 2.9), layout="constrained")
+        figure = Figure(figsize=(_WIDTH, 2.6), layout="constrained")
         axes: Any = figure.add_subplot()
         for line in lines:
             steps, values = thin(line.curve)
@@ -145,7 +148,7 @@ def bar_plot(
     with mpl.rc_context(_STYLE):
         count = len(quantities)
         figure = Figure(
-            figsize=(4.4, 0.95 + (0.19 * count + 0.16) * len(groups)), layout="constrained"
+            figsize=(_WIDTH, 0.95 + (0.19 * count + 0.16) * len(groups)), layout="constrained"
         )
         axes: Any = figure.add_subplot()
         height = 0.84 / count
@@ -183,8 +186,15 @@ def bar_plot(
         ]
         if reference is not None:
             keys.append(mpl.lines.Line2D([], [], color=_INK, ls="--", lw=0.8, label=reference[0]))
+        columns = min(len(keys), 3)
+        # A legend fills its columns one by one; it shall read line by line.
+        keys = [key for column in range(columns) for key in keys[column::columns]]
         figure.legend(
-            handles=keys, loc="outside upper left", ncols=len(keys), fontsize=8, handlelength=1.2
+            handles=keys,
+            loc="outside upper left",
+            ncols=columns,
+            fontsize=8,
+            handlelength=1.2,
         )
         return _svg(figure, identity, alt)
 
@@ -201,7 +211,7 @@ def difference_plot(
         x_label: of the axis.
     """
     with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(4.4, 0.75 + 0.22 * len(bars)), layout="constrained")
+        figure = Figure(figsize=(_WIDTH, 0.75 + 0.22 * len(bars)), layout="constrained")
         axes: Any = figure.add_subplot()
         for place, (_, value, colour) in enumerate(bars):
             axes.barh(place, value, 0.7, color=colour)
@@ -238,9 +248,11 @@ def thin(curve: Curve) -> tuple[list[float], list[float]]:
 
 
 def short(name: str) -> str:
-    """A name that fits beside a bar."""
-    flat = " ".join(name.split())
-    return flat if len(flat) <= _LABEL else flat[: _LABEL - 1] + "…"
+    """A name that fits beside a bar, in two lines at most."""
+    lines = textwrap.wrap(" ".join(name.split()), _LABEL)
+    if len(lines) > 2:
+        lines[1] = lines[1][: _LABEL - 1] + "…"
+    return "\n".join(lines[:2])
 
 
 def _svg(figure: Figure, identity: str, alt: str) -> str:

@@ -18,7 +18,7 @@ from downstream.compare.figures import Figure, Shown
 from downstream.compare.pictures import inline
 from downstream.compare.plots import colour_of
 from downstream.compare.sheets import MISSING, Sheet
-from downstream.compare.table import flatten, sheet, value_of, warnings
+from downstream.compare.table import flatten, sheet, value_of
 from pretrain import __version__
 
 DETECTIONS = 4
@@ -68,12 +68,9 @@ def render(
         made=time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
         version=__version__,
         colours={name: colour_of(number) for number, name in enumerate(found.names)},
-        columns=first.columns[1:],
-        rows=first.rows,
+        first=first,
         sheets=sheets,
         notes=analysis.notes,
-        told=first.notes,
-        warnings=warnings(found),
         training=[_training(run) for run in found.runs],
         losses=_safe(figures.loss_figures(found)),
         detection=_safe(figures.detection_figures(found, analysis)),
@@ -92,9 +89,9 @@ def render(
     )
 
 
-def _safe(plots: list[Figure]) -> list[tuple[str, Markup]]:
+def _safe(plots: list[Figure]) -> list[tuple[str, Markup, tuple[str, ...]]]:
     # The SVG is our own and its labels are escaped where it is made.
-    return [(plot.caption, Markup(plot.svg)) for plot in plots]
+    return [(plot.caption, Markup(plot.svg), plot.rows) for plot in plots]
 
 
 def _training(run: Pretraining) -> dict[str, str]:
@@ -111,7 +108,8 @@ def _training(run: Pretraining) -> dict[str, str]:
 
     record = run.record
     return {
-        "name": run.name,
+        "row": run.name,
+        "name": str(record.get("name") or run.folder.resolve().name),
         "method": str(record.get("method") or record.get("task") or MISSING),
         "steps": f"{record.get('step', MISSING)} of {record.get('total_steps', MISSING)}",
         "state": str(record.get("state", MISSING)),

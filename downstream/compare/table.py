@@ -115,14 +115,16 @@ def cells(
     # One digit is what papers print; a column of small numbers would be all noughts.
     digits = 2 if all(v.mean < 1 for v in values if v is not None) else 1
     # What looks equal is equally good: the best is judged as displayed.
-    best: dict[object, float] = {}
+    shown: dict[object, list[float]] = {}
     for value, group in zip(values, groups, strict=True):
         if value is not None:
-            best[group] = max(best.get(group, -math.inf), round(value.mean, digits))
+            shown.setdefault(group, []).append(round(value.mean, digits))
+    # Where all are alike none is the best of them.
+    best = {g: max(v) for g, v in shown.items() if len(v) == 1 or len(set(v)) > 1}
     return [
         Cell(MISSING)
         if v is None
-        else Cell(v.text(digits), best=ranked and round(v.mean, digits) == best[group])
+        else Cell(v.text(digits), best=ranked and round(v.mean, digits) == best.get(group))
         for v, group in zip(values, groups, strict=True)
     ]
 

@@ -308,7 +308,7 @@ def test_all_formats_say_the_same(folder, tmp_path, capsys):
     for part in ("Differences of AP", "Precision and recall", "moco-hcl less moco, box", "Cost"):
         assert part in page
     # 2 images, 2 rows, side by side.
-    section = page[page.index('<section id="detections">') : page.index('id="neighbours"')]
+    section = page[page.index('<section id="detections">') : page.index('id="absent"')]
     assert section.count("<h3>Image") == 2
     assert section.count("<img") == 4
 
