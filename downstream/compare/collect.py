@@ -123,7 +123,7 @@ def collect(items: Sequence[Path]) -> Collection:
             empty.append(item)
         found.unfinished += [
             f"{folder}: a detection transfer was begun and has no {FILE_NAME}; go on with "
-            "`hcl detect --resume`"
+            "hcl detect --resume"
             for folder in begun
         ]
         for path in paths:

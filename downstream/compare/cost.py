@@ -46,9 +46,7 @@ def costs(found: Collection) -> list[Cost]:
             machines = [run.record.get("machine") for run in runs]
             machines += [m.result.provenance.get("machine") for m in detections]
             known = sorted({str(machine) for machine in machines if machine})
-            listed.append(
-                Cost(name, hours, _unit(known), "; ".join(map(_device, known)) or MISSING)
-            )
+            listed.append(Cost(name, hours, _unit(known), _devices(known)))
     return listed
 
 
@@ -72,10 +70,13 @@ def sheet(found: Collection) -> Sheet | None:
     return Sheet("Cost", ["run", *tasks, "together", "unit", "device"], rows, notes)
 
 
-def _device(machine: str) -> str:
+def _devices(machines: Sequence[str]) -> str:
     """Of ``NVIDIA H100, 16 cores, x86_64`` the GPU's name; of a CPU its cores too."""
-    name, _, rest = machine.partition(",")
-    return f"{name},{rest.partition(',')[0]}" if name == "cpu" and rest else name
+    names = []
+    for machine in machines:
+        name, _, rest = machine.partition(",")
+        names.append(f"{name},{rest.partition(',')[0]}" if name == "cpu" and rest else name)
+    return "; ".join(dict.fromkeys(names)) or MISSING
 
 
 def _unit(machines: Sequence[str]) -> str:

@@ -89,6 +89,14 @@ def colour_of(number: int) -> str:
     return PALETTE[number % len(PALETTE)]
 
 
+def swatch_of(number: int) -> str:
+    """CSS background of that run's chip: striped where its lines are broken."""
+    colour = colour_of(number)
+    if style_of(number) == "-":
+        return colour
+    return f"repeating-linear-gradient(90deg, {colour} 0 3px, transparent 3px 5px)"
+
+
 def style_of(number: int) -> str:
     """Line style that tells apart runs of one colour."""
     return LINES[number // len(PALETTE) % len(LINES)]

@@ -16,7 +16,7 @@ from downstream.compare.analysis import Analysis
 from downstream.compare.collect import Collection, Measured, Pretraining
 from downstream.compare.figures import Figure, Shown
 from downstream.compare.pictures import inline
-from downstream.compare.plots import colour_of
+from downstream.compare.plots import swatch_of
 from downstream.compare.sheets import MISSING, Sheet
 from downstream.compare.table import flatten, sheet, value_of
 from pretrain import __version__
@@ -67,7 +67,7 @@ def render(
         title=title,
         made=time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
         version=__version__,
-        colours={name: colour_of(number) for number, name in enumerate(found.names)},
+        colours={name: swatch_of(number) for number, name in enumerate(found.names)},
         first=first,
         sheets=sheets,
         notes=analysis.notes,
@@ -104,7 +104,10 @@ def _training(run: Pretraining) -> dict[str, str]:
 
     def median(metric: str, factor: float, unit: str) -> str:
         values = run.curves.get(metric, ([], []))[1]
-        return f"{statistics.median(values) * factor:.3g}{unit}" if values else MISSING
+        if not values:
+            return MISSING
+        middle = statistics.median(values) * factor
+        return f"{middle:.0f}{unit}" if middle >= 100 else f"{middle:.3g}{unit}"
 
     record = run.record
     return {

@@ -119,8 +119,8 @@ def cells(
     for value, group in zip(values, groups, strict=True):
         if value is not None:
             shown.setdefault(group, []).append(round(value.mean, digits))
-    # Where all are alike none is the best of them.
-    best = {g: max(v) for g, v in shown.items() if len(v) == 1 or len(set(v)) > 1}
+    # Of one, or where all are alike, none is the best.
+    best = {group: max(means) for group, means in shown.items() if len(set(means)) > 1}
     return [
         Cell(MISSING)
         if v is None
@@ -158,15 +158,16 @@ def notes(found: Collection) -> list[str]:
             "R@1: recall at 1 by category, of embeddings of backbone or head, by cosine (cos), "
             "hyperbolic distance (hyp) or both (fused)."
         )
-    seeds = [
-        f"{name} {task} {len(results)}"
-        for name in found.names
-        for task in ("detection", "retrieval")
-        if len(results := found.of(name, task)) > 1
-    ]
+    seeds: dict[int, list[str]] = {}
+    for name in found.names:
+        for task in ("detection", "retrieval"):
+            count = len(found.of(name, task))
+            if count > 1:
+                seeds.setdefault(count, []).append(f"{name} ({task})")
     if seeds:
+        told = "; ".join(f"{count} of {', '.join(rows)}" for count, rows in seeds.items())
         lines.append(
-            f"Mean ± standard deviation over several results: {', '.join(seeds)}. Results are "
+            f"Mean ± standard deviation over several results: {told}. Results are "
             "seeds of one row where name (but for a seed at its end) and protocol are the same."
         )
     return lines

@@ -117,17 +117,18 @@ def _warnings(compared: Versus, published: Published) -> list[str]:
     """One line a difference, with the rows that have it."""
     lines: dict[str, list[str]] = {}
     protocols = [published.protocol(row) for row in compared.published]
-    for name, own in compared.own.items():
+    for own in compared.own.values():
         for key, (mine, other) in differences(own.protocol, protocols).items():
-            lines.setdefault(f"{key}: {mine} ({{}}), published {other}", []).append(name)
+            lines.setdefault(f"{key}: {mine} ({{}}), published {other}", []).append(own.row)
         unknown = [
             key
             for key, value in own.protocol.model_dump().items()
             if value is None and any(getattr(p, key) is not None for p in protocols)
         ]
         if unknown:
-            lines.setdefault(f"{', '.join(unknown)}: not recorded for {{}}", []).append(name)
-    return [line.replace("{}", ", ".join(rows)) for line, rows in lines.items()]
+            lines.setdefault(f"{', '.join(unknown)}: not recorded for {{}}", []).append(own.row)
+    # An embedding stands there once for every space.
+    return [line.replace("{}", ", ".join(dict.fromkeys(rows))) for line, rows in lines.items()]
 
 
 def sheet(compared: Versus) -> Sheet:
@@ -180,8 +181,7 @@ def _published(row: Row, metric: str) -> str:
 
 def _place(metric: str) -> tuple[str, int, str]:
     """As tables stand: AP, AP50, AP75 of boxes, then of masks; recall by K."""
-    kind, _, name = metric.partition("/")
-    return kind.partition("@")[0], len(metric), name
+    return metric.partition("/" if "/" in metric else "@")[0], len(metric), metric
 
 
 def _title(metric: str) -> str:
