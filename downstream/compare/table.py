@@ -98,6 +98,9 @@ def rows(found: Collection, columns: Sequence[Column] = COLUMNS) -> list[list[Ce
 
 def _column(found: Collection, column: Column) -> list[Cell]:
     values = [value_of(found, name, column.task, column.metric) for name in found.names]
+    if not column.ranked:
+        # Of the data, not of the run: seeds do not move it.
+        values = [v and Value(v.mean, None, v.count) for v in values]
     groups = [_measured_on(found, name, column.task) for name in found.names]
     return cells([v and v.times(column.scale) for v in values], groups, ranked=column.ranked)
 
