@@ -28,8 +28,9 @@ def main(argv: list[str]) -> int:
     from downstream.compare.collect import collect
     from downstream.compare.report import render
 
-    if arguments.resamples < 0:
-        raise InputError(f"--resamples {arguments.resamples}: must be 0 or more")
+    for name in ("resamples", "seed"):
+        if getattr(arguments, name) < 0:
+            raise InputError(f"--{name} {getattr(arguments, name)}: must be 0 or more")
     found = collect(arguments.items)
     ks = _known(arguments.ks, retrieval.known_ks(found))
     output: Path = arguments.output

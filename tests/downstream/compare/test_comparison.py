@@ -349,6 +349,7 @@ def test_columns_that_no_run_has_are_left_out(folder):
     assert table.columns == ["run", "box AP", "box AP50", "box AP75"]
 
 
-def test_negative_resamples(folder, capsys):
-    assert hcl.main(["compare", str(folder), "--resamples", "-1"]) == 2
-    assert "--resamples -1: must be 0 or more" in capsys.readouterr().err
+@pytest.mark.parametrize("option", ["--resamples", "--seed"])
+def test_negative_numbers(folder, option, capsys):
+    assert hcl.main(["compare", str(folder), option, "-1"]) == 2
+    assert f"{option} -1: must be 0 or more" in capsys.readouterr().err
