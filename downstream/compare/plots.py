@@ -30,7 +30,8 @@ LINES = ("-", "--", ":", "-.")
 # Stands for the text colour of the page until the SVG is written; no palette colour is like it.
 _INK = "#010203"
 _MAX_POINTS = 300
-_LABEL = 16
+_LABEL = 24
+_LINE = 16
 # In inches, which a column of the page stretches by a third: text of 9 pt becomes some 12 px.
 _WIDTH = 3.7
 _STYLE = {
@@ -180,7 +181,7 @@ def bar_plot(
                 )
         if reference is not None:
             axes.axvline(reference[1], color=_INK, ls="--", lw=0.8)
-        axes.set_yticks(range(len(groups)), [short(group.name) for group in groups])
+        axes.set_yticks(range(len(groups)), [_label(group.name) for group in groups])
         axes.set_ylim(len(groups) - 0.45, -0.55)
         axes.margins(x=0.14)
         axes.set_xlim(left=0)
@@ -233,7 +234,7 @@ def difference_plot(
                 fontsize=7.5,
             )
         axes.axvline(0, color=_INK, lw=0.8)
-        axes.set_yticks(range(len(bars)), [short(name) for name, _, _ in bars])
+        axes.set_yticks(range(len(bars)), [_label(name) for name, _, _ in bars])
         axes.set_ylim(len(bars) - 0.4, -0.6)
         axes.margins(x=0.2)
         axes.tick_params(axis="y", length=0)
@@ -256,10 +257,16 @@ def thin(curve: Curve) -> tuple[list[float], list[float]]:
 
 
 def short(name: str) -> str:
+    """A name that fits into one line beside a figure."""
+    flat = " ".join(name.split())
+    return flat if len(flat) <= _LABEL else flat[: _LABEL - 1] + "…"
+
+
+def _label(name: str) -> str:
     """A name that fits beside a bar, in two lines at most."""
-    lines = textwrap.wrap(" ".join(name.split()), _LABEL)
+    lines = textwrap.wrap(" ".join(name.split()), _LINE)
     if len(lines) > 2:
-        lines[1] = lines[1][: _LABEL - 1] + "…"
+        lines[1] = lines[1][: _LINE - 1] + "…"
     return "\n".join(lines[:2])
 
 
