@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import ValidationError
-
 from pretrain.errors import InputError
 from pretrain.settings import Settings
 
@@ -29,8 +27,8 @@ class Result(Settings):
             detector ``model``, ``head``, ``norm`` and ``input`` may be said here in the words of
             ``downstream.compare.protocols``; else they are read from ``config.yaml`` beside it.
         provenance: command, code version, weights' sha256, data fingerprint, machine, seconds;
-            ``world``, the number of processes, where it is not 1; ``val.annotations`` of a
-            detector's test set.
+            ``world``, the number of processes (1 where it is not said); ``val.annotations`` of a
+            detector's test set; ``seconds`` of its training, an iteration and evaluation.
         artifacts: files for the report, relative to the result's folder; ``results`` are a
             detector's detections in COCO's result format.
     """
@@ -45,12 +43,19 @@ class Result(Settings):
 
 
 def write_result(result: Result, folder: Path) -> Path:
-    """Write ``folder/result.json`` atomically and return its path."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write ``folder/result.json`` atomically and return its path.
+
+    Raises:
+        InputError: the folder cannot be written to.
+    """
     path = folder / FILE_NAME
     temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(result.model_dump(), indent=2) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(json.dumps(result.model_dump(), indent=2) + "\n", encoding="utf-8")
+        temporary.replace(path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror})") from None
     return path
 
 
@@ -58,7 +63,7 @@ def read_result(path: Path) -> Result:
     """Read a result.
 
     Raises:
-        InputError: the file is missing, is not JSON, or has another schema.
+        InputError: the file is missing or unreadable, is not JSON, or has another schema.
     """
     file = path / FILE_NAME if path.is_dir() else path
     if not file.is_file():
@@ -67,7 +72,9 @@ def read_result(path: Path) -> Result:
         )
     try:
         return Result.model_validate(json.loads(file.read_text(encoding="utf-8")), strict=False)
-    except (json.JSONDecodeError, ValidationError) as error:
+    except OSError as error:
+        raise InputError(f"{file}: cannot be read ({error.strerror})") from None
+    except ValueError as error:
         raise InputError(f"{file}: not a result file of schema {SCHEMA}: {error}") from None
 
 

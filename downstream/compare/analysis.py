@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import math
 import os
-from collections.abc import Callable
+import statistics
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,6 +24,7 @@ from downstream.compare.bootstrap import (
 )
 from downstream.compare.collect import Collection, Measured
 from downstream.compare.matches import match
+from downstream.compare.protocols import metric_of
 from downstream.compare.sheets import Cell, Sheet
 from downstream.detection.backends import available
 from downstream.detection.evaluate import KINDS, METRICS, evaluate
@@ -30,6 +33,7 @@ from pretrain.export.header import sha256
 
 MEASURES = ("AP", "AP50", "AP75")
 NAMES = {"bbox": "box", "segm": "mask"}
+METRIC_NAMES = {"voc07": "VOC 2007", "voc": "VOC since 2010", "lvis": "LVIS"}
 # Beyond this many rows each is compared with the first alone.
 ALL_PAIRS = 4
 
@@ -97,12 +101,19 @@ def analyse(
     Raises:
         InputError: ``annotations`` or saved detections are unusable.
     """
-    analysis = Analysis()
+    analysis = Analysis(categories=_saved_categories(found))
     if "pycocotools" not in available():
         analysis.notes.append("no intervals and curves: pycocotools is missing; pip install it")
         return analysis
     sets: dict[Path, list[_Saved]] = {}
+    for row, metric in _other_metrics(found).items():
+        analysis.notes.append(
+            f"{row}: no intervals, comparisons and precision curves, which are of COCO's AP; this "
+            f"is AP by the metric of {METRIC_NAMES.get(metric, metric)}, which matches otherwise"
+        )
     for measured in found.results:
+        if measured.result.task != "detection" or metric_of(measured) != "coco":
+            continue
         saved = _saved(measured, annotations, analysis.notes)
         if saved is not None:
             sets.setdefault(saved.annotations, []).append(saved)
@@ -119,10 +130,32 @@ def analyse(
     return analysis
 
 
+def _other_metrics(found: Collection) -> dict[str, str]:
+    """Rows measured by another metric than COCO's."""
+    detections = [m for m in found.results if m.result.task == "detection"]
+    return {m.row: metric for m in detections if (metric := metric_of(m)) != "coco"}
+
+
+def _saved_categories(found: Collection) -> dict[tuple[str, str], dict[str, float]]:
+    """AP by category as the results have it, by their own metric; mean over seeds."""
+    values: dict[tuple[str, str], dict[str, list[float]]] = {}
+    for measured in found.results:
+        saved = measured.result.artifacts.get("by_category")
+        if measured.result.task != "detection" or not isinstance(saved, dict):
+            continue
+        for kind in KINDS:
+            single = saved.get(kind)
+            for name, value in single.items() if isinstance(single, dict) else ():
+                if isinstance(value, int | float) and math.isfinite(value):
+                    values.setdefault((measured.row, kind), {}).setdefault(name, []).append(value)
+    return {
+        key: {name: statistics.fmean(listed) for name, listed in by_name.items()}
+        for key, by_name in values.items()
+    }
+
+
 def _saved(measured: Measured, given: Path | None, notes: list[str]) -> _Saved | None:
     result = measured.result
-    if result.task != "detection":
-        return None
     detections = measured.artifact(result.artifacts.get("results"))
     if detections is None:
         notes.append(f"{measured.folder}: no saved detections, so no intervals of {measured.row}")
@@ -202,12 +235,17 @@ def _resample(
         for name, values in samples[row].items():
             if np.isfinite(values[1:]).any():
                 analysis.intervals[row, f"{kind}/{name}"] = interval(values)
-    names = list(samples)
-    pairs = itertools.combinations(names, 2)
-    for first, second in pairs if len(names) <= ALL_PAIRS else ((names[0], n) for n in names[1:]):
+    for first, second in pairs_of(list(samples)):
         # The later row less the earlier: baselines are usually named first.
         compared = {m: difference(samples[second][m], samples[first][m]) for m in MEASURES}
         analysis.pairs.append(Pair(second, first, kind, compared))
+
+
+def pairs_of(names: Sequence[str]) -> list[tuple[str, str]]:
+    """Which rows are compared, the earlier first: all, or of many each with the first."""
+    if len(names) <= ALL_PAIRS:
+        return list(itertools.combinations(names, 2))
+    return [(names[0], name) for name in names[1:]]
 
 
 def significance(analysis: Analysis) -> Sheet | None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from pretrain.errors import InputError
@@ -20,18 +22,21 @@ FORMATS = {
 def main(argv: list[str]) -> int:
     """Print the tables and write them in every format, and ``report.html``."""
     arguments = _parser().parse_args(argv)
-    from downstream.compare import analyses, cost, records, sheets, table
+    from downstream.compare import analyses, cost, records, retrieval, sheets, table
     from downstream.compare import versus as beside
     from downstream.compare.analysis import analyse, significance
     from downstream.compare.collect import collect
     from downstream.compare.report import render
 
-    output: Path = arguments.output
-    if output.exists() and not output.is_dir():
-        raise InputError(f"--output {output}: is a file; name a folder")
-    if arguments.resamples < 0:
-        raise InputError(f"--resamples {arguments.resamples}: must be 0 or more")
+    for name in ("resamples", "seed"):
+        if getattr(arguments, name) < 0:
+            raise InputError(f"--{name} {getattr(arguments, name)}: must be 0 or more")
     found = collect(arguments.items)
+    ks = _known(arguments.ks, retrieval.known_ks(found))
+    output: Path = arguments.output
+    # Before the work, not after it.
+    with _writing(output):
+        output.mkdir(parents=True, exist_ok=True)
     compared = beside.versus(found, arguments.against) if arguments.against else []
     analysis = analyse(
         found,
@@ -41,8 +46,9 @@ def main(argv: list[str]) -> int:
         say=_progress,
     )
     first = table.sheet(found)
-    more = [beside.sheet(found, one) for one in compared]
-    more += [sheet for sheet in (significance(analysis), cost.sheet(found)) if sheet is not None]
+    more = [beside.sheet(one) for one in compared]
+    others = (retrieval.sheet(found, ks), significance(analysis), cost.sheet(found))
+    more += [sheet for sheet in others if sheet is not None]
     listed = records.records(found, analysis, compared)
     told = "".join(f"\n{sheets.plain(note)}\n" for note in analysis.notes)
     markdown = "\n".join(map(sheets.markdown, [first, *more])) + told
@@ -52,11 +58,12 @@ def main(argv: list[str]) -> int:
         "csv": records.as_csv(listed),
         "json": records.as_json(listed, found, analysis, compared),
     }
-    output.mkdir(parents=True, exist_ok=True)
-    for name, file in FORMATS.items():
-        _write(output / file, texts[name])
     section = analyses.section(arguments.items)
-    page = _write(output / "report.html", render(found, arguments.title, analysis, more, section))
+    texts["html"] = render(found, arguments.title, analysis, more, section)
+    page = output / "report.html"
+    with _writing(output):
+        for name, file in {**FORMATS, "html": page.name}.items():
+            _write(output / file, texts[name])
     if arguments.format:
         print(texts[arguments.format], end="")
     else:
@@ -70,11 +77,29 @@ def _progress(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def _write(path: Path, text: str) -> Path:
+def _known(asked: list[int] | None, measured: list[int]) -> list[int] | None:
+    unknown = [k for k in asked or () if k not in measured]
+    if unknown:
+        told = ", ".join(map(str, measured)) or "none"
+        raise InputError(f"--ks {unknown[0]}: no result has recall at this K; there is {told}")
+    return asked
+
+
+@contextlib.contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """What the system says against a folder, in the user's words."""
+    try:
+        yield
+    except (FileExistsError, NotADirectoryError):
+        raise InputError(f"--output {folder}: is or lies in a file; name a folder") from None
+    except OSError as error:
+        raise InputError(f"--output {folder}: cannot be written ({error.strerror})") from None
+
+
+def _write(path: Path, text: str) -> None:
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_text(text, encoding="utf-8")
     temporary.replace(path)
-    return path
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -96,10 +121,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     add(
         "--against",
-        choices=("hcl", "densecl", "orl", "moco", "detectron2", "all"),
+        choices=("hcl", "densecl", "orl", "moco", "detectron2", "hypvit", "hypmix", "all"),
         metavar="PAPER",
-        help="show published rows beside: hcl, densecl, orl, moco, detectron2 or all",
+        help="show published rows beside: hcl, densecl, orl, moco and detectron2 (detection), "
+        "hypvit and hypmix (retrieval), or all",
     )
+    add("--ks", type=int, nargs="+", metavar="K", help="recall at these K in the retrieval table")
     add(
         "--output",
         type=Path,

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from downstream.analysis.record import FILE_NAME as ANALYSIS
 from downstream.results import FILE_NAME, Result, read_result
 from pretrain.errors import InputError
 
 RUN_FILE = "run.json"
 CONFIG_FILE = "config.yaml"
 METRICS_FILE = "metrics.jsonl"
+# `hcl detect` marks its folder with this file before it trains.
+DETECTION_MARK = "fingerprint.txt"
 VIEWS_FILE = "views.png"
 
 # What a seed's name has more than the others': `moco-seed1`, `moco_seed=1`, `moco/seed1`.
@@ -47,7 +51,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Pretraining:
-    """One run folder.
+    """One run folder, of `hcl pretrain` or of `hcl retrieve train`.
 
     Attributes:
         folder: of the run.
@@ -66,6 +70,11 @@ class Pretraining:
     damaged_lines: int
 
     @property
+    def task(self) -> str:
+        """``pretraining``, or what the network was fine-tuned for."""
+        return "retrieval" if "task" in self.record else "pretraining"
+
+    @property
     def views(self) -> Path | None:
         """The grid of training views, if the run has one."""
         path = self.folder / VIEWS_FILE
@@ -74,11 +83,19 @@ class Pretraining:
 
 @dataclass
 class Collection:
-    """Everything found, in the order it was found."""
+    """Everything found, in the order it was found.
+
+    Attributes:
+        results: result files.
+        runs: run folders.
+        names: rows.
+        unfinished: what was begun and has no result, one line each.
+    """
 
     results: list[Measured] = field(default_factory=list)
     runs: list[Pretraining] = field(default_factory=list)
     names: list[str] = field(default_factory=list)
+    unfinished: list[str] = field(default_factory=list)
 
     def of(self, name: str, task: str) -> list[Measured]:
         """The results of one row and task: several where there are several seeds."""
@@ -88,28 +105,41 @@ class Collection:
 def collect(items: Sequence[Path]) -> Collection:
     """Search ``items`` recursively; what is reached twice counts once.
 
+    What was begun and has no result yet is named in ``unfinished``.
+
     Args:
         items: folders with results or runs in them, at any depth, or result files.
 
     Raises:
-        InputError: an item is missing, holds neither, or holds an unreadable file.
+        InputError: an item is missing or holds an unreadable file, or no item holds anything.
     """
     found = Collection()
     seen: set[Path] = set()
+    empty: list[Path] = []
     for item in items:
         if not item.exists():
             raise InputError(f"{item}: no such file or folder")
-        paths = [item] if item.is_file() else sorted([*_files(item)])
-        if not paths:
-            raise InputError(
-                f"{item}: no {FILE_NAME} and no run of `hcl pretrain` in it; run `hcl detect` or "
-                "`hcl retrieve` first, or leave it out"
-            )
+        paths, begun = ([item], []) if item.is_file() else _files(item)
+        if not paths and not begun and not any(item.rglob(ANALYSIS)):
+            empty.append(item)
+        found.unfinished += [
+            f"{folder}: a detection transfer was begun and has no {FILE_NAME}; go on with "
+            "hcl detect --resume"
+            for folder in begun
+        ]
         for path in paths:
             if path.resolve() not in seen:
                 seen.add(path.resolve())
                 _add(found, path)
+    if not found.names:
+        where = ", ".join(map(str, items))
+        raise InputError(
+            f"{where}: no {FILE_NAME} and no run of `hcl pretrain` in it; run `hcl detect` or "
+            "`hcl retrieve` first, or leave it out"
+        )
+    found.unfinished += [f"{item}: neither a {FILE_NAME} nor a run in it" for item in empty]
     _split(found)
+    found.unfinished += _without_result(found)
     return found
 
 
@@ -139,9 +169,44 @@ def _split(found: Collection) -> None:
             found.names.insert(found.names.index(measured.row) + 1, name)
 
 
-def _files(folder: Path) -> list[Path]:
-    runs = [path for path in folder.rglob(RUN_FILE) if (path.parent / CONFIG_FILE).is_file()]
-    return [*runs, *folder.rglob(FILE_NAME)]
+def _without_result(found: Collection) -> list[str]:
+    """Runs that are not through."""
+    lines = []
+    for run in found.runs:
+        state = run.record.get("state", "finished")
+        if state != "finished":
+            step, steps = run.record.get("step", "?"), run.record.get("total_steps", "?")
+            lines.append(f"{run.folder}: {run.task} is {state}, at step {step} of {steps}")
+    measured = {measured.row for measured in found.results}
+    named = {row for row in found.names if row in measured}
+    lines += [
+        f"{name}: no {FILE_NAME} of any transfer"
+        for name in dict.fromkeys(run.name for run in found.runs)
+        if name not in named
+    ]
+    return lines
+
+
+def _files(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Files of runs and of results under ``folder``, sorted, and detection transfers without any.
+
+    Raises:
+        InputError: a folder cannot be read.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise InputError(f"{error.filename}: cannot be read ({error.strerror})")
+
+    runs, results, begun = [], [], []
+    for place, _, files in os.walk(folder, onerror=refuse):
+        here, names = Path(place), set(files)
+        if {RUN_FILE, CONFIG_FILE} <= names:
+            runs.append(here / RUN_FILE)
+        if FILE_NAME in names:
+            results.append(here / FILE_NAME)
+        elif DETECTION_MARK in names:
+            begun.append(here)
+    return sorted([*runs, *results]), sorted(begun)
 
 
 def _add(found: Collection, path: Path) -> None:
@@ -161,24 +226,31 @@ def _read_run(path: Path) -> Pretraining:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         config = (path.parent / CONFIG_FILE).read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{error.filename}: cannot be read ({error.strerror})") from None
     except ValueError as error:
         raise InputError(f"{path}: not a run's record: {error}; run pretraining again") from None
     if not isinstance(record, dict):
         raise InputError(f"{path}: not a run's record: not an object; run pretraining again")
-    curves, damaged = _read_curves(path.parent / METRICS_FILE)
+    curves, damaged = read_curves(path.parent / METRICS_FILE)
     name = without_seed(str(record.get("name") or path.parent.resolve().name))
     return Pretraining(path.parent, name, record, config, curves, damaged)
 
 
-def _read_curves(path: Path) -> tuple[dict[str, Curve], int]:
+def read_curves(path: Path, step_name: str = "step") -> tuple[dict[str, Curve], int]:
+    """Logged values by name, from one JSON object a line, and the number of damaged lines."""
     curves: dict[str, Curve] = {}
     damaged = 0
     if not path.is_file():
         return curves, damaged
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    for line in lines:
         try:
             values = json.loads(line)
-            step = int(values.pop("step"))
+            step = int(values.pop(step_name))
         except (ValueError, KeyError, TypeError, AttributeError):
             damaged += 1
             continue

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from downstream.compare.analysis import Analysis
-from downstream.compare.collect import Collection
+from downstream.compare.collect import Collection, Curve
 from downstream.compare.plots import (
     Bar,
     Group,
@@ -18,21 +19,17 @@ from downstream.compare.plots import (
     line_plot,
     style_of,
 )
-from downstream.compare.table import value_of
-
-SPACES = (
-    ("backbone cos", "recall/backbone/euclidean"),
-    ("head cos", "recall/head/euclidean"),
-    ("head hyp", "recall/head/hyperbolic"),
-)
+from downstream.compare.retrieval import known_ks
+from downstream.compare.table import SPACES, value_of
 
 
 @dataclass(frozen=True)
 class Figure:
-    """An SVG element and its caption."""
+    """An SVG element, its caption, and the rows drawn in it."""
 
     caption: str
     svg: str
+    rows: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -87,10 +84,6 @@ def detection_figures(found: Collection, analysis: Analysis) -> list[Figure]:
 
 def retrieval_figures(found: Collection) -> list[Figure]:
     """Recall@K for every K that was measured, grouped by run."""
-    metrics = {name for m in found.results for name in m.result.metrics}
-    ks = sorted(
-        {int(n.rpartition("@")[2]) for n in metrics if n.startswith("recall/head/euclidean@")}
-    )
     # Chance is known for K = 1 alone, and depends on the set of objects.
     chances = {
         m.result.metrics["recall/chance@1"]
@@ -98,18 +91,22 @@ def retrieval_figures(found: Collection) -> list[Figure]:
         if "recall/chance@1" in m.result.metrics
     }
     figures = []
-    for k in ks:
+    for k in known_ks(found):
         reference = ("chance", 100 * min(chances)) if k == 1 and len(chances) == 1 else None
         figures += _bars(
             found,
-            f"Recall@{k} of object crops",
+            f"Recall@{k}" + "; whiskers: deviation over seeds" * _has_seeds(found, "retrieval"),
             "retrieval",
-            [(label, f"{space}@{k}") for label, space in SPACES],
+            [(label, f"recall/{space}@{k}") for space, label in SPACES.items()],
             x_label=f"recall@{k}, %",
             scale=100,
             reference=reference,
         )
     return figures
+
+
+def _has_seeds(found: Collection, task: str) -> bool:
+    return any(len(found.of(name, task)) > 1 for name in found.names)
 
 
 def norm_figures(found: Collection) -> list[Figure]:
@@ -133,12 +130,13 @@ def norm_figures(found: Collection) -> list[Figure]:
 
 
 def views(found: Collection) -> list[Shown]:
-    """The training views of every run that has a picture of them."""
-    return [
-        Shown(run.name, "Training views, one image a row", run.views)
-        for run in found.runs
-        if run.views is not None
-    ]
+    """The training views of every row's first run that has a picture of them."""
+    shown: dict[str, Shown] = {}
+    for run in found.runs:
+        if run.views is not None:
+            one = Shown(run.name, "Training views, one image a row", run.views)
+            shown.setdefault(run.name, one)
+    return list(shown.values())
 
 
 def artifacts(found: Collection, task: str, key: str, most: int) -> list[Shown]:
@@ -166,24 +164,63 @@ def _words(path: Path) -> str:
 def _curves(
     found: Collection, caption: str, y_label: str, metrics: Sequence[tuple[str, str]]
 ) -> list[Figure]:
-    """One plot; the first metric of a run in its own line style, a second one dotted."""
-    lines, told = [], []
-    for run in found.runs:
-        number = found.names.index(run.name)
-        for place, (metric, label) in enumerate(metrics):
-            curve = run.curves.get(metric)
-            if curve is None:
-                continue
+    """Logged values of all runs in one plot."""
+    quantities = [
+        ([(run.name, run.curves[metric]) for run in found.runs if metric in run.curves], label)
+        for metric, label in metrics
+    ]
+    return seed_curves(found, caption, y_label, quantities)
+
+
+def seed_curves(
+    found: Collection,
+    caption: str,
+    y_label: str,
+    quantities: Sequence[tuple[Sequence[tuple[str, Curve]], str]],
+    x_label: str = "step",
+) -> list[Figure]:
+    """One plot: a row's seeds as thin lines and their mean as a thick one; none without curves.
+
+    Args:
+        found: for the colours.
+        caption: of the plot.
+        y_label: of the axis.
+        quantities: rows with their curves, and a label; a second quantity is dotted.
+        x_label: of the axis.
+    """
+    thin, thick, told = [], [], []
+    several = False
+    for place, (curves, label) in enumerate(quantities):
+        for row in dict.fromkeys(name for name, _ in curves):
+            number = found.names.index(row)
             style = ":" if place else style_of(number)
-            lines.append(Line(colour_of(number), curve, style))
-            who = f"{run.name} {label}".rstrip()
-            told.append(f"{who} from {curve[1][0]:.3g} to {curve[1][-1]:.3g}")
-    if not lines:
+            seeds = [curve for name, curve in curves if name == row]
+            mean = _mean(seeds)
+            if len(seeds) > 1:
+                several = True
+                thin += [Line(colour_of(number), c, style, width=0.8, alpha=0.6) for c in seeds]
+            if mean[0]:
+                thick.append(Line(colour_of(number), mean, style))
+                who = f"{row} {label}".rstrip()
+                told.append(f"{who} from {mean[1][0]:.3g} to {mean[1][-1]:.3g}")
+    if not thin and not thick:
         return []
-    if len(metrics) > 1:
-        caption += f" ({metrics[0][1]} solid, {metrics[1][1]} dotted)"
-    identity = "".join(c if c.isalnum() else "-" for c in f"curve-{metrics[0][0]}")
-    return [Figure(caption, line_plot(identity, f"{caption}: {'; '.join(told)}", lines, y_label))]
+    if len(quantities) > 1:
+        caption += f" ({quantities[0][1]} solid, {quantities[1][1]} dotted)"
+    if several:
+        caption += "; thin: seeds, thick: their mean"
+    identity = "".join(c if c.isalnum() else "-" for c in f"curve-{caption}")
+    alt = f"{caption}: {'; '.join(told)}"
+    svg = line_plot(identity, alt, [*thin, *thick], y_label, x_label)
+    rows = dict.fromkeys(name for curves, _ in quantities for name, _ in curves)
+    return [Figure(caption, svg, tuple(rows))]
+
+
+def _mean(curves: Sequence[Curve]) -> Curve:
+    """Over the steps that all have."""
+    tables = [dict(zip(*curve, strict=True)) for curve in curves]
+    steps = sorted(set(tables[0]).intersection(*tables[1:]))
+    return steps, [statistics.fmean(table[step] for table in tables) for step in steps]
 
 
 def _bars(
@@ -233,7 +270,7 @@ def _bars(
         reference=reference,
         digits=digits,
     )
-    return [Figure(caption, svg)]
+    return [Figure(caption, svg, tuple(group.name for group in groups))]
 
 
 def _quantiles(found: Collection, name: str, metric: str) -> tuple[float, float]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import html
 import io
 import re
+import textwrap
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,6 +31,9 @@ LINES = ("-", "--", ":", "-.")
 _INK = "#010203"
 _MAX_POINTS = 300
 _LABEL = 24
+_LINE = 16
+# In inches, which a column of the page stretches by a third: text of 9 pt becomes some 12 px.
+_WIDTH = 3.7
 _STYLE = {
     "svg.fonttype": "path",
     "svg.hashsalt": "hcl",
@@ -59,6 +63,8 @@ class Line:
     colour: str
     curve: Curve
     style: str = "-"
+    width: float = 1.6
+    alpha: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -84,6 +90,14 @@ def colour_of(number: int) -> str:
     return PALETTE[number % len(PALETTE)]
 
 
+def swatch_of(number: int) -> str:
+    """CSS background of that run's chip: striped where its lines are broken."""
+    colour = colour_of(number)
+    if style_of(number) == "-":
+        return colour
+    return f"repeating-linear-gradient(90deg, {colour} 0 3px, transparent 3px 5px)"
+
+
 def style_of(number: int) -> str:
     """Line style that tells apart runs of one colour."""
     return LINES[number // len(PALETTE) % len(LINES)]
@@ -102,13 +116,14 @@ def line_plot(
         x_label: of the axis.
     """
     with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(4.4, 2.9), layout="constrained")
-        axes = figure.add_subplot()
+        figure = Figure(figsize=(_WIDTH, 2.6), layout="constrained")
+        axes: Any = figure.add_subplot()
         for line in lines:
             steps, values = thin(line.curve)
             # A single point makes no line.
             marker = "o" if len(steps) == 1 else None
-            axes.plot(steps, values, line.style, color=line.colour, lw=1.6, marker=marker, ms=4)
+            look = {"color": line.colour, "lw": line.width, "alpha": line.alpha}
+            axes.plot(steps, values, line.style, marker=marker, ms=4, **look)
         lowest = min((min(line.curve[1]) for line in lines), default=0)
         highest = max((max(line.curve[1]) for line in lines), default=0)
         if lowest > 0 and highest > 50 * lowest:
@@ -142,7 +157,7 @@ def bar_plot(
     with mpl.rc_context(_STYLE):
         count = len(quantities)
         figure = Figure(
-            figsize=(4.4, 0.95 + (0.19 * count + 0.16) * len(groups)), layout="constrained"
+            figsize=(_WIDTH, 0.95 + (0.19 * count + 0.16) * len(groups)), layout="constrained"
         )
         axes: Any = figure.add_subplot()
         height = 0.84 / count
@@ -166,7 +181,7 @@ def bar_plot(
                 )
         if reference is not None:
             axes.axvline(reference[1], color=_INK, ls="--", lw=0.8)
-        axes.set_yticks(range(len(groups)), [short(group.name) for group in groups])
+        axes.set_yticks(range(len(groups)), [_label(group.name) for group in groups])
         axes.set_ylim(len(groups) - 0.45, -0.55)
         axes.margins(x=0.14)
         axes.set_xlim(left=0)
@@ -180,8 +195,15 @@ def bar_plot(
         ]
         if reference is not None:
             keys.append(mpl.lines.Line2D([], [], color=_INK, ls="--", lw=0.8, label=reference[0]))
+        columns = min(len(keys), 3)
+        # A legend fills its columns one by one; it shall read line by line.
+        keys = [key for column in range(columns) for key in keys[column::columns]]
         figure.legend(
-            handles=keys, loc="outside upper left", ncols=len(keys), fontsize=8, handlelength=1.2
+            handles=keys,
+            loc="outside upper left",
+            ncols=columns,
+            fontsize=8,
+            handlelength=1.2,
         )
         return _svg(figure, identity, alt)
 
@@ -198,7 +220,7 @@ def difference_plot(
         x_label: of the axis.
     """
     with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(4.4, 0.75 + 0.22 * len(bars)), layout="constrained")
+        figure = Figure(figsize=(_WIDTH, 0.75 + 0.22 * len(bars)), layout="constrained")
         axes: Any = figure.add_subplot()
         for place, (_, value, colour) in enumerate(bars):
             axes.barh(place, value, 0.7, color=colour)
@@ -212,7 +234,7 @@ def difference_plot(
                 fontsize=7.5,
             )
         axes.axvline(0, color=_INK, lw=0.8)
-        axes.set_yticks(range(len(bars)), [short(name) for name, _, _ in bars])
+        axes.set_yticks(range(len(bars)), [_label(name) for name, _, _ in bars])
         axes.set_ylim(len(bars) - 0.4, -0.6)
         axes.margins(x=0.2)
         axes.tick_params(axis="y", length=0)
@@ -235,9 +257,17 @@ def thin(curve: Curve) -> tuple[list[float], list[float]]:
 
 
 def short(name: str) -> str:
-    """A name that fits beside a bar."""
+    """A name that fits into one line beside a figure."""
     flat = " ".join(name.split())
     return flat if len(flat) <= _LABEL else flat[: _LABEL - 1] + "…"
+
+
+def _label(name: str) -> str:
+    """A name that fits beside a bar, in two lines at most."""
+    lines = textwrap.wrap(" ".join(name.split()), _LINE)
+    if len(lines) > 2:
+        lines[1] = lines[1][: _LINE - 1] + "…"
+    return "\n".join(lines[:2])
 
 
 def _svg(figure: Figure, identity: str, alt: str) -> str:

@@ -1,27 +1,30 @@
-"""How a detector was trained and tested, in the few words by which papers differ."""
+"""How a backbone was put to use and tested, in the few words by which papers differ."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from downstream.compare.collect import CONFIG_FILE, Measured
-from pretrain.settings import Settings
+from pretrain.settings import Settings, parse
 
 
-class DetectionProtocol(Settings):
-    """What must agree for two average precisions to be comparable; None is not known.
+class TransferProtocol(Settings):
+    """What must agree for two numbers to be comparable; None is not known or has no meaning.
 
     Attributes:
-        data: stem of the test annotations' file.
-        model: depth and kind of the backbone.
+        data: the test set: stem of a detector's annotation file, name of a retrieval set.
+        model: depth and kind of a detector's backbone; timm's name of an embedding's.
         head: of the boxes: convolutions and linear layers, or ``res5``.
         norm: of every part.
-        schedule: iterations.
+        schedule: iterations or steps.
         batch: images a step.
         input: order of the colours.
+        dim: of an embedding that is ranked.
+        resize: shorter side of a test image before its centre is cut out, px.
     """
 
     data: str | None = None
@@ -31,24 +34,60 @@ class DetectionProtocol(Settings):
     schedule: str | None = None
     batch: str | None = None
     input: str | None = None
+    dim: int | None = None
+    resize: int | None = None
 
-    def differences(self, other: DetectionProtocol) -> dict[str, tuple[str, str]]:
-        """What both know and have otherwise."""
-        mine, theirs = self.model_dump(), other.model_dump()
-        return {
-            key: _unequal_parts(mine[key], theirs[key])
-            for key in mine
-            if None not in (mine[key], theirs[key]) and mine[key] != theirs[key]
-        }
-
-    def agreements(self, other: DetectionProtocol) -> int:
+    def agreements(self, other: TransferProtocol) -> int:
         """Number of things that both know and have alike."""
         mine, theirs = self.model_dump(), other.model_dump()
         return sum(mine[key] is not None and mine[key] == theirs[key] for key in mine)
 
 
-def protocol_of(measured: Measured) -> DetectionProtocol:
-    """Of an own result: what ``result.json`` says, else what detectron2's config beside it says."""
+def differences(
+    own: TransferProtocol, published: Sequence[TransferProtocol]
+) -> dict[str, tuple[str, str]]:
+    """What is known of ``own`` and of ``published``, and is in none of these as it is in ``own``.
+
+    Returns:
+        By name the own value and the published ones; of lists only the parts that differ.
+    """
+    found = {}
+    for key, mine in own.model_dump().items():
+        theirs = list(dict.fromkeys(v for p in published if (v := getattr(p, key)) is not None))
+        if mine is not None and theirs and mine not in theirs:
+            single = len(theirs) == 1 and isinstance(mine, str)
+            found[key] = (
+                _unequal_parts(mine, theirs[0])
+                if single
+                else (str(mine), " or ".join(map(str, theirs)))
+            )
+    return found
+
+
+def metric_of(measured: Measured) -> str:
+    """What a detector's AP is: ``coco``, ``lvis``, ``voc07`` or ``voc``.
+
+    Results that do not say it are of COCO's metric, unless their set is known for another.
+    """
+    said = measured.result.protocol.get("metric")
+    if isinstance(said, str):
+        return said
+    data = _annotations(measured)
+    return "voc07" if data.startswith("voc_2007") else "lvis" if "lvis" in data else "coco"
+
+
+def measured_on(measured: Measured) -> tuple[str, ...]:
+    """What two results must share for one to be better than the other."""
+    said, task = measured.result.protocol, measured.result.task
+    keys: tuple[str, ...] = ("val_annotations_sha256",)
+    if task == "retrieval":
+        keys = ("annotations_sha256", "data", "data_fingerprint")
+    metric = metric_of(measured) if task == "detection" else ""
+    return (task, metric, *(str(said.get(key)) for key in keys))
+
+
+def protocol_of(measured: Measured) -> TransferProtocol:
+    """Of an own detector, as its ``result.json`` says, else detectron2's config beside it."""
     said = measured.result.protocol
     found = _of_config(measured.folder / CONFIG_FILE)
     if said.get("iterations") is not None:
@@ -57,12 +96,30 @@ def protocol_of(measured: Measured) -> DetectionProtocol:
         found["batch"] = f"{said['images_per_batch']} images"
     if said.get("backbone_norm") is not None and "norm" not in found:
         found["norm"] = f"backbone {_norm(said['backbone_norm'])}"
-    annotations = _at(measured.result.provenance, "val", "annotations")
-    if isinstance(annotations, str):
-        found["data"] = Path(annotations).stem
+    if data := _annotations(measured):
+        found["data"] = data
     direct = {key: said[key] for key in ("head", "norm", "input", "model") if key in said}
     found |= {key: value for key, value in direct.items() if isinstance(value, str)}
-    return DetectionProtocol(**found)
+    return parse(TransferProtocol, found, source=str(measured.folder))
+
+
+def retrieval_protocol_of(measured: Measured, space: str) -> TransferProtocol:
+    """Of an own fine-tuned embedding, ranked in one of its spaces such as ``head/euclidean``."""
+    said, facts = measured.result.protocol, measured.result.provenance
+    values = {
+        "data": said.get("data"),
+        "model": facts.get("backbone"),
+        "dim": said.get("dim") if space.startswith("head/") else facts.get("features"),
+        "resize": said.get("resize"),
+        "schedule": None if facts.get("step") is None else f"{facts['step']} steps",
+    }
+    return parse(TransferProtocol, values, source=str(measured.folder))
+
+
+def _annotations(measured: Measured) -> str:
+    """Stem of a detector's annotation file; empty where it is not recorded."""
+    file = _at(measured.result.provenance, "val", "annotations")
+    return Path(file).stem if isinstance(file, str) else ""
 
 
 def _of_config(path: Path) -> dict[str, str]:

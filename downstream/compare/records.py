@@ -28,7 +28,7 @@ def records(found: Collection, analysis: Analysis, compared: Sequence[Versus]) -
 
     ``table`` says what it is: ``own`` (mean over ``count`` seeds, ``low`` to ``high`` the 95 %
     interval over test images), ``difference`` (``row`` less ``against``, ``count`` draws),
-    ``published`` (``count`` trainings, where that is known) or ``cost`` (hours).
+    ``published`` (``count`` trainings, where that is known) or ``cost``.
     """
     listed: list[Record] = []
     record: Record
@@ -56,10 +56,9 @@ def records(found: Collection, analysis: Analysis, compared: Sequence[Versus]) -
                 record |= {"source": published.source, "confidence": published.confidence}
                 listed.append(record)
     for cost in costs(found):
-        for part, hours in (("pretraining", cost.pretraining), ("detection", cost.detection)):
-            if hours is not None:
-                record = {"table": "cost", "row": cost.row, "task": part, "metric": "hours"}
-                listed.append({**record, "value": hours, "source": cost.device})
+        for part, hours in cost.hours.items():
+            record = {"table": "cost", "row": cost.row, "task": part, "metric": cost.unit}
+            listed.append({**record, "value": hours, "source": cost.device})
     # NaN is no number of JSON's.
     return [
         {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in r.items()}
@@ -91,7 +90,7 @@ def as_json(
             {
                 **one.benchmark.model_dump(),
                 "rows": [row.model_dump() for row in one.published],
-                "own": one.own,
+                "own": {name: own.row for name, own in one.own.items()},
                 "warnings": one.warnings,
             }
             for one in compared

@@ -16,9 +16,9 @@ from downstream.compare.analysis import Analysis
 from downstream.compare.collect import Collection, Measured, Pretraining
 from downstream.compare.figures import Figure, Shown
 from downstream.compare.pictures import inline
-from downstream.compare.plots import colour_of
+from downstream.compare.plots import swatch_of
 from downstream.compare.sheets import MISSING, Sheet
-from downstream.compare.table import flatten, sheet, value_of, warnings
+from downstream.compare.table import flatten, sheet, value_of
 from pretrain import __version__
 
 DETECTIONS = 4
@@ -72,16 +72,14 @@ def render(
         title=title,
         made=time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
         version=__version__,
-        colours={name: colour_of(number) for number, name in enumerate(found.names)},
-        columns=first.columns[1:],
-        rows=first.rows,
+        colours={name: swatch_of(number) for number, name in enumerate(found.names)},
+        first=first,
         sheets=sheets,
         notes=analysis.notes,
-        seeds=_seeds(found),
-        warnings=warnings(found),
         training=[_training(run) for run in found.runs],
         losses=_safe(figures.loss_figures(found)),
         detection=_safe(figures.detection_figures(found, analysis)),
+        detectors=_safe(curves.training_figures(found)),
         precision=_safe(curves.precision_figures(found, analysis)),
         categories=_safe(curves.category_figures(found, analysis)),
         retrieval=_safe(figures.retrieval_figures(found)),
@@ -97,22 +95,13 @@ def render(
     )
 
 
-def _safe(plots: list[Figure]) -> list[tuple[str, Markup]]:
+def _safe(plots: list[Figure]) -> list[tuple[str, Markup, tuple[str, ...]]]:
     # The SVG is our own and its labels are escaped where it is made.
-    return [(plot.caption, Markup(plot.svg)) for plot in plots]
-
-
-def _seeds(found: Collection) -> list[str]:
-    return [
-        f"{name}, {task}: {len(results)}"
-        for name in found.names
-        for task in ("detection", "retrieval")
-        if len(results := found.of(name, task)) > 1
-    ]
+    return [(plot.caption, Markup(plot.svg), plot.rows) for plot in plots]
 
 
 def _training(run: Pretraining) -> dict[str, str]:
-    """A line of the table of pretraining runs."""
+    """A line of the table of training runs."""
 
     def last(metric: str) -> str:
         values = run.curves.get(metric, ([], []))[1]
@@ -121,12 +110,16 @@ def _training(run: Pretraining) -> dict[str, str]:
 
     def median(metric: str, factor: float, unit: str) -> str:
         values = run.curves.get(metric, ([], []))[1]
-        return f"{statistics.median(values) * factor:.3g}{unit}" if values else MISSING
+        if not values:
+            return MISSING
+        middle = statistics.median(values) * factor
+        return f"{middle:.0f}{unit}" if middle >= 100 else f"{middle:.3g}{unit}"
 
     record = run.record
     return {
-        "name": run.name,
-        "method": str(record.get("method", MISSING)),
+        "row": run.name,
+        "name": str(record.get("name") or run.folder.resolve().name),
+        "method": str(record.get("method") or record.get("task") or MISSING),
         "steps": f"{record.get('step', MISSING)} of {record.get('total_steps', MISSING)}",
         "state": str(record.get("state", MISSING)),
         "loss": last("loss"),
@@ -170,6 +163,7 @@ def _run_provenance(run: Pretraining) -> dict[str, Any]:
         facts["unreadable lines of metrics.jsonl"] = str(run.damaged_lines)
     return {
         "name": run.name,
+        "task": run.task,
         "folder": str(run.folder),
         "facts": list(facts.items()),
         "config": run.config,

@@ -27,6 +27,7 @@ class Sheet:
         rows: name and cells.
         notes: what one must know to read it rightly.
         warnings: why its numbers may not be comparable.
+        folded: shown in the report only when it is asked for.
     """
 
     title: str
@@ -34,6 +35,7 @@ class Sheet:
     rows: Sequence[tuple[str, Sequence[Cell]]]
     notes: Sequence[str] = field(default=())
     warnings: Sequence[str] = field(default=())
+    folded: bool = False
 
     def told(self) -> list[str]:
         """Notes and warnings, as they stand under the table."""

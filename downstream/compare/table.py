@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from downstream.compare.collect import Collection
-from downstream.compare.protocols import protocol_of
+from downstream.compare.protocols import measured_on, protocol_of
 from downstream.compare.sheets import MISSING, Cell, Sheet
 
 
@@ -33,6 +33,14 @@ class Column:
     ranked: bool = True
 
 
+SPACES = {
+    "backbone/euclidean": "backbone cos",
+    "head/euclidean": "head cos",
+    "head/hyperbolic": "head hyp",
+    "head/fused": "head fused",
+}
+"""How embeddings are ranked, by the names of ``Result.metrics``."""
+
 COLUMNS = (
     Column("box AP", "detection", "bbox/AP"),
     Column("box AP50", "detection", "bbox/AP50"),
@@ -40,9 +48,10 @@ COLUMNS = (
     Column("mask AP", "detection", "segm/AP"),
     Column("mask AP50", "detection", "segm/AP50"),
     Column("mask AP75", "detection", "segm/AP75"),
-    Column("R@1 backbone cos", "retrieval", "recall/backbone/euclidean@1", 100),
-    Column("R@1 head cos", "retrieval", "recall/head/euclidean@1", 100),
-    Column("R@1 head hyp", "retrieval", "recall/head/hyperbolic@1", 100),
+    *(
+        Column(f"R@1 {title}", "retrieval", f"recall/{space}@1", 100)
+        for space, title in SPACES.items()
+    ),
     Column("R@1 chance", "retrieval", "recall/chance@1", 100, ranked=False),
 )
 
@@ -59,6 +68,11 @@ class Value:
         """As it stands in tables."""
         spread = "" if self.deviation is None else f" ± {self.deviation:.{digits}f}"
         return f"{self.mean:.{digits}f}{spread}"
+
+    def times(self, scale: float) -> Value:
+        """In another unit."""
+        deviation = None if self.deviation is None else self.deviation * scale
+        return Value(self.mean * scale, deviation, self.count)
 
 
 def value_of(found: Collection, name: str, task: str, metric: str) -> Value | None:
@@ -84,22 +98,43 @@ def rows(found: Collection, columns: Sequence[Column] = COLUMNS) -> list[list[Ce
 
 def _column(found: Collection, column: Column) -> list[Cell]:
     values = [value_of(found, name, column.task, column.metric) for name in found.names]
-    scaled = [None if v is None else _scaled(v, column.scale) for v in values]
+    if not column.ranked:
+        # Of the data, not of the run: seeds do not move it.
+        values = [v and Value(v.mean, None, v.count) for v in values]
+    groups = [_measured_on(found, name, column.task) for name in found.names]
+    return cells([v and v.times(column.scale) for v in values], groups, ranked=column.ranked)
+
+
+def cells(
+    values: Sequence[Value | None], groups: Sequence[object], *, ranked: bool = True
+) -> list[Cell]:
+    """A column, the best value of each group in bold.
+
+    Args:
+        values: in percent; None is not measured.
+        groups: what each was measured on: only within one is anything better than another.
+        ranked: whether the best is marked.
+    """
     # One digit is what papers print; a column of small numbers would be all noughts.
-    digits = 2 if all(v.mean < 1 for v in scaled if v is not None) else 1
+    digits = 2 if all(v.mean < 1 for v in values if v is not None) else 1
     # What looks equal is equally good: the best is judged as displayed.
-    shown = [round(v.mean, digits) for v in scaled if v is not None]
+    shown: dict[object, list[float]] = {}
+    for value, group in zip(values, groups, strict=True):
+        if value is not None:
+            shown.setdefault(group, []).append(round(value.mean, digits))
+    # Of one, or where all are alike, none is the best.
+    best = {group: max(means) for group, means in shown.items() if len(set(means)) > 1}
     return [
         Cell(MISSING)
         if v is None
-        else Cell(v.text(digits), best=column.ranked and round(v.mean, digits) == max(shown))
-        for v in scaled
+        else Cell(v.text(digits), best=ranked and round(v.mean, digits) == best.get(group))
+        for v, group in zip(values, groups, strict=True)
     ]
 
 
-def _scaled(value: Value, scale: float) -> Value:
-    deviation = None if value.deviation is None else value.deviation * scale
-    return Value(value.mean * scale, deviation, value.count)
+def _measured_on(found: Collection, name: str, task: str) -> tuple[str, ...] | None:
+    results = found.of(name, task)
+    return measured_on(results[0]) if results else None
 
 
 def sheet(found: Collection) -> Sheet:
@@ -110,34 +145,41 @@ def sheet(found: Collection) -> Sheet:
         if any(value_of(found, n, column.task, column.metric) is not None for n in found.names)
     ]
     columns = known or COLUMNS
-    cells = zip(found.names, rows(found, columns), strict=True)
     header = ["run", *(column.title for column in columns)]
-    return Sheet("", header, list(cells), notes(found), warnings(found))
+    lines = list(zip(found.names, rows(found, columns), strict=True))
+    return Sheet("", header, lines, notes(found), warnings(found))
 
 
 def notes(found: Collection) -> list[str]:
     """What one must know to read the numbers rightly."""
     lines = [
-        f"All numbers in percent; the best of each column in bold; {MISSING} is not measured. R@1: "
-        "recall at 1 of object crops by category, by cosine (cos) or hyperbolic distance (hyp)."
+        "All numbers in percent; in bold the best of each column among rows of one test set; "
+        f"{MISSING} is not measured."
     ]
-    seeds = [
-        f"{name} {task} {len(results)}"
-        for name in found.names
-        for task in ("detection", "retrieval")
-        if len(results := found.of(name, task)) > 1
-    ]
-    if seeds:
+    if any(measured.result.task == "retrieval" for measured in found.results):
         lines.append(
-            f"Mean ± standard deviation over several results: {', '.join(seeds)}. Results are "
+            "R@1: recall at 1 by category, of embeddings of backbone or head, by cosine (cos), "
+            "hyperbolic distance (hyp) or both (fused)."
+        )
+    seeds: dict[int, list[str]] = {}
+    for name in found.names:
+        for task in ("detection", "retrieval"):
+            count = len(found.of(name, task))
+            if count > 1:
+                seeds.setdefault(count, []).append(f"{name} ({task})")
+    if seeds:
+        told = "; ".join(f"{count} of {', '.join(rows)}" for count, rows in seeds.items())
+        lines.append(
+            f"Mean ± standard deviation over several results: {told}. Results are "
             "seeds of one row where name (but for a seed at its end) and protocol are the same."
         )
     return lines
 
 
 def warnings(found: Collection) -> list[str]:
-    """Reasons why numbers of this table are not comparable or not independent."""
+    """What is missing, and why numbers are not comparable or not independent."""
     return [
+        *found.unfinished,
         *_protocol_differences(found),
         *_detector_differences(found),
         *_repeated_weights(found),

@@ -2,16 +2,33 @@
 
 from __future__ import annotations
 
+import itertools
 import string
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 
 from downstream.compare.collect import Collection
-from downstream.compare.protocols import DetectionProtocol, protocol_of
-from downstream.compare.published import Benchmark, Row, load
+from downstream.compare.protocols import (
+    TransferProtocol,
+    differences,
+    metric_of,
+    protocol_of,
+    retrieval_protocol_of,
+)
+from downstream.compare.published import Benchmark, Published, Row, load
 from downstream.compare.sheets import MISSING, Cell, Sheet
-from downstream.compare.table import value_of
+from downstream.compare.table import SPACES, Value, value_of
 
 TITLES = {"bbox": "box", "segm": "mask"}
+
+
+@dataclass(frozen=True)
+class Own:
+    """An own row as it stands beside published ones: values in percent, by their metrics."""
+
+    row: str
+    protocol: TransferProtocol
+    values: dict[str, Value]
 
 
 @dataclass(frozen=True)
@@ -21,76 +38,113 @@ class Versus:
     Attributes:
         benchmark: how the published rows were measured.
         published: rows.
-        own: names of own rows.
+        own: own rows by the name they have here: of an embedding with the space it is ranked in.
         warnings: where own protocols differ from the published.
     """
 
     benchmark: Benchmark
     published: list[Row]
-    own: list[str]
-    warnings: list[str]
+    own: dict[str, Own] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
 
 
 def versus(found: Collection, paper: str) -> list[Versus]:
     """The published rows of ``paper``, or of ``all``.
 
-    An own row stands beside the benchmark whose protocol it shares most of, and only there; never
-    beside one of another metric.
+    An own detector stands beside the benchmark whose protocol it shares most of, and only there;
+    never beside one of another metric. An own embedding stands beside every benchmark of its data
+    set that ranks by a space it was measured in.
     """
     published = load()
-    listed = published.of(paper)
-    beside: dict[str, dict[str, DetectionProtocol]] = {name: {} for name in listed}
+    listed = {
+        name: Versus(published.benchmarks[name], rows) for name, rows in published.of(paper).items()
+    }
+    _place_detectors(found, listed)
+    _place_embeddings(found, listed)
+    for one in listed.values():
+        one.warnings.extend(_warnings(one, published))
+    return list(listed.values())
+
+
+def _place_detectors(found: Collection, listed: dict[str, Versus]) -> None:
     for row in found.names:
         results = found.of(row, "detection")
-        if not results:
+        fitting = [
+            one
+            for one in listed.values()
+            if results and one.benchmark.metric == metric_of(results[0])
+        ]
+        if not fitting:
             continue
         own = protocol_of(results[0])
-        metric = "voc07" if (own.data or "").startswith("voc_2007") else "coco"
-        fitting = [name for name in listed if published.benchmarks[name].metric == metric]
-        if fitting:
-            name = max(fitting, key=lambda n: own.agreements(published.benchmarks[n].protocol))
-            beside[name][row] = own
-    return [
-        Versus(
-            published.benchmarks[name],
-            rows,
-            list(beside[name]),
-            _warnings(beside[name], published.benchmarks[name].protocol),
-        )
-        for name, rows in listed.items()
-    ]
+        one = max(fitting, key=lambda v: own.agreements(v.benchmark.protocol))
+        values = {m: value_of(found, row, "detection", m) for m in _metrics(one)}
+        one.own[row] = Own(row, own, {m: v for m, v in values.items() if v is not None})
 
 
-def _warnings(own: dict[str, DetectionProtocol], theirs: DetectionProtocol) -> list[str]:
+def _place_embeddings(found: Collection, listed: dict[str, Versus]) -> None:
+    for one in listed.values():
+        for row in found.names:
+            results = found.of(row, "retrieval")
+            # Object crops of a detection set have no name of a data set in their protocol.
+            data = results[0].result.protocol.get("data") if results else None
+            if one.benchmark.metric != "recall" or data != one.benchmark.protocol.data:
+                continue
+            for space in one.benchmark.spaces:
+                values = {
+                    metric: value.times(100)
+                    for metric in _metrics(one)
+                    if (value := value_of(found, row, "retrieval", _in(space, metric))) is not None
+                }
+                if values:
+                    own = retrieval_protocol_of(results[0], space)
+                    one.own[f"{row}, {SPACES.get(space, space)}"] = Own(row, own, values)
+
+
+def _in(space: str, metric: str) -> str:
+    """``recall@1`` as an own result names it."""
+    kind, _, k = metric.partition("@")
+    return f"{kind}/{space}@{k}"
+
+
+def _metrics(compared: Versus) -> list[str]:
+    known = sorted({m for row in compared.published for m in row.metrics}, key=_place)
+    # Where no source gives a number, own ones have their column all the same.
+    return known or ["recall@1"]
+
+
+def _warnings(compared: Versus, published: Published) -> list[str]:
     """One line a difference, with the rows that have it."""
     lines: dict[str, list[str]] = {}
-    for row, protocol in own.items():
-        for key, (mine, published) in protocol.differences(theirs).items():
-            lines.setdefault(f"{key}: {mine} ({{}}), published {published}", []).append(row)
+    protocols = [published.protocol(row) for row in compared.published]
+    for own in compared.own.values():
+        for key, (mine, other) in differences(own.protocol, protocols).items():
+            lines.setdefault(f"{key}: {mine} ({{}}), published {other}", []).append(own.row)
         unknown = [
             key
-            for key, value in protocol.model_dump().items()
-            if value is None and getattr(theirs, key) is not None
+            for key, value in own.protocol.model_dump().items()
+            if value is None and any(getattr(p, key) is not None for p in protocols)
         ]
         if unknown:
-            lines.setdefault(f"{', '.join(unknown)}: not recorded for {{}}", []).append(row)
-    return [line.replace("{}", ", ".join(rows)) for line, rows in lines.items()]
+            lines.setdefault(f"{', '.join(unknown)}: not recorded for {{}}", []).append(own.row)
+    # An embedding stands there once for every space.
+    return [line.replace("{}", ", ".join(dict.fromkeys(rows))) for line, rows in lines.items()]
 
 
-def sheet(found: Collection, compared: Versus) -> Sheet:
+def sheet(compared: Versus) -> Sheet:
     """Its table: published rows, then own ones."""
-    metrics = sorted({m for row in compared.published for m in row.metrics}, key=_place)
+    metrics = _metrics(compared)
     unknown = list(dict.fromkeys(text for row in compared.published for text in row.unknown))
     remarks = list(dict.fromkeys(text for row in compared.published for text in row.remarks))
-    letters = dict(zip([*unknown, *remarks], string.ascii_lowercase, strict=False))
+    letters = dict(zip([*unknown, *remarks], _letters(), strict=False))
     rows: list[tuple[str, list[Cell]]] = []
     for row in compared.published:
         cells = [Cell(_published(row, metric)) for metric in metrics]
         marks = " ".join(sorted(letters[text] for text in (*row.unknown, *row.remarks)))
         more = [str(row.epochs or "?"), row.confidence, marks or MISSING]
         rows.append((f"{row.name} ({row.paper})", [*cells, *map(Cell, more)]))
-    for name in compared.own:
-        values = [value_of(found, name, "detection", metric) for metric in metrics]
+    for name, own in compared.own.items():
+        values = [own.values.get(metric) for metric in metrics]
         cells = [Cell(MISSING if v is None else v.text(1), best=v is not None) for v in values]
         rows.append((name, [*cells, Cell(MISSING), Cell("own"), Cell(MISSING)]))
     return Sheet(
@@ -107,7 +161,15 @@ def sheet(found: Collection, compared: Versus) -> Sheet:
             ),
         ],
         [f"protocols differ in {line}" for line in compared.warnings],
+        folded=not compared.own,
     )
+
+
+def _letters() -> Iterator[str]:
+    """a, b, ..., z, aa, ab, ..."""
+    for length in itertools.count(1):
+        for letters in itertools.product(string.ascii_lowercase, repeat=length):
+            yield "".join(letters)
 
 
 def _published(row: Row, metric: str) -> str:
@@ -118,11 +180,10 @@ def _published(row: Row, metric: str) -> str:
 
 
 def _place(metric: str) -> tuple[str, int, str]:
-    """As COCO's tables stand: AP, AP50, AP75 of boxes, then of masks."""
-    kind, _, name = metric.partition("/")
-    return kind, len(name), name
+    """As tables stand: AP, AP50, AP75 of boxes, then of masks; recall by K."""
+    return metric.partition("/" if "/" in metric else "@")[0], len(metric), metric
 
 
 def _title(metric: str) -> str:
     kind, _, name = metric.partition("/")
-    return f"{TITLES.get(kind, kind)} {name}"
+    return f"{TITLES.get(kind, kind)} {name}".rstrip().replace("recall@", "R@")

@@ -116,14 +116,13 @@ def _protocol(job: Job) -> dict[str, Any]:
 
 def _provenance(job: Job, outcome: Outcome) -> dict[str, Any]:
     data = {"val": _data(job.val)} | ({"train": _data(job.train)} if job.train else {})
-    world = {"world": job.world} if job.world > 1 else {}
     return {
         "fingerprint": job.fingerprint,
         "command": list(job.options.command),
         "seed": job.config.SEED,
         "weights": _origin(job),
         **data,
-        **world,
+        "world": job.world,
         "versions": {**versions(), "detectron2": job.version},
         "machine": machine(torch.device(job.config.MODEL.DEVICE)),
         "seconds": outcome.seconds,

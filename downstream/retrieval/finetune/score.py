@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from downstream.compare.published import rows_beside
 from downstream.results import Result, write_result
 from downstream.retrieval.datasets import LabelledImages, open_images
 from downstream.retrieval.datasets.known import KNOWN
@@ -25,7 +26,6 @@ from downstream.retrieval.finetune.settings import FinetuneSettings, LossSetting
 from downstream.retrieval.finetune.tuned import Tuned
 from downstream.retrieval.measures import Measures, Ties, measure
 from downstream.retrieval.neighbours import Engine
-from downstream.retrieval.published import rows_beside
 from downstream.retrieval.spaces import Ranking, Rows, ball, fused, sphere
 from pretrain.environment import machine, versions
 from pretrain.errors import InputError
@@ -171,6 +171,7 @@ def score(
             "step": tuned.step,
             "loss": settings.loss.model_dump(mode="json"),
             "backbone": tuned.network.architecture.backbone,
+            "features": embedded.features.shape[1],
             "queries": found.queries,
             "gallery": int((images.splits == "gallery").sum()) or found.queries,
             "without_positive": found.without_positive,

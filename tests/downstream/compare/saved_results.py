@@ -87,7 +87,9 @@ def write_detection(
     pictures = []
     for image in (1, 2):
         name = f"detections/{image:012d}.jpg"
-        Image.fromarray(np.full((48, 64, 3), 60 * seed + 40 * image, np.uint8)).save(folder / name)
+        Image.fromarray(np.full((48, 64, 3), (60 * seed + 40 * image) % 256, np.uint8)).save(
+            folder / name
+        )
         pictures.append(name)
     result = Result(
         task="detection",

@@ -20,7 +20,7 @@ from downstream.compare import cost, sheets, versus
 from downstream.compare.analysis import analyse, significance
 from downstream.compare.cli import _parser
 from downstream.compare.collect import collect, without_seed
-from downstream.compare.protocols import DetectionProtocol, protocol_of
+from downstream.compare.protocols import TransferProtocol, protocol_of
 from downstream.compare.published import PAPERS, load
 from downstream.compare.table import sheet, value_of, warnings
 from downstream.results import read_result, write_result
@@ -154,7 +154,7 @@ def test_published_table_is_the_seed_papers():
     assert {row.confidence for row in rows} == {"second-hand"}
     assert all(published.of(paper) for paper in PAPERS)
     recalled = [row for row in published.rows if "from memory" in row.source and row.paper != "hcl"]
-    assert len(recalled) == 4
+    assert len(recalled) == 16
     assert {row.confidence for row in recalled} == {"recall"}
     for row in published.rows:
         if "bbox/AP75" in row.metrics:
@@ -200,8 +200,8 @@ def test_own_protocol_equals_the_published_one(folder):
     benchmark = load().benchmarks["coco_fpn_1x"]
     assert own == benchmark.protocol
     (compared,) = versus.versus(found, "hcl")
-    assert (compared.own, compared.warnings) == (["moco", "moco-hcl"], [])
-    by_benchmark = {one.benchmark.title: one.own for one in versus.versus(found, "all")}
+    assert (list(compared.own), compared.warnings) == (["moco", "moco-hcl"], [])
+    by_benchmark = {one.benchmark.title: list(one.own) for one in versus.versus(found, "all")}
     assert by_benchmark.pop(benchmark.title) == ["moco", "moco-hcl"]
     assert not any(by_benchmark.values()), "each own row stands in one table"
     assert not any(one.own for one in versus.versus(found, "moco")), "VOC's AP is another metric"
@@ -223,7 +223,7 @@ def test_stock_head_batch_schedule_and_input_are_warned_of(folder, tmp_path):
     assert "schedule: 45000 iterations (stock), published 90000" in told
     assert "batch: 4 images (stock), published 16 images" in told
     assert "input: BGR (stock), published RGB" in told
-    table = versus.sheet(collect([tmp_path]), compared)
+    table = versus.sheet(compared)
     assert len(table.warnings) == 5
     assert "Warning: protocols differ in batch: 4" in sheets.markdown(table)
     assert table.rows[-1][0] == "stock"
@@ -251,7 +251,7 @@ def test_what_was_not_recorded_is_no_agreement(tmp_path, folder):
     write_detection(tmp_path / "a", "bare", folder / "instances_val2017.json", skill=0.5, seed=0)
     (tmp_path / "a/config.yaml").unlink()
     own = protocol_of(collect([tmp_path]).results[0])
-    assert own == DetectionProtocol(
+    assert own == TransferProtocol(
         data="instances_val2017",
         norm="backbone SyncBN",
         schedule="90000 iterations",
@@ -308,7 +308,7 @@ def test_all_formats_say_the_same(folder, tmp_path, capsys):
     for part in ("Differences of AP", "Precision and recall", "moco-hcl less moco, box", "Cost"):
         assert part in page
     # 2 images, 2 rows, side by side.
-    section = page[page.index('<section id="detections">') : page.index('id="neighbours"')]
+    section = page[page.index('<section id="detections">') : page.index('id="absent"')]
     assert section.count("<h3>Image") == 2
     assert section.count("<img") == 4
 
@@ -316,8 +316,8 @@ def test_all_formats_say_the_same(folder, tmp_path, capsys):
 def test_cost_is_in_device_hours(folder):
     found = collect([folder])
     (first, _) = cost.costs(found)
-    assert (first.row, first.pretraining, first.device) == ("moco", None, "NVIDIA H100")
-    assert first.detection == pytest.approx(3 * 7200 / 3600)
+    assert (first.row, first.unit, first.device) == ("moco", "GPU-hours", "NVIDIA H100")
+    assert first.hours == {"detection": pytest.approx(3 * 7200 / 3600)}
 
 
 def test_cost_of_pretraining(tmp_path):
@@ -329,7 +329,7 @@ def test_cost_of_pretraining(tmp_path):
     lines = [json.dumps({"step": n, "images_per_s": 1280.0}) for n in range(1, 4)]
     (run / "metrics.jsonl").write_text("\n".join(lines))
     (one,) = cost.costs(collect([tmp_path]))
-    assert one.pretraining == pytest.approx(100 * 256 / 1280 * 8 / 3600)
+    assert one.hours == {"pretraining": pytest.approx(100 * 256 / 1280 * 8 / 3600)}
     (run / "config.yaml").write_text("optim: 3\n")
     assert cost.costs(collect([tmp_path])) == []
     assert cost.sheet(collect([tmp_path])) is None
@@ -349,6 +349,7 @@ def test_columns_that_no_run_has_are_left_out(folder):
     assert table.columns == ["run", "box AP", "box AP50", "box AP75"]
 
 
-def test_negative_resamples(folder, capsys):
-    assert hcl.main(["compare", str(folder), "--resamples", "-1"]) == 2
-    assert "--resamples -1: must be 0 or more" in capsys.readouterr().err
+@pytest.mark.parametrize("option", ["--resamples", "--seed"])
+def test_negative_numbers(folder, option, capsys):
+    assert hcl.main(["compare", str(folder), option, "-1"]) == 2
+    assert f"{option} -1: must be 0 or more" in capsys.readouterr().err

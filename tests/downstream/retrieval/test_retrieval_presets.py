@@ -9,10 +9,10 @@ import pytest
 from PIL import Image
 
 import hcl
+from downstream.compare.published import load, rows_beside
 from downstream.results import read_result
 from downstream.retrieval.datasets.known import KNOWN
 from downstream.retrieval.finetune.config import load_settings
-from downstream.retrieval.published import load, rows_beside
 from pretrain.errors import InputError
 from pretrain.presets import configs_root
 
