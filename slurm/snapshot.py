@@ -9,7 +9,6 @@ import tempfile
 from pathlib import Path
 
 import pretrain
-from pretrain.environment import versions
 
 PARTS = ("hcl.py", "setup.py", "hcl_configs", "configs", "pretrain", "downstream", "slurm")
 KINDS = {".py", ".yaml", ".j2"}
@@ -20,6 +19,8 @@ def snapshot(folder: Path) -> Path:
 
     Copies are named for their content: submissions of the same code share one.
     """
+    from pretrain.environment import versions  # which loads torch
+
     root = Path(pretrain.__file__).resolve().parent.parent
     files: dict[str, bytes] = {}
     for part in PARTS:

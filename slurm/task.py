@@ -27,7 +27,7 @@ SIGNALS = (signal.SIGUSR2, signal.SIGTERM)
 PULSE_S = 10
 LOST = ("Connection closed by peer", "Connection reset by peer", "ncclRemoteError")
 LOST_S = 10
-SAVING = ("pretrain",)
+SAVING = (("pretrain",), ("retrieve", "train"))
 """Commands that save when they are told to stop; others are ended, and begin again later."""
 GRACE_S = 1800
 """How long a job that has saved waits for a controller that does not answer."""
@@ -141,10 +141,13 @@ class _Run:
                 status = self.child.wait(0.5)
                 break
             except subprocess.TimeoutExpired:
-                if self.signal is not None and self.spec.words[0] not in SAVING:
+                if self.signal is not None and not self._saves():
                     self.child.kill()  # what it has done so far is on disk
         reader.join(5)
         return status
+
+    def _saves(self) -> bool:
+        return any(self.spec.words[: len(first)] == first for first in SAVING)
 
     def _read(self, stream: IO[str]) -> None:
         for line in stream:

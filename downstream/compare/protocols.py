@@ -82,6 +82,8 @@ def measured_on(measured: Measured) -> tuple[str, ...]:
     keys: tuple[str, ...] = ("val_annotations_sha256",)
     if task == "retrieval":
         keys = ("annotations_sha256", "data", "data_fingerprint")
+    elif task == "probe":
+        keys = ("labels", "train_fingerprint", "val_fingerprint")
     metric = metric_of(measured) if task == "detection" else ""
     return (task, metric, *(str(said.get(key)) for key in keys))
 

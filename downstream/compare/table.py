@@ -53,7 +53,12 @@ COLUMNS = (
         for space, title in SPACES.items()
     ),
     Column("R@1 chance", "retrieval", "recall/chance@1", 100, ranked=False),
+    Column("linear top-1", "probe", "linear@1", 100),
+    Column("linear mAP", "probe", "linear/map", 100),
+    Column("k-NN top-1", "probe", "knn@1", 100),
 )
+
+TASKS = ("detection", "retrieval", "probe")
 
 
 @dataclass(frozen=True)
@@ -161,9 +166,11 @@ def notes(found: Collection) -> list[str]:
             "R@1: recall at 1 by category, of embeddings of backbone or head, by cosine (cos), "
             "hyperbolic distance (hyp) or both (fused)."
         )
+    if any(measured.result.task == "probe" for measured in found.results):
+        lines.append("linear, k-NN: classification with the frozen backbone (`hcl probe`).")
     seeds: dict[int, list[str]] = {}
     for name in found.names:
-        for task in ("detection", "retrieval"):
+        for task in TASKS:
             count = len(found.of(name, task))
             if count > 1:
                 seeds.setdefault(count, []).append(f"{name} ({task})")
@@ -188,7 +195,7 @@ def warnings(found: Collection) -> list[str]:
 
 def _protocol_differences(found: Collection) -> list[str]:
     lines = []
-    for task in ("detection", "retrieval"):
+    for task in TASKS:
         compared = [m for m in found.results if m.result.task == task]
         flat = [(m.row, flatten(m.result.protocol)) for m in compared]
         lines += [f"{task} protocols differ in {line}" for line in _differences(flat)]
@@ -224,7 +231,7 @@ def _differences(flat: Sequence[tuple[str, dict[str, str]]]) -> list[str]:
 def _repeated_weights(found: Collection) -> list[str]:
     lines = []
     for name in found.names:
-        for task in ("detection", "retrieval"):
+        for task in TASKS:
             results = found.of(name, task)
             flat = [flatten(m.result.provenance) for m in results]
             # Retrieval reads a checkpoint, detection the weights exported from one.

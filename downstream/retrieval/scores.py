@@ -9,6 +9,8 @@ key, and at no cost: ``|a|`` and ``κ |b|`` are one more coordinate of query and
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 import numpy as np
@@ -25,6 +27,21 @@ _ROWS = 128
 
 # Keys that are converted at a time, so that temporaries stay small.
 _PART = 4096
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """Products of float32 in float32, whatever precision the program has allowed.
+
+    With ``torch.set_float32_matmul_precision("medium")`` some CPUs multiply in bfloat16, whose
+    round-off the bounds here do not cover.
+    """
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 class Scores(Protocol):

@@ -19,7 +19,13 @@ import numpy as np
 import torch
 
 from downstream.retrieval.largest import largest
-from downstream.retrieval.scores import UNIT, FusedScores, InnerProducts, Scores
+from downstream.retrieval.scores import (
+    UNIT,
+    FusedScores,
+    InnerProducts,
+    Scores,
+    full_precision,
+)
 from downstream.retrieval.spaces import Floats, Fused, Ranking, Rows, Space
 from pretrain.errors import InputError
 
@@ -76,10 +82,11 @@ def _stage(ranking: Ranking, keys: Rows, dtype: torch.dtype) -> Stage:
         (scores,) = made
         columns = np.empty((len(rows), length), dtype=np.int64)
         last = np.empty(len(rows))
-        for start in range(0, len(rows), scores.block):
-            part = slice(start, start + scores.block)
-            values, found = largest(scores.of(rows[part]), length)
-            columns[part], last[part] = found.numpy(), values[:, -1].numpy()
+        with full_precision():
+            for start in range(0, len(rows), scores.block):
+                part = slice(start, start + scores.block)
+                values, found = largest(scores.of(rows[part]), length)
+                columns[part], last[part] = found.numpy(), values[:, -1].numpy()
         return keys[columns], scores.floor(last)
 
     return shortlist

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 import torch
@@ -16,6 +18,30 @@ from downstream.retrieval.scores import FusedScores, InnerProducts
 from downstream.retrieval.spaces import ball, fused, sphere
 
 SHARES = {"temperature_spherical": 0.05, "temperature_hyperbolic": 0.2, "weight": 3.0}
+
+
+@pytest.fixture
+def medium() -> Iterator[None]:
+    """What many training scripts set: bfloat16 products on CPUs that have them."""
+    torch.set_float32_matmul_precision("medium")
+    yield
+    torch.set_float32_matmul_precision("highest")
+
+
+def test_lower_precision_of_products_is_not_taken_over(
+    medium: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def spy(values: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+        seen.append(torch.get_float32_matmul_precision())
+        return largest(values, count)
+
+    monkeypatch.setattr(shortlists, "largest", spy)
+    points = directions(np.random.default_rng(4), 300, 8) * 0.5
+    nearest(ball(points, 1.0), 3)
+    assert set(seen) == {"highest"}
+    assert torch.get_float32_matmul_precision() == "medium"
 
 
 def directions(rng: np.random.Generator, count: int, dim: int) -> np.ndarray:
