@@ -27,7 +27,8 @@ class ModelSettings(Settings):
         options: arguments of timm's constructor, such as ``img_size``.
         weights: a file of the backbone's weights (.safetensors, .pth, .npz); ``timm`` to download
             them by the name; None: random.
-        run: instead of ``backbone`` and ``weights``: a run folder or checkpoint of `hcl pretrain`.
+        run: instead of ``backbone`` and ``weights``: a run folder or checkpoint of `hcl pretrain`,
+            or of `hcl retrieve train`, whose backbone is tuned further below a new layer.
         dim: of the embedding.
         size: side of the images, px.
         freeze: transformers: 0 freezes the patch embedding, n also the first n blocks; None

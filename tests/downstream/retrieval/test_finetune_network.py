@@ -97,3 +97,28 @@ def test_own_pretrained_backbone_trains_and_comes_back(values, random_run):
     tuned = load_tuned(Path(made["output"]))
     images = torch.rand(2, 3, 32, 32)
     assert torch.equal(tuned.network(images)[1], trainer.network.eval()(images)[1])
+
+
+def test_a_tuned_backbone_is_tuned_further_below_a_new_layer(values, tmp_path):
+    first = train(values)
+    again = {
+        **values,
+        "output": str(tmp_path / "again"),
+        "model": {"run": values["output"], "dim": 4, "size": 32, "mean": [0.1, 0.2, 0.3]},
+    }
+    network = build_network(settings_of(again).model)
+    for name, value in first.network.backbone.state_dict().items():
+        assert torch.equal(network.backbone.state_dict()[name], value), name
+    assert network.head.weight.shape == (4, 32)
+    assert network.architecture.mean == (0.1, 0.2, 0.3)
+    assert network.architecture.std == first.network.architecture.std
+    moved = train(again).network
+    read = load_tuned(Path(again["output"])).network
+    for name, value in moved.state_dict().items():
+        assert torch.equal(read.state_dict()[name], value), name
+    assert not torch.equal(moved.backbone.cls_token, first.network.backbone.cls_token)
+    newest = max((Path(values["output"]) / "checkpoints").glob("*.pt"))
+    by_file = build_network(ModelSettings(run=str(newest), dim=4))
+    assert torch.equal(by_file.backbone.cls_token, first.network.backbone.cls_token)
+    with pytest.raises(InputError, match="no checkpoint"):
+        build_network(ModelSettings(run=str(tmp_path), dim=4))

@@ -16,7 +16,9 @@ from downstream.retrieval.published import load, rows_beside
 from pretrain.errors import InputError
 from pretrain.presets import configs_root
 
-PRESETS = sorted(path.stem for path in (configs_root() / "retrieval").glob("*.yaml"))
+EVERY = sorted(path.stem for path in (configs_root() / "retrieval").glob("*.yaml"))
+QUICK = [name for name in EVERY if name.startswith("quickstart_")]
+PRESETS = [name for name in EVERY if name not in QUICK]
 BACKBONES = ("vits", "deits", "dino")
 SETS = ("cub", "cars", "sop", "inshop")
 SHAPES = {"cub": (100, 9), "cars": (98, 9), "sop": (450, 2), "inshop": (450, 2)}
@@ -50,6 +52,27 @@ def test_settings_are_the_published_ones(preset):
     assert (settings.model.freeze, settings.model.dim) == (0, 128)
     released = "released" in preset
     assert (settings.loss.ball_input == "unit") == settings.optim.clip_scaled == released
+
+
+def test_quick_presets_differ_in_the_loss_alone():
+    settings = {name.removeprefix("quickstart_vit"): load_settings(name) for name in QUICK}
+    assert set(settings) == {"", "_sphere", "_ball", "_mixed_logits", "_mixed_losses", "_released"}
+    start, sphere, released = (settings.pop(name) for name in ("", "_sphere", "_released"))
+    same = sphere.model_dump(exclude={"output", "loss"})
+    assert start.output == sphere.model.run
+    assert start.data == sphere.data
+    for name, other in settings.items():
+        assert other.output == f"runs/quickstart_vit{name}"
+        assert other.model_dump(exclude={"output", "loss"}) == same
+        loss = other.loss
+        assert loss.geometry == name[1:].split("_")[0]
+        assert loss.geometry == "ball" or loss.combine == name.split("_")[2]
+        numbers = sphere.loss.model_dump(exclude={"geometry", "combine"})
+        assert loss.model_dump(exclude={"geometry", "combine"}) == numbers
+    parity = load_settings("hypmix_released_vits_cub")
+    assert released.loss == parity.loss
+    assert released.optim.clip_scaled
+    assert released.train.precision == parity.train.precision
 
 
 @pytest.mark.parametrize("preset", ["sph_dino_cars", "hyp_deits_cub", "hypmix_released_vits_cub"])
