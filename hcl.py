@@ -14,6 +14,7 @@ COMMANDS = {
     "export": ("pretrain.export", "a backbone verified to compute the same function"),
     "detect": ("downstream.detection.cli", "detectron2 fine-tuning and COCO AP"),
     "retrieve": ("downstream.retrieval.cli", "Recall@K, Euclidean and hyperbolic; metric learning"),
+    "analyze": ("downstream.analysis.cli", "hard negatives, hyperbolicity, norms, sweeps"),
     "compare": ("downstream.compare.cli", "table and report of several runs"),
     "pipeline": ("slurm.cli", "several of these commands in order, each once"),
     "submit": ("slurm.submit", "any of these commands as a job of a cluster"),

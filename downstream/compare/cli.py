@@ -20,7 +20,7 @@ FORMATS = {
 def main(argv: list[str]) -> int:
     """Print the tables and write them in every format, and ``report.html``."""
     arguments = _parser().parse_args(argv)
-    from downstream.compare import cost, records, sheets, table
+    from downstream.compare import analyses, cost, records, sheets, table
     from downstream.compare import versus as beside
     from downstream.compare.analysis import analyse, significance
     from downstream.compare.collect import collect
@@ -55,7 +55,8 @@ def main(argv: list[str]) -> int:
     output.mkdir(parents=True, exist_ok=True)
     for name, file in FORMATS.items():
         _write(output / file, texts[name])
-    page = _write(output / "report.html", render(found, arguments.title, analysis, more))
+    section = analyses.section(arguments.items)
+    page = _write(output / "report.html", render(found, arguments.title, analysis, more, section))
     if arguments.format:
         print(texts[arguments.format], end="")
     else:

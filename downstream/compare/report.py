@@ -26,7 +26,11 @@ SHEETS = 2
 
 
 def render(
-    found: Collection, title: str, analysis: Analysis | None = None, sheets: Sequence[Sheet] = ()
+    found: Collection,
+    title: str,
+    analysis: Analysis | None = None,
+    sheets: Sequence[Sheet] = (),
+    analyses: str = "",
 ) -> str:
     """The report as HTML. Every text in it is escaped by the template engine.
 
@@ -35,6 +39,7 @@ def render(
         title: heading.
         analysis: of the saved detections.
         sheets: tables beside the first: published rows, differences, cost.
+        analyses: section of `hcl analyze`, see ``downstream.compare.analyses``.
     """
     analysis = analysis or Analysis()
     first = sheet(found)
@@ -81,6 +86,7 @@ def render(
         categories=_safe(curves.category_figures(found, analysis)),
         retrieval=_safe(figures.retrieval_figures(found)),
         norms=_safe(figures.norm_figures(found)),
+        analyses=analyses,
         views=by_run(views),
         detections=by_image([shown for shown in detections if shown.path in pictures]),
         neighbours=by_run(neighbours),

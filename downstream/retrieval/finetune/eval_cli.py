@@ -9,23 +9,12 @@ from pathlib import Path
 def main(argv: list[str]) -> int:
     """Evaluate a run of ``hcl retrieve train``, on its own data set or another."""
     arguments = _parser().parse_intermixed_args(argv)
-    from dataclasses import replace
-
-    from downstream.retrieval.finetune.config import override
     from downstream.retrieval.finetune.score import score, summary
-    from downstream.retrieval.finetune.settings import FinetuneSettings
-    from downstream.retrieval.finetune.tuned import load_tuned
+    from downstream.retrieval.finetune.tuned import load_tuned, with_overrides
     from downstream.retrieval.task import device_of
-    from pretrain.errors import InputError
-    from pretrain.settings import parse
 
     tuned = load_tuned(arguments.run)
-    values = tuned.settings.model_dump(mode="json")
-    for text in arguments.overrides:
-        if text.partition(".")[0] not in ("data", "test"):
-            raise InputError(f"'{text}': only data.* and test.* are for an evaluation to choose")
-        override(values, text)
-    tuned = replace(tuned, settings=parse(FinetuneSettings, values, source="hcl retrieve eval"))
+    tuned = with_overrides(tuned, arguments.overrides, source="hcl retrieve eval")
     tuned.network.to(device_of(arguments.device))
     output = arguments.output or Path(tuned.settings.output)
     command = ["hcl", "retrieve", "eval", *argv]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from downstream.retrieval.finetune.config import override
 from downstream.retrieval.finetune.network import Architecture, Network, rebuild
 from downstream.retrieval.finetune.settings import FinetuneSettings
 from pretrain import checkpoint
@@ -63,3 +65,22 @@ def load_tuned(source: Path) -> Tuned:
             "(another version of its library?)"
         ) from None
     return Tuned(network.eval(), settings, path, int(state["step"]))
+
+
+def with_overrides(tuned: Tuned, overrides: Sequence[str], *, source: str) -> Tuned:
+    """The same network, to be tested on other data or in another way.
+
+    Args:
+        tuned: the network and its own settings.
+        overrides: ``key=value``, each of ``data.*`` or ``test.*``.
+        source: who asks, for messages.
+
+    Raises:
+        InputError: another key, or settings that cannot be.
+    """
+    values = tuned.settings.model_dump(mode="json")
+    for text in overrides:
+        if text.partition(".")[0] not in ("data", "test"):
+            raise InputError(f"'{text}': only data.* and test.* are for an evaluation to choose")
+        override(values, text)
+    return replace(tuned, settings=parse(FinetuneSettings, values, source=source))

@@ -1,0 +1,1 @@
+"""Why one geometry retrieves better than another: hard negatives, hyperbolicity, norms, sweeps."""

@@ -1,0 +1,77 @@
+"""``hcl analyze``: hard negatives, hyperbolicity, norms, and recall over a setting."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import re
+from pathlib import Path
+from typing import Any, get_args
+
+from downstream.analysis import options
+from pretrain.errors import InputError
+
+# Where a path is meant to stand: a setting.
+_OVERRIDE = re.compile(r"[a-z_]+(\.\w+)+=")
+
+# Options that say where and how, not what.
+_APART = {"output", "overwrite", "device"}
+
+
+def main(argv: list[str]) -> int:
+    """Make one analysis: figures, ``report.html`` and ``analysis.json``."""
+    if not argv or argv[0] in ("-h", "--help"):
+        print(_usage())
+        return 0
+    kind, rest = argv[0], argv[1:]
+    if kind not in options.KINDS:
+        raise InputError(f"no analysis '{kind}'; there are {', '.join(options.KINDS)}")
+    arguments = options.parser(kind).parse_intermixed_args(rest)
+    if kind != "sweep":
+        _split_items(kind, arguments)
+    chosen = {name: _plain(value) for name, value in vars(arguments).items() if name not in _APART}
+
+    from downstream.analysis.findings import publish
+    from downstream.analysis.page import numbers
+    from downstream.analysis.record import Kind, check_folder
+
+    name = next(each for each in get_args(Kind) if each == kind)
+    check_folder(arguments.output, name, chosen, overwrite=arguments.overwrite)
+    module = importlib.import_module(f"downstream.analysis.{kind.replace('-', '_')}")
+    found = module.analyse(arguments)
+    record = publish(found, name, chosen, ["hcl", "analyze", *argv], arguments.output)
+    lines = numbers(record.values)
+    width = max((len(key) for key, _ in lines), default=0)
+    print(record.title)
+    for key, value in lines:
+        print(f"  {key:<{width}}  {value}")
+    for warning in record.warnings:
+        print(f"warning: {warning}")
+    print(f"{arguments.output / 'report.html'}: written, {len(record.figures)} figures")
+    return 0
+
+
+def _split_items(kind: str, arguments: argparse.Namespace) -> None:
+    """Tell the runs from the settings among the words of the command line."""
+    words: list[str] = arguments.__dict__.pop("items")
+    arguments.overrides = [
+        word for word in words if _OVERRIDE.match(word) and not Path(word).exists()
+    ]
+    arguments.runs = [Path(word) for word in words if word not in arguments.overrides]
+    most = options.MOST_RUNS.get(kind)
+    if not arguments.runs or (most is not None and len(arguments.runs) > most):
+        wanted = {1: "one RUN", 2: "one or two RUNs"}.get(most or 0, "at least one RUN")
+        raise InputError(f"{kind}: needs {wanted}, got {len(arguments.runs)}; see --help")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    return [_plain(item) for item in value] if isinstance(value, list) else value
+
+
+def _usage() -> str:
+    width = max(map(len, options.KINDS))
+    lines = ["usage: hcl analyze KIND ...   (hcl analyze KIND --help says more)", ""]
+    lines += [f"  {kind:<{width}}  {what}" for kind, what in options.KINDS.items()]
+    return "\n".join(lines)

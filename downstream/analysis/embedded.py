@@ -1,0 +1,260 @@
+"""What is analysed: the embeddings of a run's test images, and how they were made."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from downstream.analysis.record import Source
+from downstream.retrieval.datasets import LabelledImages, open_images
+from downstream.retrieval.embed import embed as embed_objects
+from downstream.retrieval.embed import to_ball
+from downstream.retrieval.finetune.loss import ball_points
+from downstream.retrieval.finetune.score import embed as embed_images
+from downstream.retrieval.finetune.settings import FinetuneSettings
+from downstream.retrieval.finetune.tuned import load_tuned, with_overrides
+from downstream.retrieval.objects import choose_objects
+from downstream.retrieval.spaces import Rows
+from downstream.retrieval.task import device_of
+from pretrain.data.readers.coco import read
+from pretrain.errors import InputError
+from pretrain.export.header import sha256
+from pretrain.pretrained import load_pretrained
+
+CONTEXT = 0.1
+MIN_SIDE = 16.0
+BATCH = 128
+
+
+@dataclass(frozen=True)
+class Tested:
+    """How a fine-tuned run was trained, and the images it is tested on.
+
+    Attributes:
+        settings: of the run, data overridden.
+        images: of the set.
+        rows: (N,), the tested images' rows in the set.
+        queries: positions in 0..N-1 of those that are searched for.
+        keys: positions of those that are searched.
+    """
+
+    settings: FinetuneSettings
+    images: LabelledImages
+    rows: Rows
+    queries: Rows
+    keys: Rows
+
+
+@dataclass(frozen=True)
+class Scenes:
+    """Whole images with several objects: points of the ball or projections, and how many objects.
+
+    Attributes:
+        projections: float64 (M, D).
+        points: float64 (M, D) of the ball, or None.
+        objects: int64 (M,), objects annotated in each.
+        around: int64 (N,), objects annotated in the image of each embedded object.
+    """
+
+    projections: Tensor
+    points: Tensor | None
+    objects: NDArray[np.int64]
+    around: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """N embeddings of one run or file, on the CPU.
+
+    Attributes:
+        source: where they are from.
+        features: float64 (N, F), of the backbone; None where only embeddings are known.
+        projections: float64 (N, D), output of the head, not normalised.
+        points: float64 (N, E) of the ball, None where there is none.
+        c: its curvature is -c.
+        clip_radius: norm to which the ball's input is clipped.
+        labels: int64 (N,), positions in ``classes``.
+        classes: names.
+        tested: of a fine-tuned run.
+        scenes: of a pretrained run.
+    """
+
+    source: Source
+    features: Tensor | None
+    projections: Tensor
+    points: Tensor | None
+    c: float | None
+    clip_radius: float | None
+    labels: NDArray[np.int64]
+    classes: tuple[str, ...]
+    tested: Tested | None = None
+    scenes: Scenes | None = None
+
+
+def load(
+    path: Path,
+    *,
+    overrides: Sequence[str] = (),
+    annotations: Path | None = None,
+    images: Path | None = None,
+    device: str = "auto",
+    split: Literal["test", "train"] = "test",
+) -> Embedded:
+    """Embed what a run is tested on, or read embeddings.
+
+    Args:
+        path: a run of ``hcl retrieve train``; with ``annotations``, one of ``hcl pretrain``; or an
+            ``.npz`` with ``embeddings`` and ``labels``, and where there is a ball ``ball`` and
+            ``c``.
+        overrides: ``data.*`` and ``test.*`` of a fine-tuned run.
+        annotations: COCO-format objects to embed with a pretrained run.
+        images: their folder.
+        device: where the network runs.
+        split: ``train`` to embed a fine-tuned run's training images instead.
+
+    Raises:
+        InputError: a run, data or file that cannot be used.
+    """
+    if path.suffix == ".npz":
+        return from_arrays(path)
+    if (annotations is None) != (images is None):
+        raise InputError("--annotations and --images need each other")
+    if annotations is not None and images is not None:
+        return from_pretrained(path, annotations, images, device)
+    return from_tuned(path, overrides, device, split)
+
+
+def from_tuned(
+    path: Path, overrides: Sequence[str], device: str, split: Literal["test", "train"] = "test"
+) -> Embedded:
+    """The test or training images of a run of ``hcl retrieve train``; see :func:`load`."""
+    tuned = with_overrides(load_tuned(path), overrides, source="hcl analyze")
+    tuned.network.to(device_of(device))
+    settings = tuned.settings
+    images = open_images(settings.data)
+    searched = split == "test" and images.has_gallery
+    rows = images.rows("query", "gallery") if searched else images.rows(split)
+    if len(rows) < 2:
+        raise InputError(f"{images.root}: fewer than 2 images of the {split} split")
+    made = embed_images(tuned.network, images, rows.tolist(), settings)
+    everything = np.arange(len(rows), dtype=np.int64)
+    queries = keys = everything
+    if searched:
+        queries, keys = (everything[images.splits[rows] == name] for name in ("query", "gallery"))
+    projections = made.projections.double()
+    points = None
+    if settings.loss.geometry != "sphere":
+        # Without the released epsilons, whatever the training had.
+        points = ball_points(projections, settings.loss.model_copy(update={"numerics": "exact"}))
+    return Embedded(
+        source=Source(
+            name=settings.name or Path(settings.output).name,
+            path=str(path),
+            sha256=sha256(tuned.checkpoint),
+            step=tuned.step,
+            fingerprint=images.fingerprint,
+        ),
+        features=made.features.double(),
+        projections=projections,
+        points=points,
+        c=None if points is None else settings.loss.curvature,
+        clip_radius=None if points is None else settings.loss.clip_radius,
+        labels=images.labels[rows],
+        classes=images.classes,
+        tested=Tested(settings, images, rows, queries, keys),
+    )
+
+
+def from_pretrained(path: Path, annotations: Path, images: Path, device: str) -> Embedded:
+    """Object crops and scenes of a COCO-format set by a run of ``hcl pretrain``."""
+    pretrained = load_pretrained(path)
+    report = read(annotations, images, on_bad_box="error")
+    objects = choose_objects(report, min_side=MIN_SIDE, max_per_category=None)
+    about = pretrained.description
+    made = embed_objects(
+        pretrained,
+        objects,
+        size=about.size,
+        context=CONTEXT,
+        batch=BATCH,
+        device=device_of(device),
+    )
+    counts = np.array([len(record.boxes) for record in objects.records])
+    shown = np.unique(objects.image)
+    c, clip = about.curvature, about.clip_radius
+    named = about.config.get("name")
+    return Embedded(
+        source=Source(
+            name=str(named) if named else path.resolve().name,
+            path=str(path),
+            sha256=sha256(pretrained.checkpoint),
+            step=pretrained.step,
+            fingerprint=report.source_sha256,
+        ),
+        features=made.backbone.double(),
+        projections=made.head.double(),
+        points=None if c is None else to_ball(made.head, c, clip),
+        c=c,
+        clip_radius=clip,
+        labels=objects.labels.astype(np.int64),
+        classes=objects.categories,
+        scenes=Scenes(
+            made.scenes.double(),
+            None if c is None else to_ball(made.scenes, c, clip),
+            counts[shown][counts[shown] > 1],
+            counts[objects.image],
+        ),
+    )
+
+
+def from_arrays(path: Path) -> Embedded:
+    """Embeddings of an ``.npz``: ``embeddings`` (N, D), ``labels`` (N,), ``ball`` (N, E), ``c``."""
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; name an .npz of embeddings or a run folder")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path}: cannot be read ({error}); write it with numpy.savez") from None
+    missing = [name for name in ("embeddings", "labels") if name not in arrays]
+    if missing or ("ball" in arrays) != ("c" in arrays):
+        raise InputError(
+            f"{path}: has {', '.join(sorted(arrays)) or 'nothing'}; needed are embeddings and "
+            "labels, and ball and c together where there is a ball"
+        )
+    labels, classes = arrays["labels"], np.unique(arrays["labels"])
+    embeddings = _matrix(path, "embeddings", arrays["embeddings"], len(labels))
+    points = c = None
+    if "ball" in arrays:
+        points = _matrix(path, "ball", arrays["ball"], len(labels))
+        c = float(arrays["c"])
+        if not (c > 0 and float((c * points.square().sum(1)).max()) < 1):
+            raise InputError(f"{path}: 'ball' has points outside the ball of c={c:g}; check 'c'")
+    return Embedded(
+        source=Source(name=path.stem, path=str(path), sha256=sha256(path)),
+        features=None,
+        projections=embeddings,
+        points=points,
+        c=c,
+        clip_radius=None,
+        labels=np.searchsorted(classes, labels).astype(np.int64),
+        classes=tuple(str(name) for name in classes),
+    )
+
+
+def _matrix(path: Path, name: str, values: NDArray[np.generic], count: int) -> Tensor:
+    good = values.ndim == 2 and len(values) == count and np.issubdtype(values.dtype, np.floating)
+    if not good or count < 2 or not np.isfinite(values).all():
+        raise InputError(
+            f"{path}: '{name}' has shape {values.shape} of {values.dtype}; it must be finite "
+            f"floating-point numbers, a row for each of the {count} labels (at least 2)"
+        )
+    return torch.from_numpy(values.astype(np.float64))
