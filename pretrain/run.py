@@ -99,8 +99,8 @@ class Folder:
                     f"{self.path}: not empty and not a run folder; choose another output"
                 )
             return
-        before = _flat(yaml.safe_load(self._resolve(file)))
-        now = _flat(yaml.safe_load(self._config))
+        before = flat(yaml.safe_load(self._resolve(file)))
+        now = flat(yaml.safe_load(self._config))
         changed = [
             f"{key}: {before.get(key)!r} -> {now.get(key)!r}"
             for key in sorted(before.keys() | now.keys())
@@ -172,14 +172,15 @@ class RunFolder(Folder):
         return self.path / "bad_images.jsonl"
 
 
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by dotted name."""
+    found: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, dict):
-            flat.update(_flat(value, f"{prefix}{key}."))
+            found.update(flat(value, f"{prefix}{key}."))
         else:
-            flat[prefix + key] = value
-    return flat
+            found[prefix + key] = value
+    return found
 
 
 def _write(path: Path, text: str) -> None:

@@ -101,7 +101,7 @@ def _start(settings: ModelSettings) -> tuple[nn.Module, Architecture]:
         run = Path(settings.run).expanduser()
         if is_tuned(run):
             before = load_tuned(run).network
-            changes = {"dim": settings.dim, "tokens": settings.tokens}
+            changes: dict[str, Any] = {"dim": settings.dim, "tokens": settings.tokens}
             pixels = {"mean": settings.mean, "std": settings.std}
             changes |= {name: given for name, given in pixels.items() if given is not None}
             return before.backbone, before.architecture.model_copy(update=changes)

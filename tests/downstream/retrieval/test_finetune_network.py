@@ -9,6 +9,7 @@ import torch
 from finetune_parts import TINY, changed, settings_of, train
 
 from downstream.retrieval.finetune import network as networks
+from downstream.retrieval.finetune.histogram import histograms
 from downstream.retrieval.finetune.network import build_network
 from downstream.retrieval.finetune.settings import (
     ModelSettings,
@@ -122,3 +123,14 @@ def test_a_tuned_backbone_is_tuned_further_below_a_new_layer(values, tmp_path):
     assert torch.equal(by_file.backbone.cls_token, first.network.backbone.cls_token)
     with pytest.raises(InputError, match="no checkpoint"):
         build_network(ModelSettings(run=str(tmp_path), dim=4))
+
+
+def test_histograms_are_shares_of_colours():
+    black, half = torch.zeros(3, 4, 4, dtype=torch.uint8), torch.zeros(3, 4, 4, dtype=torch.uint8)
+    half[0, :2], half[2, :2] = 255, 64
+    found = histograms([black[None], half[None]])
+    assert found.shape == (2, 64)
+    assert found[0].nonzero().flatten().tolist() == [0]
+    assert found[1].nonzero().flatten().tolist() == [0, 3 * 16 + 1]
+    torch.testing.assert_close(found.norm(dim=1), torch.ones(2))
+    assert float(found[0] @ found[1]) == pytest.approx(0.5**0.5)

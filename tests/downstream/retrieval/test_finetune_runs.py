@@ -168,8 +168,10 @@ def test_command_trains_evaluates_and_evaluates_again(values, tmp_path, capsys):
     assert hcl.main(["retrieve", "eval", values["output"], "--output", str(again)]) == 0
     assert read_result(again).metrics == result.metrics
     other = ["retrieve", "eval", values["output"], "test.ks=[1,3]", "--output", str(again)]
-    assert hcl.main([*other, "--delta", "1"]) == 0
+    assert hcl.main([*other, "--delta", "1", "--histogram"]) == 0
     second = read_result(again)
+    # Pictures of one colour with noise: nearly all neighbours are of the class.
+    assert second.metrics["recall/colours/euclidean@1"] > 0.8
     assert second.protocol["ks"] == [1, 3]
     relative = second.metrics["delta/backbone"]
     assert 0 < relative < 1
