@@ -9,12 +9,14 @@ import pytest
 from PIL import Image
 
 import hcl
+from downstream.analysis import options as analyses
 from downstream.results import read_result
 from downstream.retrieval.datasets.known import KNOWN
 from downstream.retrieval.finetune.config import load_settings
 from downstream.retrieval.published import load, rows_beside
 from pretrain.errors import InputError
 from pretrain.presets import configs_root
+from slurm.graph import load_pipeline
 
 EVERY = sorted(path.stem for path in (configs_root() / "retrieval").glob("*.yaml"))
 QUICK = [name for name in EVERY if name.startswith("quickstart_")]
@@ -137,3 +139,25 @@ def test_preset_names_are_offered():
     with pytest.raises(InputError, match="did you mean 'hyp_vits_cub'"):
         load_settings("hyp_vit_cub")
     assert Path(configs_root()).is_dir()
+
+
+def test_the_words_of_the_study_mean_something(tmp_path):
+    """Every run's settings are sound, and every analysis is of runs that the study makes."""
+    pipeline = load_pipeline("quickstart_metric_learning", [f"output={tmp_path}"])
+    made, seen = set(), set()
+    for step in pipeline.steps.values():
+        assert step.words[0] in hcl.COMMANDS
+        if step.words[:2] == ("retrieve", "train"):
+            settings = load_settings(step.words[2], step.words[3:])
+            made.add(settings.output)
+            assert step.makes == (f"{settings.output}/result.json",)
+            loss = settings.loss.model_dump_json()
+            assert (loss, settings.seed, settings.train.steps) not in seen, "the same run twice"
+            seen.add((loss, settings.seed, settings.train.steps))
+            assert settings.model.run in {None, *made}
+        if step.words[0] == "analyze":
+            arguments = analyses.parser(step.words[1]).parse_intermixed_args(step.words[2:])
+            runs = getattr(arguments, "items", None) or arguments.runs
+            assert {str(run) for run in runs} <= made
+            assert step.makes == (f"{arguments.output}/report.html",)
+    assert len(made) == 2 + 5 * 3 + 4 + 4
