@@ -20,12 +20,7 @@ _APART = {"output", "overwrite", "device"}
 
 def main(argv: list[str]) -> int:
     """Make one analysis: figures, ``report.html`` and ``analysis.json``."""
-    if not argv or argv[0] in ("-h", "--help"):
-        print(_usage())
-        return 0
-    kind, rest = argv[0], argv[1:]
-    if kind not in options.KINDS:
-        raise InputError(f"no analysis '{kind}'; there are {', '.join(options.KINDS)}")
+    kind, rest = options.kinds().parse_args(argv[:1]).kind, argv[1:]
     arguments = options.parser(kind).parse_intermixed_args(rest)
     if kind != "sweep":
         _split_items(kind, arguments)
@@ -68,10 +63,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Path):
         return str(value)
     return [_plain(item) for item in value] if isinstance(value, list) else value
-
-
-def _usage() -> str:
-    width = max(map(len, options.KINDS))
-    lines = ["usage: hcl analyze KIND ...   (hcl analyze KIND --help says more)", ""]
-    lines += [f"  {kind:<{width}}  {what}" for kind, what in options.KINDS.items()]
-    return "\n".join(lines)

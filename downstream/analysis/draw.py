@@ -15,9 +15,10 @@ import matplotlib as mpl
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter
+from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from downstream.analysis.record import FigureRecord
+from downstream.compare.pictures import inline
 from downstream.compare.plots import LINES, PALETTE
 
 INK, PAPER = "#1d2229", "#ffffff"
@@ -50,7 +51,7 @@ _STYLE = {
 
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
-# A picture larger than this goes into pages as PNG.
+# A larger picture goes into pages as JPEG.
 _VECTOR_BYTES = 2**19
 
 
@@ -124,6 +125,17 @@ def line(number: int) -> str:
     return LINES[number % len(LINES)]
 
 
+def brief(name: str, length: int = 28) -> str:
+    """A run's name for a legend, its middle left out: runs of one study differ at the end."""
+    half = length // 2
+    return name if len(name) <= length else f"{name[: half - 1]}…{name[-half:]}"
+
+
+def whole_numbers(axis: Any) -> None:
+    """Ticks at whole numbers only."""
+    axis.set_major_locator(MaxNLocator(integer=True))
+
+
 def save(drawn: Drawn, folder: Path) -> FigureRecord:
     """Write ``NAME.png`` and ``NAME.svg``."""
     png, svg = f"{drawn.name}.png", f"{drawn.name}.svg"
@@ -135,16 +147,18 @@ def save(drawn: Drawn, folder: Path) -> FigureRecord:
 
 
 def embedded(record: FigureRecord, folder: Path) -> str | None:
-    """The figure as a data URI: the SVG, or the PNG where that is too large or not there.
+    """The figure as a data URI: the SVG, or where that is large or missing the PNG as JPEG.
 
     Only files inside the folder are taken; None where there is none.
     """
-    inside = folder.resolve()
-    for name, kind in ((record.svg, "svg+xml"), (record.png, "png")):
-        path = (folder / name).resolve()
-        if not path.is_relative_to(inside) or not path.is_file():
-            continue
-        if kind == "png" or path.stat().st_size <= _VECTOR_BYTES:
-            data = base64.b64encode(path.read_bytes()).decode("ascii")
-            return f"data:image/{kind};base64,{data}"
-    return None
+    svg, png = (_inside(folder, name) for name in (record.svg, record.png))
+    if svg is not None and svg.stat().st_size <= _VECTOR_BYTES:
+        data = base64.b64encode(svg.read_bytes()).decode("ascii")
+        return f"data:image/svg+xml;base64,{data}"
+    picture = None if png is None else inline([png], _VECTOR_BYTES).get(png)
+    return None if picture is None else picture.uri
+
+
+def _inside(folder: Path, name: str) -> Path | None:
+    path = (folder / name).resolve()
+    return path if path.is_relative_to(folder.resolve()) and path.is_file() else None

@@ -226,7 +226,7 @@ def _histogram(
         for number, (label, values) in enumerate(listed):
             shares = 100 * np.histogram(values, edges)[0] / len(values)
             colour, style = draw.colour(number), draw.line(number)
-            axes.stairs(shares, edges, color=colour, ls=style, lw=1.4, label=short(label))
+            axes.stairs(shares, edges, color=colour, ls=style, lw=1.4, label=draw.brief(label))
             axes.stairs(shares, edges, color=colour, fill=True, alpha=0.12)
         for clip in sorted({run.clip_radius for run in runs if raw and run.clip_radius}):
             axes.axvline(clip, color=draw.INK, ls="--", lw=0.8, label=f"clip radius {clip:g}")
@@ -273,6 +273,7 @@ def _by_objects(name: str, run: Norms) -> draw.Drawn:
             low, high = (np.array([np.percentile(part, q) for part in parts]) for q in (10, 90))
             axes.fill_between(kinds, low, high, color=colour, alpha=0.15, lw=0)
             axes.plot(kinds, means, "o-", color=colour, lw=1.4, ms=3.5, label=label)
+        draw.whole_numbers(axes.xaxis)
         axes.set(
             xlabel="objects in the image",
             ylabel="norm" if run.distances is None else "distance from the centre",

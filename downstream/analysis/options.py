@@ -16,7 +16,27 @@ KINDS = {
     "curvature, mean and deviation over seeds.",
 }
 
+BRIEFLY = {
+    "hard-negatives": "which negatives a loss weighs, and whether two models agree",
+    "delta": "how like a tree embeddings are, and the curvature that would fit",
+    "norms": "norms of embeddings and distances from the centre of the ball",
+    "sweep": "a metric of finished runs over one of their settings",
+}
+
 MOST_RUNS = {"hard-negatives": 2, "delta": 1}
+
+
+def kinds() -> argparse.ArgumentParser:
+    """The parser of the first word."""
+    width = max(map(len, KINDS))
+    made = argparse.ArgumentParser(
+        prog="hcl analyze",
+        usage="hcl analyze KIND ...   (hcl analyze KIND --help says more)",
+        description="\n".join(f"{kind:<{width}}  {what}" for kind, what in BRIEFLY.items()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    made.add_argument("kind", metavar="KIND", choices=list(KINDS), help="one of these analyses")
+    return made
 
 
 def parser(kind: str) -> argparse.ArgumentParser:

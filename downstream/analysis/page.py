@@ -11,6 +11,7 @@ from PIL import Image
 
 from downstream.analysis.draw import embedded
 from downstream.analysis.record import AnalysisRecord
+from downstream.compare.sheets import MISSING
 from pretrain import __version__
 
 
@@ -40,5 +41,7 @@ def numbers(values: Any, prefix: str = "") -> list[tuple[str, str]]:
         ]
     if isinstance(values, list | tuple):
         return []
+    if values is None:
+        return [(prefix, MISSING)]
     text = f"{values:.6g}" if isinstance(values, float) else str(values)
     return [(prefix, text)]

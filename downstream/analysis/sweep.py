@@ -52,12 +52,12 @@ def analyse(arguments: argparse.Namespace) -> Findings:
     """
     runs = [read_finished(path) for path in arguments.runs]
     _check_distinct(runs)
+    points = group(runs, arguments.over, arguments.metric, arguments.by)
     check_alike(
         runs,
         varied=[arguments.over, *([arguments.by] if arguments.by else [])],
         allowed=arguments.allow,
     )
-    points = group(runs, arguments.over, arguments.metric, arguments.by)
     values: dict[str, Any] = {"runs": len(runs)}
     for point in points:
         name = " / ".join(part for part in (point.line, point.metric) if part)
@@ -80,9 +80,10 @@ def _check_distinct(runs: Sequence[Finished]) -> None:
     """Refuse one result given twice: as two seeds it would have no deviation."""
     seen: dict[str, str] = {}
     for run in runs:
-        before = seen.setdefault(run.source.sha256, run.source.path)
-        if before != run.source.path or sum(r.source == run.source for r in runs) > 1:
+        if run.source.sha256 in seen:
+            before = seen[run.source.sha256]
             raise InputError(f"{run.source.path}: the same result as {before}; name each run once")
+        seen[run.source.sha256] = run.source.path
 
 
 def check_alike(runs: Sequence[Finished], *, varied: Sequence[str], allowed: Sequence[str]) -> None:
@@ -97,6 +98,9 @@ def check_alike(runs: Sequence[Finished], *, varied: Sequence[str], allowed: Seq
     # The protocol repeats some settings under their last name.
     repeated = {f"protocol.{key.rpartition('.')[2]}" for key in free}
     acting = [run.acting for run in runs]
+    for key in allowed:
+        if not any(key in settings for settings in acting):
+            raise InputError(f"--allow {key}: no run has a setting '{key}' that acts")
     keys = sorted({key for settings in acting for key in settings} - free - repeated)
     differing = []
     for key in keys:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -95,19 +95,11 @@ def triplet_weights(negatives: Floats, positive: float) -> Floats:
     return np.asarray(shares / (np.exp(positive - highest) + shares.sum()))
 
 
-@dataclass(frozen=True)
-class Anchor:
-    """One query, one image of its class and all images of other classes.
-
-    Attributes:
-        row: of the query.
-        positive: row of the image of its class.
-        negatives: (M,) rows, ascending.
-    """
+class Anchor(NamedTuple):
+    """A query, and one image of its class that is searched."""
 
     row: int
     positive: int
-    negatives: Rows
 
 
 def choose_anchors(
@@ -117,13 +109,19 @@ def choose_anchors(
     rng = np.random.default_rng(seed)
     found = 0
     for row in rng.permutation(queries):
-        same = labels[keys] == labels[row]
-        positives = keys[same & (keys != row)]
         if found == count:
             return
+        same = labels[keys] == labels[row]
+        positives = keys[same & (keys != row)]
         if len(positives) and not same.all():
             found += 1
-            yield Anchor(int(row), int(rng.choice(positives)), keys[~same])
+            yield Anchor(int(row), int(rng.choice(positives)))
+
+
+def negatives_of(row: int, labels: Rows, keys: Rows) -> Rows:
+    """The keys of other classes than that of ``row``, in the order of the keys."""
+    others: Rows = keys[labels[keys] != labels[row]]
+    return others
 
 
 def cosines(sphere: Space, row: int, keys: Rows) -> Floats:

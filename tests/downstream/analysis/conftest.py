@@ -91,3 +91,16 @@ def mixed_run(make_tuned) -> Path:
 def released_run(make_tuned) -> Path:
     """What HypMix released: points of the ball are those of unit vectors."""
     return make_tuned("released", geometry="mixed", ball_input="unit", numerics="official")
+
+
+@pytest.fixture(scope="session")
+def other_shapes(tmp_path_factory) -> Path:
+    """Another set of images: six classes of four."""
+    root = tmp_path_factory.mktemp("others")
+    rng = np.random.default_rng(2)
+    for label in range(6):
+        (root / f"other{label}").mkdir()
+        for number in range(4):
+            pixels = rng.integers(0, 255, (32, 32, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(root / f"other{label}/{number}.png")
+    return root

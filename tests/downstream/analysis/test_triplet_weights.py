@@ -10,11 +10,12 @@ import torch
 
 from downstream.analysis.embedded import load
 from downstream.analysis.gallery import only_in
-from downstream.analysis.hard_negatives import overlap, weigh
+from downstream.analysis.weighed import overlap, weigh
 from downstream.analysis.weights import (
     choose_anchors,
     cosines,
     distances,
+    negatives_of,
     own_weighting,
     triplet_weights,
     weightings,
@@ -130,7 +131,8 @@ def test_what_is_kept_of_the_weights(mixed_run):
     way = own_weighting(loss)
     found = weigh(run, anchors, [way], 3)[0]
     for number, anchor in enumerate(anchors):
-        keys = np.append(anchor.negatives, anchor.positive)
+        others = negatives_of(anchor.row, run.labels, tested.keys)
+        keys = np.append(others, anchor.positive)
         logits = way.logits(
             cosines(sphere(run.projections), anchor.row, keys),
             distances(ball(run.points, loss.curvature), anchor.row, keys, loss.curvature),
@@ -153,7 +155,8 @@ def test_anchors_are_drawn_by_seed_among_queries_with_a_positive():
     for anchor in drawn:
         assert labels[anchor.positive] == labels[anchor.row]
         assert anchor.positive in keys
-        assert anchor.negatives.tolist() == [k for k in keys if labels[k] != labels[anchor.row]]
+        others = negatives_of(anchor.row, labels, keys)
+        assert others.tolist() == [k for k in keys if labels[k] != labels[anchor.row]]
     everything = np.arange(8)
     first = [a.row for a in choose_anchors(labels, everything, everything, 3, seed=1)]
     assert first == [a.row for a in choose_anchors(labels, everything, everything, 3, seed=1)]

@@ -198,10 +198,14 @@ def test_golden_delta(name):
             assert found.curvature == pytest.approx(float(archive["gauss_c_0p144"]), rel=1e-9)
 
 
-def test_delta_in_blocks_and_of_samples(monkeypatch):
+def test_delta_in_tiles_and_of_samples(monkeypatch):
     points = torch.from_numpy(np.random.default_rng(5).standard_normal((60, 4)))
     whole = delta_hyperbolicity(torch.cdist(points, points))
-    monkeypatch.setattr("downstream.retrieval.delta._BUDGET", 60 * 60 * 7)
+    d = torch.cdist(points, points)
+    a = (d[0][:, None] + d[0][None] - d) / 2
+    square = torch.minimum(a[:, :, None], a[None]).amax(1)
+    assert whole.delta == pytest.approx(float((square - a).max()), rel=1e-14)
+    monkeypatch.setattr("downstream.retrieval.delta._TILE", 7)
     assert delta_hyperbolicity(torch.cdist(points, points)) == whole
     one, again = (sampled_delta(points, samples=20, times=3, seed=1) for _ in range(2))
     assert one == again
