@@ -7,6 +7,7 @@ import os
 import shutil
 import socket
 import time
+from collections.abc import Callable, Mapping, Set
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +38,30 @@ FREE = {
 }
 
 
-class RunFolder:
-    """Files of one run; written by the main process only."""
+class Folder:
+    """Files of one run of any command that trains; written by the main process only.
 
-    def __init__(self, settings: RunSettings) -> None:
-        self.path = Path(settings.output)
-        self.settings = settings
+    Args:
+        path: of the folder.
+        config: the run's settings as YAML, which becomes ``config.yaml``.
+        resolve: the same of a ``config.yaml`` that is there, through its settings, so that what a
+            run of an older version does not say has its default.
+        free: dotted names of settings, or sections, that may change from start to start.
+        facts: what ``run.json`` says of the run besides where it stands.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        config: str,
+        resolve: Callable[[Path], str],
+        free: Set[str],
+        facts: Mapping[str, Any],
+    ) -> None:
+        self.path = path
+        self._config, self._resolve, self._free = config, resolve, free
+        self._facts = facts
         self._record: dict[str, Any] = {}
 
     @property
@@ -54,11 +73,6 @@ class RunFolder:
     def metrics(self) -> Path:
         """One JSON object per logged step."""
         return self.path / "metrics.jsonl"
-
-    @property
-    def bad_images(self) -> Path:
-        """One JSON object per image that could not be read."""
-        return self.path / "bad_images.jsonl"
 
     def remove(self) -> None:
         """Forget an earlier run of this folder.
@@ -85,14 +99,12 @@ class RunFolder:
                     f"{self.path}: not empty and not a run folder; choose another output"
                 )
             return
-        # Through the settings: what a run of an older version does not say has its default.
-        saved = from_values(read_yaml(file), source=str(file))
-        before = _flat(yaml.safe_load(dump_yaml(saved)))
-        now = _flat(yaml.safe_load(dump_yaml(self.settings)))
+        before = flat(yaml.safe_load(self._resolve(file)))
+        now = flat(yaml.safe_load(self._config))
         changed = [
             f"{key}: {before.get(key)!r} -> {now.get(key)!r}"
             for key in sorted(before.keys() | now.keys())
-            if not FREE & {key, key.split(".")[0]} and before.get(key) != now.get(key)
+            if not self._free & {key, key.split(".")[0]} and before.get(key) != now.get(key)
         ]
         if changed:
             raise InputError(
@@ -114,7 +126,7 @@ class RunFolder:
                 f"{self.path}: the data set has changed since this run began (its fingerprint in "
                 f"{file.name} differs); restore it, or --fresh to start over"
             )
-        _write(self.path / "config.yaml", dump_yaml(self.settings))
+        _write(self.path / "config.yaml", self._config)
         starts: list[dict[str, Any]] = before.get("starts", [])
         starts.append(
             {
@@ -126,8 +138,7 @@ class RunFolder:
             }
         )
         self._record = {
-            "name": self.settings.name or self.path.name,
-            "method": self.settings.method_name,
+            **self._facts,
             "state": "running",
             "starts": starts,
             "data_fingerprint": fingerprint,
@@ -142,14 +153,34 @@ class RunFolder:
         _write(self.path / "run.json", json.dumps(self._record, indent=2) + "\n")
 
 
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+class RunFolder(Folder):
+    """Files of a pretraining run."""
+
+    def __init__(self, settings: RunSettings) -> None:
+        path = Path(settings.output)
+        super().__init__(
+            path,
+            config=dump_yaml(settings),
+            resolve=lambda file: dump_yaml(from_values(read_yaml(file), source=str(file))),
+            free=FREE,
+            facts={"name": settings.name or path.name, "method": settings.method_name},
+        )
+
+    @property
+    def bad_images(self) -> Path:
+        """One JSON object per image that could not be read."""
+        return self.path / "bad_images.jsonl"
+
+
+def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by dotted name."""
+    found: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, dict):
-            flat.update(_flat(value, f"{prefix}{key}."))
+            found.update(flat(value, f"{prefix}{key}."))
         else:
-            flat[prefix + key] = value
-    return flat
+            found[prefix + key] = value
+    return found
 
 
 def _write(path: Path, text: str) -> None:

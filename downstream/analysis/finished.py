@@ -8,10 +8,10 @@ from typing import Any
 
 from downstream.analysis.record import Source
 from downstream.results import FILE_NAME, Result, read_result
-from downstream.retrieval.finetune.folder import flat
 from pretrain.config import read_yaml
 from pretrain.errors import InputError
 from pretrain.export.header import sha256
+from pretrain.run import flat
 
 CONFIG = "config.yaml"
 GEOMETRY = "loss.geometry"

@@ -18,6 +18,8 @@ COMMANDS = {
     "pack": ("pretrain.data.pack_command", "images decoded and shrunk once, for training"),
     "select": ("pretrain.data.commands.select", "the images of several classes, as a new index"),
     "scenes": ("pretrain.data.commands.scenes", "generate scenes of many objects from a seed"),
+    # Named, not imported: it builds on this package.
+    "crops": ("downstream.retrieval.datasets.crop_folder", "objects as a folder of class folders"),
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -43,16 +44,7 @@ def read(
     """
     report = read_coco(annotations, images, on_bad_box="drop")
     objects = choose_objects(report, min_side=min_side, max_per_category=None)
-    names = list(objects.categories)
-    if classes == "coarse":
-        above = _supercategories(annotations)
-        lacking = [name for name in names if name not in above]
-        if lacking:
-            raise InputError(
-                f"{annotations}: category '{lacking[0]}' has no 'supercategory'; set "
-                "data.classes=fine"
-            )
-        names = [above[name] for name in names]
+    names = class_names(objects.categories, annotations, classes)
     present = {names[int(label)] for label in objects.labels}
     order = [name for name in dict.fromkeys(names) if name in present]
     parts: dict[str, Split] = halves(order, train_classes, annotations)
@@ -66,6 +58,23 @@ def read(
             name = names[label]
             items.append(Item(record.file_name, name, parts[name], (x1, y1, x2, y2), size))
     return collect("crops", images, items)
+
+
+def class_names(categories: Sequence[str], annotations: Path, classes: Classes) -> list[str]:
+    """The class of each category: itself, or its supercategory.
+
+    Raises:
+        InputError: a category lacks its supercategory.
+    """
+    if classes == "fine":
+        return list(categories)
+    above = _supercategories(annotations)
+    lacking = [name for name in categories if name not in above]
+    if lacking:
+        raise InputError(
+            f"{annotations}: category '{lacking[0]}' has no 'supercategory'; take the fine classes"
+        )
+    return [above[name] for name in categories]
 
 
 def _supercategories(annotations: Path) -> dict[str, str]:

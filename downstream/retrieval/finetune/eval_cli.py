@@ -18,7 +18,14 @@ def main(argv: list[str]) -> int:
     tuned.network.to(device_of(arguments.device))
     output = arguments.output or Path(tuned.settings.output)
     command = ["hcl", "retrieve", "eval", *argv]
-    result = score(tuned, output, command, engine=arguments.search, delta_subsets=arguments.delta)
+    result = score(
+        tuned,
+        output,
+        command,
+        engine=arguments.search,
+        delta_subsets=arguments.delta,
+        histogram=arguments.histogram,
+    )
     print(summary(result))
     print(f"{output / 'result.json'}: written")
     return 0
@@ -43,6 +50,9 @@ def _parser() -> argparse.ArgumentParser:
         default=0,
         metavar="N",
         help="also the delta-hyperbolicity of the features, on N random subsets of 2,000",
+    )
+    parser.add_argument(
+        "--histogram", action="store_true", help="also rank by colour histograms, for comparison"
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 ...")
     parser.add_argument(

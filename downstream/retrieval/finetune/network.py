@@ -95,7 +95,17 @@ def rebuild(architecture: Architecture) -> Network:
 
 def _start(settings: ModelSettings) -> tuple[nn.Module, Architecture]:
     if settings.run is not None:
-        found = load_pretrained(Path(settings.run).expanduser())
+        # Reading a fine-tuned network needs this module.
+        from downstream.retrieval.finetune.tuned import is_tuned, load_tuned
+
+        run = Path(settings.run).expanduser()
+        if is_tuned(run):
+            before = load_tuned(run).network
+            changes: dict[str, Any] = {"dim": settings.dim, "tokens": settings.tokens}
+            pixels = {"mean": settings.mean, "std": settings.std}
+            changes |= {name: given for name, given in pixels.items() if given is not None}
+            return before.backbone, before.architecture.model_copy(update=changes)
+        found = load_pretrained(run)
         encoder = found.description.encoder
         return found.backbone, Architecture(
             library="hcl",

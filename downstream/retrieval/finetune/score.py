@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import shlex
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,6 +19,7 @@ from downstream.results import Result, write_result
 from downstream.retrieval.datasets import LabelledImages, open_images
 from downstream.retrieval.datasets.known import KNOWN
 from downstream.retrieval.delta import sampled_delta
+from downstream.retrieval.finetune.histogram import histograms
 from downstream.retrieval.finetune.images import CentredImages, sound, stack
 from downstream.retrieval.finetune.loss import ball_points
 from downstream.retrieval.finetune.network import Network
@@ -41,19 +42,15 @@ class Embedded(NamedTuple):
     projections: Tensor
 
 
-@torch.inference_mode()
-def embed(
-    network: Network, images: LabelledImages, rows: Iterable[int], settings: FinetuneSettings
-) -> Embedded:
-    """Embed images as testing does: resized, the centre cut out, no augmentation, float32.
+def test_images(
+    images: LabelledImages, rows: Iterable[int], settings: FinetuneSettings
+) -> Iterator[Tensor]:
+    """Batches of images as testing sees them: resized, the centre cut out; uint8 (n, 3, S, S).
 
     Raises:
         InputError: an image cannot be read.
     """
-    device = next(network.parameters()).device
-    architecture, size = network.architecture, settings.model.size
-    mean = torch.tensor(architecture.mean, device=device).view(3, 1, 1)
-    std = torch.tensor(architecture.std, device=device).view(3, 1, 1)
+    size = settings.model.size
     loader: DataLoader[Tensor | InputError] = DataLoader(
         CentredImages(images, size=size, resize=settings.test.resize or size),
         sampler=list(rows),
@@ -61,14 +58,30 @@ def embed(
         num_workers=settings.data.workers,
         collate_fn=stack,
     )
+    return map(sound, loader)
+
+
+@torch.inference_mode()
+def embed(
+    network: Network, images: LabelledImages, rows: Iterable[int], settings: FinetuneSettings
+) -> Embedded:
+    """Embed images as testing does, without augmentation, in float32.
+
+    Raises:
+        InputError: an image cannot be read.
+    """
+    device = next(network.parameters()).device
+    architecture = network.architecture
+    mean = torch.tensor(architecture.mean, device=device).view(3, 1, 1)
+    std = torch.tensor(architecture.std, device=device).view(3, 1, 1)
     network.eval()
     features, projections = [], []
     # Full precision and fixed algorithms: the same numbers every time on the same machine.
     with torch.backends.cudnn.flags(
         enabled=True, benchmark=False, deterministic=True, allow_tf32=False
     ):
-        for batch in loader:
-            pixels = (sound(batch).to(device).float() / 255 - mean) / std
+        for batch in test_images(images, rows, settings):
+            pixels = (batch.to(device).float() / 255 - mean) / std
             feature, projection = network(pixels)
             features.append(feature.float().cpu())
             projections.append(projection.float().cpu())
@@ -106,6 +119,7 @@ def score(
     *,
     engine: Engine = "auto",
     delta_subsets: int = 0,
+    histogram: bool = False,
 ) -> Result:
     """Embed the test images, rank them in every way, and write ``result.json``.
 
@@ -115,6 +129,7 @@ def score(
         command: what the user typed, for the record.
         engine: first stage of the search, which does not change the answer.
         delta_subsets: measure the δ-hyperbolicity of the features on that many random subsets.
+        histogram: rank by colours as well, for comparison.
 
     Raises:
         InputError: data or embeddings that cannot be used.
@@ -137,7 +152,10 @@ def score(
         }
     metrics: dict[str, float] = {}
     found: Measures | None = None
-    for name, ranking in rankings(embedded, settings.loss).items():
+    ways = rankings(embedded, settings.loss)
+    if histogram:
+        ways["colours/euclidean"] = sphere(histograms(test_images(images, rows.tolist(), settings)))
+    for name, ranking in ways.items():
         found = measure(ranking, images.labels[rows], ks, ties=ties, engine=engine, **parts)
         metrics |= {f"recall/{name}@{k}": value for k, value in found.recall.items()}
         metrics[f"r-precision/{name}"] = found.r_precision

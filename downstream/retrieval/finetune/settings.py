@@ -7,10 +7,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+import pretrain.config
 from downstream.retrieval.datasets import DataSettings
 from downstream.retrieval.measures import Ties
 from pretrain.losses.contrast import Numerics
 from pretrain.losses.fusion import BallInput, Combine
+from pretrain.schedule import learning_rate
 from pretrain.settings import Settings
 
 Positive = Annotated[float, Field(gt=0, lt=math.inf)]
@@ -25,7 +27,8 @@ class ModelSettings(Settings):
         options: arguments of timm's constructor, such as ``img_size``.
         weights: a file of the backbone's weights (.safetensors, .pth, .npz); ``timm`` to download
             them by the name; None: random.
-        run: instead of ``backbone`` and ``weights``: a run folder or checkpoint of `hcl pretrain`.
+        run: instead of ``backbone`` and ``weights``: a run folder or checkpoint of `hcl pretrain`,
+            or of `hcl retrieve train`, whose backbone is tuned further below a new layer.
         dim: of the embedding.
         size: side of the images, px.
         freeze: transformers: 0 freezes the patch embedding, n also the first n blocks; None
@@ -102,10 +105,12 @@ class AugmentSettings(Settings):
 
 
 class OptimSettings(Settings):
-    """AdamW at a constant rate, as in both papers' codes.
+    """AdamW; by default at a constant rate, as in both papers' codes.
 
     Attributes:
-        lr: the rate.
+        lr: the rate, or its peak.
+        schedule: ``constant``, or ``cosine`` from the peak to 0 over the whole run.
+        warmup_steps: over which the rate rises to the schedule's.
         weight_decay: of all parameters.
         betas: of AdamW.
         clip_norm: limit on the gradient's norm; None: no limit.
@@ -114,10 +119,22 @@ class OptimSettings(Settings):
     """
 
     lr: Positive = 3e-5
+    schedule: Literal["constant", "cosine"] = "constant"
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     betas: tuple[float, float] = (0.9, 0.999)
     clip_norm: Positive | None = 3.0
     clip_scaled: bool = False
+
+    def rate(self, step: int, total_steps: int) -> float:
+        """The learning rate of ``step``, from 0."""
+        schedule = pretrain.config.OptimSettings(
+            lr=self.lr,
+            schedule=self.schedule,
+            schedule_per="step",
+            warmup_steps=self.warmup_steps,
+        )
+        return learning_rate(schedule, step, total_steps, epoch_steps=1)
 
 
 class TrainSettings(Settings):

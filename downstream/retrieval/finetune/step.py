@@ -58,6 +58,11 @@ class Stepper:
         """uint8 (N, 3, S, S) as the network expects it, on its device."""
         return (batch.to(self.world.device).float() / 255 - self._mean) / self._std
 
+    def set_rate(self, rate: float) -> None:
+        """The learning rate of the next steps."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+
     def run(self, batch: Tensor, step: int, *, stop: bool) -> Done:
         """Do one step on this process' images, uint8 (n, 3, S, S).
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -98,11 +98,13 @@ class Trainer:
         clock = Clock()
         while self.step < self.total_steps:
             batch: Any = clock.wait(batches)
+            rate = self.settings.optim.rate(self.step, self.total_steps)
+            self.stepper.set_rate(rate)
             done = self.stepper.run(sound(batch), self.step, stop=self._stop.is_set)
             self.step += 1
             last = self.step == self.total_steps
             if last or self.step % train.log_every == 0:
-                self._log(done.values, clock)
+                self._log({**done.values, "lr": rate}, clock)
             if last or done.stop or self.step % train.checkpoint_every == 0:
                 self._save()
             if done.stop and not last:
@@ -137,7 +139,7 @@ class Trainer:
         )
         return iter(loader)
 
-    def _log(self, values: dict[str, Tensor], clock: Clock) -> None:
+    def _log(self, values: Mapping[str, Tensor | float], clock: Clock) -> None:
         # The loss is that of the whole step, so every process has the same values.
         seconds, waited, steps = clock.lap()
         if self._recorder is None:
@@ -146,7 +148,6 @@ class Trainer:
         record: dict[str, Value] = {name: float(value) for name, value in values.items()}
         rate = steps * sampler.classes * sampler.samples / seconds
         record |= {
-            "lr": self.settings.optim.lr,
             "epoch": self.step / self.epoch_steps,
             "images_per_s": rate,
             "data_wait": waited / seconds,

@@ -24,6 +24,18 @@ class Tuned:
     step: int
 
 
+def is_tuned(source: Path) -> bool:
+    """Whether this is a run folder or checkpoint of ``hcl retrieve train``.
+
+    Raises:
+        InputError: a checkpoint is damaged.
+    """
+    if not source.is_dir():
+        return "architecture" in checkpoint.load(source)
+    found = checkpoint.load_latest(source / "checkpoints")
+    return found is not None and "architecture" in found[1]
+
+
 def load_tuned(source: Path) -> Tuned:
     """Read a run folder of ``hcl retrieve train`` (its newest checkpoint) or one checkpoint.
 

@@ -9,6 +9,7 @@ import torch
 from finetune_parts import TINY, changed, settings_of, train
 
 from downstream.retrieval.finetune import network as networks
+from downstream.retrieval.finetune.histogram import histograms
 from downstream.retrieval.finetune.network import build_network
 from downstream.retrieval.finetune.settings import (
     ModelSettings,
@@ -97,3 +98,39 @@ def test_own_pretrained_backbone_trains_and_comes_back(values, random_run):
     tuned = load_tuned(Path(made["output"]))
     images = torch.rand(2, 3, 32, 32)
     assert torch.equal(tuned.network(images)[1], trainer.network.eval()(images)[1])
+
+
+def test_a_tuned_backbone_is_tuned_further_below_a_new_layer(values, tmp_path):
+    first = train(values)
+    again = {
+        **values,
+        "output": str(tmp_path / "again"),
+        "model": {"run": values["output"], "dim": 4, "size": 32, "mean": [0.1, 0.2, 0.3]},
+    }
+    network = build_network(settings_of(again).model)
+    for name, value in first.network.backbone.state_dict().items():
+        assert torch.equal(network.backbone.state_dict()[name], value), name
+    assert network.head.weight.shape == (4, 32)
+    assert network.architecture.mean == (0.1, 0.2, 0.3)
+    assert network.architecture.std == first.network.architecture.std
+    moved = train(again).network
+    read = load_tuned(Path(again["output"])).network
+    for name, value in moved.state_dict().items():
+        assert torch.equal(read.state_dict()[name], value), name
+    assert not torch.equal(moved.backbone.cls_token, first.network.backbone.cls_token)
+    newest = max((Path(values["output"]) / "checkpoints").glob("*.pt"))
+    by_file = build_network(ModelSettings(run=str(newest), dim=4))
+    assert torch.equal(by_file.backbone.cls_token, first.network.backbone.cls_token)
+    with pytest.raises(InputError, match="no checkpoint"):
+        build_network(ModelSettings(run=str(tmp_path), dim=4))
+
+
+def test_histograms_are_shares_of_colours():
+    black, half = torch.zeros(3, 4, 4, dtype=torch.uint8), torch.zeros(3, 4, 4, dtype=torch.uint8)
+    half[0, :2], half[2, :2] = 255, 64
+    found = histograms([black[None], half[None]])
+    assert found.shape == (2, 64)
+    assert found[0].nonzero().flatten().tolist() == [0]
+    assert found[1].nonzero().flatten().tolist() == [0, 3 * 16 + 1]
+    torch.testing.assert_close(found.norm(dim=1), torch.ones(2))
+    assert float(found[0] @ found[1]) == pytest.approx(0.5**0.5)

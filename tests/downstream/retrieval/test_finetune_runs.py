@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import socket
 import subprocess
@@ -60,6 +61,24 @@ def test_resumed_is_bit_identical(values):
         assert torch.equal(value, again.network.state_dict()[name]), name
     lines = [read_metrics(Path(t.settings.output) / "metrics.jsonl") for t in (whole, again)]
     assert [line["loss"] for line in lines[0]] == [line["loss"] for line in lines[1]]
+
+
+def test_rate_rises_and_falls(values):
+    made = changed(
+        values,
+        optim={"lr": 0.01, "schedule": "cosine", "warmup_steps": 2},
+        train={"steps": 6, "checkpoint_every": 3},
+    )
+    rates = [settings_of(made).optim.rate(step, 6) for step in range(6)]
+    cosine = [0.005 * (1 + math.cos(math.pi * step / 6)) for step in range(6)]
+    assert rates == pytest.approx([cosine[0] / 2, *cosine[1:]])
+    assert settings_of(values).optim.rate(3, 4) == values["optim"]["lr"]
+    trained = train(made)
+    for line, rate in zip(
+        read_metrics(Path(values["output"]) / "metrics.jsonl"), rates, strict=True
+    ):
+        assert line["lr"] == pytest.approx(rate)
+    assert trained.stepper.optimizer.param_groups[0]["lr"] == pytest.approx(rates[-1])
 
 
 def test_continuing_with_other_settings_is_refused(values):
@@ -149,8 +168,10 @@ def test_command_trains_evaluates_and_evaluates_again(values, tmp_path, capsys):
     assert hcl.main(["retrieve", "eval", values["output"], "--output", str(again)]) == 0
     assert read_result(again).metrics == result.metrics
     other = ["retrieve", "eval", values["output"], "test.ks=[1,3]", "--output", str(again)]
-    assert hcl.main([*other, "--delta", "1"]) == 0
+    assert hcl.main([*other, "--delta", "1", "--histogram"]) == 0
     second = read_result(again)
+    # Pictures of one colour with noise: nearly all neighbours are of the class.
+    assert second.metrics["recall/colours/euclidean@1"] > 0.8
     assert second.protocol["ks"] == [1, 3]
     relative = second.metrics["delta/backbone"]
     assert 0 < relative < 1

@@ -9,14 +9,18 @@ import pytest
 from PIL import Image
 
 import hcl
+from downstream.analysis import options as analyses
 from downstream.compare.published import load, rows_beside
 from downstream.results import read_result
 from downstream.retrieval.datasets.known import KNOWN
 from downstream.retrieval.finetune.config import load_settings
 from pretrain.errors import InputError
 from pretrain.presets import configs_root
+from slurm.graph import load_pipeline
 
-PRESETS = sorted(path.stem for path in (configs_root() / "retrieval").glob("*.yaml"))
+EVERY = sorted(path.stem for path in (configs_root() / "retrieval").glob("*.yaml"))
+QUICK = [name for name in EVERY if name.startswith("quickstart_")]
+PRESETS = [name for name in EVERY if name not in QUICK]
 BACKBONES = ("vits", "deits", "dino")
 SETS = ("cub", "cars", "sop", "inshop")
 SHAPES = {"cub": (100, 9), "cars": (98, 9), "sop": (450, 2), "inshop": (450, 2)}
@@ -50,6 +54,27 @@ def test_settings_are_the_published_ones(preset):
     assert (settings.model.freeze, settings.model.dim) == (0, 128)
     released = "released" in preset
     assert (settings.loss.ball_input == "unit") == settings.optim.clip_scaled == released
+
+
+def test_quick_presets_differ_in_the_loss_alone():
+    settings = {name.removeprefix("quickstart_vit"): load_settings(name) for name in QUICK}
+    assert set(settings) == {"", "_sphere", "_ball", "_mixed_logits", "_mixed_losses", "_released"}
+    start, sphere, released = (settings.pop(name) for name in ("", "_sphere", "_released"))
+    same = sphere.model_dump(exclude={"output", "loss"})
+    assert start.output == sphere.model.run
+    assert start.data == sphere.data
+    for name, other in settings.items():
+        assert other.output == f"runs/quickstart_vit{name}"
+        assert other.model_dump(exclude={"output", "loss"}) == same
+        loss = other.loss
+        assert loss.geometry == name[1:].split("_")[0]
+        assert loss.geometry == "ball" or loss.combine == name.split("_")[2]
+        numbers = sphere.loss.model_dump(exclude={"geometry", "combine"})
+        assert loss.model_dump(exclude={"geometry", "combine"}) == numbers
+    parity = load_settings("hypmix_released_vits_cub")
+    assert released.loss == parity.loss
+    assert released.optim.clip_scaled
+    assert released.train.precision == parity.train.precision
 
 
 @pytest.mark.parametrize("preset", ["sph_dino_cars", "hyp_deits_cub", "hypmix_released_vits_cub"])
@@ -114,3 +139,25 @@ def test_preset_names_are_offered():
     with pytest.raises(InputError, match="did you mean 'hyp_vits_cub'"):
         load_settings("hyp_vit_cub")
     assert Path(configs_root()).is_dir()
+
+
+def test_the_words_of_the_study_mean_something(tmp_path):
+    """Every run's settings are sound, and every analysis is of runs that the study makes."""
+    pipeline = load_pipeline("quickstart_metric_learning", [f"output={tmp_path}"])
+    made, seen = set(), set()
+    for step in pipeline.steps.values():
+        assert step.words[0] in hcl.COMMANDS
+        if step.words[:2] == ("retrieve", "train"):
+            settings = load_settings(step.words[2], step.words[3:])
+            made.add(settings.output)
+            assert step.makes == (f"{settings.output}/result.json",)
+            loss = settings.loss.model_dump_json()
+            assert (loss, settings.seed, settings.train.steps) not in seen, "the same run twice"
+            seen.add((loss, settings.seed, settings.train.steps))
+            assert settings.model.run in {None, *made}
+        if step.words[0] == "analyze":
+            arguments = analyses.parser(step.words[1]).parse_intermixed_args(step.words[2:])
+            runs = getattr(arguments, "items", None) or arguments.runs
+            assert {str(run) for run in runs} <= made
+            assert step.makes == (f"{arguments.output}/report.html",)
+    assert len(made) == 2 + 5 * 3 + 4 + 4

@@ -1,0 +1,186 @@
+"""``hcl data crops``: the objects of a COCO-format set as a folder of class folders."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import get_args
+
+from downstream.retrieval.datasets.crops import Classes
+from pretrain.data.readers.common import OnBad
+from pretrain.errors import InputError
+
+
+def main(argv: list[str]) -> int:
+    """Run ``hcl data crops ANNOTATIONS IMAGES OUT``."""
+    arguments = _parser().parse_args(argv)
+    counts = write_crops(
+        arguments.annotations,
+        arguments.images,
+        arguments.out,
+        size=arguments.size,
+        classes=arguments.classes,
+        min_side=arguments.min_side,
+        context=arguments.context,
+        on_bad_box=arguments.on_bad_box,
+    )
+    print(f"{arguments.out}: {sum(counts.values())} objects of {len(counts)} classes")
+    width = max(map(len, counts))
+    for name, count in counts.items():
+        print(f"  {name:<{width}} {count:>7}")
+    print(f"to fine-tune on it: hcl retrieve train quickstart_vit data.root={arguments.out}")
+    return 0
+
+
+def write_crops(
+    annotations: Path,
+    images: Path,
+    out: Path,
+    *,
+    size: int = 64,
+    classes: Classes = "fine",
+    min_side: float = 16.0,
+    context: float = 0.1,
+    on_bad_box: OnBad = "error",
+) -> dict[str, int]:
+    """Write every object as ``out/CLASS/IMAGE_NUMBER.png``, or nothing at all.
+
+    Args:
+        annotations: COCO-format instances.
+        images: folder of their images.
+        out: folder to make; it may exist if it is empty.
+        size: side of a crop, px; the box becomes a square.
+        classes: ``fine``, the categories, or ``coarse``, their supercategories.
+        min_side: px; boxes with a shorter side are left out.
+        context: share of its extent by which a box grows on every side.
+        on_bad_box: ``error`` or ``drop``, boxes without area or outside their image.
+
+    Returns:
+        the number of objects by class folder, sorted.
+
+    Raises:
+        InputError: the set cannot be read, two classes would share a folder, or ``out`` is not
+            empty or cannot be written.
+    """
+    import numpy as np
+    from torchvision.io import write_png
+
+    from downstream.retrieval.datasets.crops import class_names
+    from downstream.retrieval.objects import choose_objects, cut_objects
+    from pretrain.data.readers.coco import read as read_coco
+
+    if not 0 <= context < math.inf:
+        raise InputError(f"--context: must be a number from 0, got {context}")
+    _refuse_held(out)
+    report = read_coco(annotations, images, on_bad_box=on_bad_box)
+    objects = choose_objects(report, min_side=min_side, max_per_category=None)
+    folders = folder_names(class_names(objects.categories, annotations, classes), annotations)
+    counts: dict[str, int] = {}
+    with _complete_or_not(out) as made:
+        for image in np.unique(objects.image):
+            rows = np.flatnonzero(objects.image == image)
+            stem = Path(objects.records[image].file_name).with_suffix("")
+            name = "_".join(stem.parts)  # images of several folders keep their names apart
+            for number, crop in enumerate(cut_objects(objects, rows, size, context)):
+                folder = folders[int(objects.labels[rows[number]])]
+                counts[folder] = counts.get(folder, 0) + 1
+                (made / folder).mkdir(exist_ok=True)
+                write_png(crop.contiguous(), str(made / folder / f"{name}_{number:02d}.png"))
+    return dict(sorted(counts.items()))
+
+
+def folder_names(classes: Sequence[str], source: Path) -> list[str]:
+    """What the folder of each class is called: other characters than words' become ``_``.
+
+    Raises:
+        InputError: two different classes would share a folder.
+    """
+    made = [re.sub(r"[^\w .()+-]", "_", name).strip(". ") or "_" for name in classes]
+    first: dict[str, str] = {}
+    for name, folder in zip(classes, made, strict=True):
+        # Not by case alone: some file systems do not tell such folders apart.
+        other = first.setdefault(folder.casefold(), name)
+        if other != name:
+            raise InputError(
+                f"{source}: categories '{other}' and '{name}' would both be the folder "
+                f"'{folder}'; rename one"
+            )
+    return made
+
+
+def _refuse_held(out: Path) -> None:
+    if out.is_dir() and not any(out.iterdir()):
+        return
+    if out.exists():
+        raise InputError(f"{out}: exists already and is never overwritten; choose another folder")
+
+
+@contextmanager
+def _complete_or_not(out: Path) -> Iterator[Path]:
+    """A folder beside ``out`` that takes its place at the end, or disappears."""
+    out = out.expanduser().resolve()
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.partial-", dir=out.parent))
+    except OSError as error:
+        raise InputError(f"{out}: cannot be written: {error.strerror}") from None
+    try:
+        temporary.chmod(0o755)  # mkdtemp makes it private
+        yield temporary
+        temporary.rename(out)
+    except OSError as error:
+        raise InputError(f"{out}: cannot be written: {error.strerror}") from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="hcl data crops",
+        description="Write the objects of a COCO-format set as OUT/CLASS/IMAGE_NUMBER.png, a "
+        "folder of class folders, as metric learning reads it (data.name=folder).",
+    )
+    add = parser.add_argument
+    add("annotations", type=Path, metavar="ANNOTATIONS", help="COCO-format instances")
+    add("images", type=Path, metavar="IMAGES", help="folder of their images")
+    add("out", type=Path, metavar="OUT", help="folder to make")
+    add("--size", type=_side, default=64, metavar="PX", help="side of a crop (default: 64)")
+    add(
+        "--classes",
+        choices=get_args(Classes),
+        default="fine",
+        help="fine: the categories; coarse: their supercategories (default: fine)",
+    )
+    add(
+        "--min-side",
+        type=float,
+        default=16.0,
+        metavar="PX",
+        help="leave out boxes whose shorter side is less (default: 16)",
+    )
+    add(
+        "--context",
+        type=float,
+        default=0.1,
+        metavar="SHARE",
+        help="by how much of its extent a box grows on every side (default: 0.1)",
+    )
+    add(
+        "--on-bad-box",
+        choices=["error", "drop"],
+        default="error",
+        help="boxes without area or outside their image: refuse the set, or leave them out",
+    )
+    return parser
+
+
+def _side(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= 4096:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 1 to 4096, got '{text}'")
+    return int(text)
