@@ -74,7 +74,7 @@ def check(count: int, k: int, queries: int | None, exhaustive: int) -> dict[str,
         "dimension": DIMENSION,
         "k": k,
         "norms": [float(norms.min()), float(norms.max())],
-        "data": hard.__doc__,
+        "data": " ".join((hard.__doc__ or "").split()),
     }
     rankings = {
         "hyperbolic": ball(points, C),
