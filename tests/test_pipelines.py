@@ -95,9 +95,9 @@ def test_hcl_table__parts() -> None:
     some = ["openimages_rows=", "orl_rows=", "seeds=7", "suffix=_1gpu", "gpus=1"]
     pipeline = load_pipeline("hcl_coco_openimages", some)
     assert {step.family for step in pipeline.steps.values()} == {
-        *("coco", "export", "detect", "retrieve", "compare"),
+        *("coco", "export", "detect", "retrieve", "probe", "norms", "compare"),
     }
-    assert len(pipeline.steps) == 4 * 6 + 1
+    assert len(pipeline.steps) == 6 * 6 + 1
     assert words_of(pipeline, "coco")[0][1] == "coco_r50_mocov2_1gpu"
     assert pipeline.steps["coco[row=coco_r50_mocov2]"].cluster[1] == ("gpus_per_node", "1")
 

@@ -33,8 +33,9 @@ def largest(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
     whole = groups * _GROUP
     maxima = values[:, :whole].view(len(values), _GROUP, groups).amax(dim=1)
     best = maxima.topk(count, dim=1, sorted=False).indices
-    members = (best[:, :, None] + torch.arange(0, whole, groups)).flatten(1)
-    rest = torch.arange(whole, values.shape[1]).expand(len(values), -1)
-    columns = torch.cat([members, rest], dim=1)
+    columns = (best[:, :, None] + torch.arange(0, whole, groups)).flatten(1)
+    if whole < values.shape[1]:
+        rest = torch.arange(whole, values.shape[1]).expand(len(values), -1)
+        columns = torch.cat([columns, rest], dim=1)
     top = values.gather(1, columns).topk(count, dim=1)
     return top.values, columns.gather(1, top.indices)

@@ -21,9 +21,9 @@ from downstream.retrieval.spaces import Floats, Fused, Rows, Space
 
 UNIT: dict[torch.dtype, float] = {torch.float32: 2.0**-24, torch.float64: 2.0**-53}
 
-# Bytes of a block of scores; more than 128 rows make products no faster.
+# Bytes of a block of scores; more than 256 rows make products no faster.
 _BUDGET = 2**24
-_ROWS = 128
+_ROWS = 256
 
 # Keys that are converted at a time, so that temporaries stay small.
 _PART = 4096

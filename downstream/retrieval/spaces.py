@@ -77,10 +77,13 @@ class Space:
         """Ranking value of ``candidates`` (Q, M) for ``queries`` (Q,): 0 at the point itself."""
         gaps = np.empty(candidates.shape)
         step = max(1, _BUDGET // (candidates.shape[1] * self.width))
+        points = torch.from_numpy(self.points)
         for start in range(0, len(queries), step):
             part = slice(start, start + step)
-            differences = self.points[candidates[part]]
-            differences -= self.points[queries[part], None]
+            # torch gathers with all threads; numpy adds up every row in the same order, whatever
+            # the shape, so that equal points have equal gaps.
+            near = points[torch.from_numpy(candidates[part])]
+            differences = near.sub_(points[torch.from_numpy(queries[part]), None]).numpy()
             np.einsum("qmd,qmd->qm", differences, differences, out=gaps[part])
         gaps *= self.weights[queries][:, None]
         gaps *= self.weights[candidates]
