@@ -23,8 +23,8 @@ from downstream.retrieval.spaces import Floats, Ranking, Rows
 
 __all__ = ["Engine", "Neighbours", "nearest", "portions", "search"]
 
-# Queries of a portion, and how many of them a stage takes at a time.
-_PORTION, _CHUNK = 4096, 1024
+# Queries of a portion, and how many of them a stage takes at a time; neighbours of a portion.
+_PORTION, _CHUNK, _ENTRIES = 4096, 1024, 2**19
 
 # Numbers that the differences from one query may take at a time: 16 MiB.
 _BUDGET = 2**21
@@ -101,8 +101,9 @@ def portions(
     made = stages(ranking, keys, engine)
     tries = [(stage, short) for stage in made] + [(made[-1], long)]
     ladder = [partial(stage, length=length) for stage, length in tries if length < len(keys)]
-    for start in range(0, max(1, len(queries)), _PORTION):
-        part = slice(start, min(start + _PORTION, len(queries)))
+    portion = max(1, min(_PORTION, _ENTRIES // max(k, 1)))
+    for start in range(0, max(1, len(queries)), portion):
+        part = slice(start, min(start + portion, len(queries)))
         yield part, _search(ranking, k, queries[part], keys, ladder)
 
 
