@@ -83,7 +83,7 @@ class Recorder:
             if name.startswith("loss/")
         )
         line = (
-            f"step {step}/{self._total}  loss {values['loss']:.4f} ({terms})  "
+            f"step {step}/{self._total}  loss {values['loss']:.4f}{f' ({terms})' * bool(terms)}  "
             f"lr {values['lr']:.4g}  {values['images_per_s']:.1f} images/s  "
             f"data wait {100 * values['data_wait']:.0f} %  "
             f"ETA {duration(seconds_a_step * (self._total - step))}"
