@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from downstream.retrieval.neighbours import Engine, Neighbours, portions
 from downstream.retrieval.recall import check_ks, label_codes
-from downstream.retrieval.spaces import Ranking, Rows
+from downstream.retrieval.spaces import Floats, Ranking, Rows
 
 Ties = Literal["index", "query", "against"]
 
@@ -85,7 +85,11 @@ def measure(
     precision, average = np.empty(len(asked)), np.empty(len(asked))
     for part, found in portions(ranking, length, queries=asked, keys=keys, engine=engine):
         right = codes[found.rows] == codes[asked[part]][:, None]
-        before[part] = _before(found, right, ties)
+        best = np.take_along_axis(found.gaps, right.argmax(axis=1)[:, None], 1)
+        for place in np.flatnonzero(~right.any(axis=1)):
+            # Not on the list, and yet as near as its end where that lies among ties.
+            best[place] = _nearest_own(ranking, int(asked[part][place]), keys, codes)
+        before[part] = _before(found, right, best, ties)
         precision[part], average[part] = _at_r(right, positives[part])
     return Measures(
         {k: float((before < k).mean()) for k in ks},
@@ -96,19 +100,34 @@ def measure(
     )
 
 
-def _before(found: Neighbours, right: Bools, ties: Ties) -> NDArray[np.int64]:
-    """How many keys come before the best of the own class; as long as the list where none is."""
-    none = ~right.any(axis=1)
-    first = right.argmax(axis=1)
-    best = np.take_along_axis(found.gaps, first[:, None], 1)
+def _nearest_own(ranking: Ranking, query: int, keys: Rows, codes: NDArray[np.int64]) -> float:
+    """Ranking value of the nearest key of the query's class; infinite where there is none."""
+    own = keys[(codes[keys] == codes[query]) & (keys != query)]
+    return float(ranking.gaps(np.array([query]), own[None]).min()) if len(own) else np.inf
+
+
+def _before(found: Neighbours, right: Bools, best: Floats, ties: Ties) -> NDArray[np.int64]:
+    """How many keys come before the best of the own class.
+
+    Exact up to the length of the list; beyond, and without such a key, some number above.
+
+    Args:
+        found: lists of Q queries.
+        right: (Q, K), of the own class.
+        best: (Q, 1), the ranking value of the nearest key of the own class.
+        ties: what comes before among equals.
+    """
     if ties == "index":
-        before = first
+        before = right.argmax(axis=1)
+        none = ~right.any(axis=1)
     elif ties == "query":
         before = (found.gaps < best).sum(axis=1)
+        none = np.isinf(best[:, 0])
     else:
+        # A list without the best is of max(K) others and as many as the class has: a miss.
         before = ((found.gaps <= best) & ~right).sum(axis=1)
-    never = np.iinfo(np.int64).max
-    return np.asarray(np.where(none, never, before), dtype=np.int64)
+        none = ~right.any(axis=1)
+    return np.asarray(np.where(none, np.iinfo(np.int64).max, before), dtype=np.int64)
 
 
 def _at_r(right: Bools, positives: Rows) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

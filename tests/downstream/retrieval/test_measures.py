@@ -150,6 +150,41 @@ def test_inshop_rule_and_its_ties(golden, engine):
     )
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    ties=st.sampled_from(["index", "query", "against"]),
+    split=st.booleans(),
+)
+def test_ties_longer_than_the_list(seed, ties, split):
+    """On a grid of few points nearly everything ties; each K stands for itself."""
+    rng = np.random.default_rng(seed)
+    points = np.eye(3)[rng.integers(0, 3, 24)]
+    labels = rng.integers(0, 6, 24)
+    queries = np.arange(10 if split else 24)
+    keys = np.arange(10 if split else 0, 24)
+    rows = {"queries": queries, "gallery": keys} if split else {}
+    gaps = ((points[queries, None] - points[keys]) ** 2).sum(-1)
+    own = labels[queries, None] == labels[keys]
+    itself = queries[:, None] == keys
+    expected = []
+    for gap, right, same in zip(gaps, own & ~itself, itself, strict=True):
+        if not right.any():
+            expected.append(10**9)
+            continue
+        best = gap[right].min()
+        first = np.flatnonzero(right & (gap == best))[0]
+        earlier = {
+            "query": gap < best,
+            "against": (gap <= best) & ~right,
+            "index": (gap < best) | ((gap == best) & (np.arange(len(keys)) < first)),
+        }[ties]
+        expected.append(int((earlier & ~same).sum()))
+    for ks in ([1], [1, 3], [1, 3, 20]):
+        found = measure(sphere(points), labels, ks, ties=ties, **rows).recall
+        assert found == {k: pytest.approx(np.mean(np.array(expected) < k)) for k in ks}
+
+
 def test_recall_by_index_is_recall_at_k(golden):
     points, labels = golden["dup_emb"], golden["labels"]
     assert measure(sphere(points), labels, KS).recall == recall_at_k(points, labels, KS)
