@@ -71,11 +71,12 @@ class Analysis:
 
 @dataclass(frozen=True)
 class _Saved:
-    """A result, its detections, and the annotations they are of."""
+    """A result, its detections, and the annotations they are of, with their sha256."""
 
     measured: Measured
     detections: Path
     annotations: Path
+    digest: str
 
 
 def analyse(
@@ -88,8 +89,8 @@ def analyse(
 ) -> Analysis:
     """Evaluate and compare the saved detections.
 
-    Rows are compared where they were tested on the same annotation file; several seeds of a row
-    are averaged within each draw of the images.
+    Rows are compared where they were tested on the same annotations, wherever the file lies;
+    several seeds of a row are averaged within each draw of the images.
 
     Args:
         found: the results.
@@ -105,7 +106,7 @@ def analyse(
     if "pycocotools" not in available():
         analysis.notes.append("no intervals and curves: pycocotools is missing; pip install it")
         return analysis
-    sets: dict[Path, list[_Saved]] = {}
+    sets: dict[str, list[_Saved]] = {}
     for row, metric in _other_metrics(found).items():
         analysis.notes.append(
             f"{row}: no intervals, comparisons and precision curves, which are of COCO's AP; this "
@@ -116,9 +117,9 @@ def analyse(
             continue
         saved = _saved(measured, annotations, analysis.notes)
         if saved is not None:
-            sets.setdefault(saved.annotations, []).append(saved)
+            sets.setdefault(saved.digest, []).append(saved)
     for kind in KINDS:
-        for file, group in sets.items():
+        for group in sets.values():
             rows: dict[str, list[_Saved]] = {}
             for saved in group:
                 if f"{kind}/AP" in saved.measured.result.metrics:
@@ -126,7 +127,8 @@ def analyse(
             for row, members in rows.items():
                 _measure(analysis, row, kind, members)
             if resamples and rows:
-                _resample(analysis, file, kind, rows, draws=(resamples, seed), say=say)
+                same = group[0].annotations
+                _resample(analysis, same, kind, rows, draws=(resamples, seed), say=say)
     return analysis
 
 
@@ -171,14 +173,14 @@ def _saved(measured: Measured, given: Path | None, notes: list[str]) -> _Saved |
             f"{measured.row}; give them with --annotations"
         )
         return None
-    expected = result.protocol.get("val_annotations_sha256")
-    if expected is not None and sha256(file) != expected:
+    expected, digest = result.protocol.get("val_annotations_sha256"), sha256(file)
+    if expected is not None and digest != expected:
         notes.append(
             f"{file}: not the annotations that {measured.folder} was measured on (its sha256 "
             f"differs), so no intervals of {measured.row}"
         )
         return None
-    return _Saved(measured, detections, file.resolve())
+    return _Saved(measured, detections, file.resolve(), digest)
 
 
 def _measure(analysis: Analysis, row: str, kind: str, members: list[_Saved]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
@@ -89,7 +90,7 @@ class Collection:
         results: result files.
         runs: run folders.
         names: rows.
-        unfinished: what was begun and has no result, one line each.
+        unfinished: what was begun and has no result, or cannot be read, one line each.
     """
 
     results: list[Measured] = field(default_factory=list)
@@ -105,34 +106,41 @@ class Collection:
 def collect(items: Sequence[Path]) -> Collection:
     """Search ``items`` recursively; what is reached twice counts once.
 
-    What was begun and has no result yet is named in ``unfinished``.
+    What was begun and has no result yet, or lies in a folder that cannot be read, is named in
+    ``unfinished``.
 
     Args:
         items: folders with results or runs in them, at any depth, or result files.
 
     Raises:
-        InputError: an item is missing or holds an unreadable file, or no item holds anything.
+        InputError: an item is missing, cannot be read or holds a damaged file, or no item holds
+            anything.
     """
     found = Collection()
     seen: set[Path] = set()
     empty: list[Path] = []
+    unread: list[str] = []
     for item in items:
         if not item.exists():
             raise InputError(f"{item}: no such file or folder")
-        paths, begun = ([item], []) if item.is_file() else _files(item)
-        if not paths and not begun and not any(item.rglob(ANALYSIS)):
+        paths, begun, closed = ([item], [], []) if item.is_file() else _files(item)
+        if not paths and not begun and not closed and not any(item.rglob(ANALYSIS)):
             empty.append(item)
         found.unfinished += [
             f"{folder}: a detection transfer was begun and has no {FILE_NAME}; go on with "
             "hcl detect --resume"
             for folder in begun
         ]
+        found.unfinished += closed
+        unread += closed
         for path in paths:
             if path.resolve() not in seen:
                 seen.add(path.resolve())
                 _add(found, path)
     if not found.names:
         where = ", ".join(map(str, items))
+        if unread:
+            raise InputError(f"{where}: nothing to compare in what can be read; {unread[0]}")
         raise InputError(
             f"{where}: no {FILE_NAME} and no run of `hcl pretrain` in it; run `hcl detect` or "
             "`hcl retrieve` first, or leave it out"
@@ -154,19 +162,36 @@ def _split(found: Collection) -> None:
     Their mean would be of nothing. The protocol does not hold the seed; the row's name says in
     what it differs from the first.
     """
-    first: dict[tuple[str, str], dict[str, Any]] = {}
+    # The protocols of each name and task with their rows, the first of them named as the runs are.
+    seen: dict[tuple[str, str], list[tuple[dict[str, Any], str]]] = {}
+    used = {(measured.row, measured.result.task) for measured in found.results}
+    last = {name: name for name in found.names}
     for place, measured in enumerate(found.results):
-        protocol = measured.result.protocol
-        usual = first.setdefault((measured.row, measured.result.task), protocol)
-        if protocol == usual:
-            continue
-        keys = [k for k in {**usual, **protocol} if usual.get(k) != protocol.get(k)]
-        # A checksum tells less than what it is of.
-        key = min(keys, key=lambda k: "sha256" in k)
-        name = f"{measured.row} [{key}={str(protocol.get(key))[:16]}]"
+        row, task, protocol = measured.row, measured.result.task, measured.result.protocol
+        rows = seen.setdefault((row, task), [(protocol, row)])
+        name = next((name for other, name in rows if other == protocol), None)
+        if name is None:
+            base = f"{row} [{_deviation(protocol, rows[0][0])}]"
+            numbered = (f"{base} #{n}" for n in itertools.count(2))
+            name = next(n for n in itertools.chain([base], numbered) if (n, task) not in used)
+            used.add((name, task))
+            rows.append((protocol, name))
+            if name not in found.names:
+                found.names.insert(found.names.index(last[row]) + 1, name)
+                last[row] = name
         found.results[place] = replace(measured, row=name)
-        if name not in found.names:
-            found.names.insert(found.names.index(measured.row) + 1, name)
+
+
+def _deviation(protocol: dict[str, Any], usual: dict[str, Any]) -> str:
+    """In what a protocol differs from the usual one, every entry cut to what a name can hold."""
+    keys = [
+        key
+        for key in {**usual, **protocol}
+        if (key in usual) != (key in protocol) or usual.get(key) != protocol.get(key)
+    ]
+    # A checksum tells less than what it is of.
+    keys.sort(key=lambda key: "sha256" in key)
+    return ", ".join(f"{key}={str(protocol.get(key))[:16]}" for key in keys)
 
 
 def _without_result(found: Collection) -> list[str]:
@@ -187,18 +212,25 @@ def _without_result(found: Collection) -> list[str]:
     return lines
 
 
-def _files(folder: Path) -> tuple[list[Path], list[Path]]:
-    """Files of runs and of results under ``folder``, sorted, and detection transfers without any.
+def _files(folder: Path) -> tuple[list[Path], list[Path], list[str]]:
+    """What is under ``folder``.
+
+    Returns:
+        Files of runs and of results, sorted; detection transfers without any, sorted; a line for
+        each folder further down that cannot be read.
 
     Raises:
-        InputError: a folder cannot be read.
+        InputError: ``folder`` itself cannot be read.
     """
+    runs, results, begun, closed = [], [], [], []
 
-    def refuse(error: OSError) -> None:
-        raise InputError(f"{error.filename}: cannot be read ({error.strerror})")
+    def tell(error: OSError) -> None:
+        line = f"{error.filename}: cannot be read ({error.strerror})"
+        if Path(error.filename) == folder:
+            raise InputError(line)
+        closed.append(line)
 
-    runs, results, begun = [], [], []
-    for place, _, files in os.walk(folder, onerror=refuse):
+    for place, _, files in os.walk(folder, onerror=tell):
         here, names = Path(place), set(files)
         if {RUN_FILE, CONFIG_FILE} <= names:
             runs.append(here / RUN_FILE)
@@ -206,7 +238,7 @@ def _files(folder: Path) -> tuple[list[Path], list[Path]]:
             results.append(here / FILE_NAME)
         elif DETECTION_MARK in names:
             begun.append(here)
-    return sorted([*runs, *results]), sorted(begun)
+    return sorted([*runs, *results]), sorted(begun), sorted(closed)
 
 
 def _add(found: Collection, path: Path) -> None:

@@ -88,6 +88,26 @@ def test_another_protocol_is_another_row(folder, tmp_path):
     )
 
 
+def test_copied_annotations_are_the_same_test_set(folder, analysis, tmp_path):
+    copied = tmp_path / "copy.json"
+    shutil.copy(folder / "instances_val2017.json", copied)
+    for method in ("moco", "moco-hcl"):
+        for seed in range(3):
+            shutil.copytree(folder / f"{method}-{seed}", tmp_path / f"{method}-{seed}")
+    # One seed of the first row, and all of the second: neither rows nor seeds may come apart.
+    for name in ("moco-1", "moco-hcl-0", "moco-hcl-1", "moco-hcl-2"):
+        result = read_result(tmp_path / name)
+        provenance = {**result.provenance, "val": {"annotations": str(copied)}}
+        write_result(result.model_copy(update={"provenance": provenance}), tmp_path / name)
+    again = analyse(collect([tmp_path]), resamples=200, say=quiet)
+    assert not again.notes
+    assert again.intervals == analysis.intervals
+    assert again.pairs == analysis.pairs
+    assert len(again.pairs) == 1
+    for key, curve in analysis.curves.items():
+        assert (again.curves[key] == curve).all()
+
+
 def test_intervals_pairs_curves_and_categories(folder, analysis):
     assert not analysis.notes
     (pair,) = analysis.pairs
