@@ -160,4 +160,4 @@ def test_the_words_of_the_study_mean_something(tmp_path):
             runs = getattr(arguments, "items", None) or arguments.runs
             assert {str(run) for run in runs} <= made
             assert step.makes == (f"{arguments.output}/report.html",)
-    assert len(made) == 2 + 5 * 3 + 4 + 4
+    assert len(made) == 2 + 5 * 3 + 3 * 3 + 4 + 4
