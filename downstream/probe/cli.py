@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from downstream.arguments import positive_int
+from downstream.arguments import positive, positive_int
 
 if TYPE_CHECKING:
     from downstream.results import Result
@@ -107,7 +107,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--name", metavar="ROW", help="row in tables (default: name of the run folder)")
     add("--size", type=positive_int, metavar="PX", help="side of an image (default: of training)")
     add("--k", type=positive_int, default=20, metavar="K", help="neighbours (default: 20)")
-    add("--temperature", type=float, default=0.07, help="of the votes exp(cos/T) (default: 0.07)")
+    add(
+        "--temperature",
+        type=positive,
+        default=0.07,
+        metavar="T",
+        help="of the votes exp(cos/T) (default: 0.07)",
+    )
     add(
         "--limit",
         type=positive_int,

@@ -10,6 +10,7 @@ summed over classes where a sample has several.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -17,11 +18,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+log = logging.getLogger(__name__)
+
 PENALTIES = (1.0, 0.1, 1e-2, 1e-3, 1e-4, 1e-5)
 """Tried in this order, each from the solution before."""
 
 ROWS = 8192
 """Samples of which the logits are in memory at a time."""
+
+CONVERGED = 1e-5
+"""A fit whose gradient has a greater entry is warned of."""
 
 
 @dataclass(frozen=True)
@@ -33,12 +39,14 @@ class Linear:
         scale: float64 (F,), one over the standard deviation; 0 where a feature never varies.
         weights: float64 (F + 1, C), the bias in the last row.
         penalty: it was fitted with.
+        gradient: the greatest entry of the objective's gradient, which is 0 at the minimum.
     """
 
     mean: Tensor
     scale: Tensor
     weights: Tensor
     penalty: float
+    gradient: float
 
     def logits(self, features: Tensor) -> Tensor:
         """Features (N, F) -> float64 (N, C) on the CPU."""
@@ -56,9 +64,9 @@ def fit(
     *,
     classes: int,
     start: Linear | None = None,
-    iterations: int = 300,
+    iterations: int = 3000,
 ) -> Linear:
-    """Fit by L-BFGS in float64, on the features' device.
+    """Fit by L-BFGS in float64, on the features' device; says so if it has not converged.
 
     Args:
         features: (N, F).
@@ -68,8 +76,7 @@ def fit(
         start: a solution to begin from.
         iterations: of L-BFGS at most.
     """
-    deviation, mean = torch.std_mean(features.double(), dim=0, correction=0)
-    scale = torch.where(deviation > 1e-12, 1 / deviation.clamp(min=1e-12), 0.0)
+    mean, scale = _standardisation(features)
     weights = torch.zeros(
         features.shape[1] + 1, classes, dtype=torch.float64, device=features.device
     )
@@ -79,8 +86,9 @@ def fit(
     optimiser = torch.optim.LBFGS(
         [weights],
         max_iter=iterations,
+        max_eval=2 * iterations,  # torch's own limit, 1.25 a step, ends hard fits too early
         tolerance_grad=1e-7,
-        tolerance_change=1e-12,
+        tolerance_change=1e-16,
         history_size=20,
         line_search_fn="strong_wolfe",
     )
@@ -99,7 +107,16 @@ def fit(
         return total + decay.detach()
 
     optimiser.step(closure)  # type: ignore[no-untyped-call]
-    return Linear(mean, scale, weights.detach(), penalty)
+    closure()
+    assert weights.grad is not None
+    gradient = float(weights.grad.abs().max())
+    if not gradient <= CONVERGED:
+        log.warning(
+            "the linear classifier of penalty %g has not converged: gradient %.1e",
+            penalty,
+            gradient,
+        )
+    return Linear(mean, scale, weights.detach(), penalty, gradient)
 
 
 def choose(
@@ -124,13 +141,27 @@ def choose(
     Returns:
         The classifier, and the score by penalty.
     """
-    found: Linear | None = None
-    scores: dict[float, float] = {}
+    tried: dict[float, float] = {}
+    last: Linear | None = None
+    best: Linear | None = None
+    learning, judging = features[~held_out], features[held_out]
     for penalty in penalties:
-        found = fit(features[~held_out], targets[~held_out], penalty, classes=classes, start=found)
-        scores[penalty] = score(found.logits(features[held_out]), targets[held_out].cpu())
-    best = max(scores, key=lambda penalty: scores[penalty])
-    return fit(features, targets, best, classes=classes), scores
+        last = fit(learning, targets[~held_out], penalty, classes=classes, start=last)
+        tried[penalty] = score(last.logits(judging), targets[held_out].cpu())
+        if best is None or tried[penalty] > tried[best.penalty]:
+            best = last
+    assert best is not None, "no penalties"
+    del learning, judging
+    return fit(features, targets, best.penalty, classes=classes, start=best), tried
+
+
+def _standardisation(features: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and one over the deviation, float64 (F,), without a float64 copy of all features."""
+    parts = torch.split(features, ROWS)
+    mean = torch.stack([part.double().sum(dim=0) for part in parts]).sum(dim=0) / len(features)
+    squares = torch.stack([(part.double() - mean).square().sum(dim=0) for part in parts])
+    deviation = (squares.sum(dim=0) / len(features)).sqrt()
+    return mean, torch.where(deviation > 1e-12, 1 / deviation.clamp(min=1e-12), 0.0)
 
 
 def _standard(features: Tensor, mean: Tensor, scale: Tensor) -> Tensor:

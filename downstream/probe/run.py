@@ -104,6 +104,12 @@ def probe(options: Options, command: list[str]) -> tuple[Result, bool]:
     for option, part in (("--train", train), ("--val", val)):
         if not len(part.items):
             raise InputError(f"{option}: none of its images can be read")
+    for matrix in (known_features, asked_features):
+        if not matrix.isfinite().all():
+            raise InputError(
+                f"{pretrained.checkpoint}: its features are not finite: the run has diverged; "
+                "take an earlier checkpoint"
+            )
     encoded = time.monotonic()
     metrics = _reference(train, val)
     facts: dict[str, Any] = {}
@@ -179,7 +185,11 @@ def _linear(
         classes=len(train.items.categories),
     )
     logits = classifier.logits(asked)
-    facts = {"penalty": classifier.penalty, "penalties": {f"{p:g}": s for p, s in tried.items()}}
+    facts = {
+        "penalty": classifier.penalty,
+        "penalties": {f"{p:g}": s for p, s in tried.items()},
+        "gradient": classifier.gradient,
+    }
     if several:
         return {"linear/map": scores.mean_average_precision(logits, val.targets)}, facts
     return {

@@ -9,7 +9,8 @@ from torch import Tensor
 def top(logits: Tensor, labels: Tensor, k: int) -> float:
     """Share of samples whose label is among the ``k`` highest logits.
 
-    Classes of equal logits count against the sample; a label of -1 is never right.
+    Classes of equal logits count against the sample, and so do logits that are not numbers; a
+    label of -1 is never right.
 
     Args:
         logits: (N, C).
@@ -17,7 +18,7 @@ def top(logits: Tensor, labels: Tensor, k: int) -> float:
         k: how many may be named.
     """
     own = logits.gather(1, labels.clamp(min=0)[:, None])
-    before = (logits >= own).sum(dim=1) - 1
+    before = (~(logits < own)).sum(dim=1) - 1
     return float(((before < k) & (labels >= 0)).double().mean())
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import numpy as np
 import pytest
 import torch
@@ -39,6 +41,49 @@ def test_the_gradient_of_the_written_objective_is_zero(several: bool) -> None:
     assert np.allclose(found.logits(features).numpy(), logits, atol=1e-9)
 
 
+def test_many_correlated_features_under_a_weak_penalty_converge(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    mixing = torch.randn(100, 100, generator=generator) * torch.logspace(0, -2, 100)[:, None]
+    features = torch.randn(400, 100, generator=generator) @ mixing
+    noise = torch.randn(400, 5, generator=generator)
+    targets = (features[:, :5] / features[:, :5].std(0) + noise).argmax(1)
+    with caplog.at_level(logging.WARNING):
+        found = linear.fit(features, targets, 1e-5, classes=5)
+    assert found.gradient < 1e-6
+    assert not caplog.records
+    # The gradient it tells is that of the written objective.
+    x = (features.double() - features.double().mean(0)) / features.double().std(0, correction=0)
+    errors = torch.softmax(found.logits(features), 1) - torch.eye(5)[targets]
+    slopes = torch.cat([x.T @ errors / len(x) + 1e-5 * found.weights[:-1], errors.mean(0)[None]])
+    assert float(slopes.abs().max()) == pytest.approx(found.gradient, rel=1e-3)
+    # Stopped early it is far from that, and says so.
+    with caplog.at_level(logging.WARNING):
+        early = linear.fit(features, targets, 1e-5, classes=5, iterations=20)
+    assert early.gradient > linear.CONVERGED
+    assert "penalty 1e-05 has not converged: gradient" in caplog.text
+
+
+def test_the_final_fit_begins_from_the_chosen_solution(monkeypatch: pytest.MonkeyPatch) -> None:
+    features, targets = problem()
+    starts: list[linear.Linear | None] = []
+    plain = linear.fit
+
+    def watched(*given, start=None, **named):
+        starts.append(start)
+        return plain(*given, start=start, **named)
+
+    monkeypatch.setattr(linear, "fit", watched)
+    held_out = torch.arange(200) % 5 == 4
+    found, _ = linear.choose(
+        features, targets, held_out, lambda a, b: scores.top(a, b, 1), classes=3
+    )
+    assert [s if s is None else s.penalty for s in starts[:-1]] == [None, *linear.PENALTIES[:-1]]
+    assert starts[-1] is not None
+    assert starts[-1].penalty == found.penalty
+
+
 def test_parts_of_the_samples_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     features, targets = problem()
     whole = linear.fit(features, targets, 0.1, classes=3)
@@ -49,7 +94,8 @@ def test_parts_of_the_samples_change_nothing(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_the_penalty_is_the_one_that_judges_best_and_all_samples_are_fitted() -> None:
     features, targets = problem()
-    features = torch.cat([features, torch.randn(200, 150)], 1)  # wants a strong penalty
+    noise = torch.randn(200, 150, generator=torch.Generator().manual_seed(0))
+    features = torch.cat([features, noise], 1)  # wants a strong penalty
     held_out = torch.arange(200) % 5 == 4
     found, tried = linear.choose(
         features, targets, held_out, lambda a, b: scores.top(a, b, 1), classes=3
@@ -64,6 +110,13 @@ def test_top_counts_ties_and_unknown_labels_against_the_sample() -> None:
     logits = torch.tensor([[2.0, 1, 0], [1, 1, 0], [0, 0, 5]])
     assert scores.top(logits, torch.tensor([0, 0, -1]), 1) == pytest.approx(1 / 3)
     assert scores.top(logits, torch.tensor([1, 0, -1]), 2) == pytest.approx(2 / 3)
+
+
+def test_top_of_logits_that_are_no_numbers_is_zero() -> None:
+    logits = torch.full((2, 3), float("nan"))
+    assert scores.top(logits, torch.tensor([0, 2]), 1) == 0.0
+    logits = torch.tensor([[1.0, float("nan"), 0], [1, 0, float("nan")]])
+    assert scores.top(logits, torch.tensor([0, 2]), 1) == 0.0
 
 
 def test_per_class_weighs_classes_equally() -> None:

@@ -6,9 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 import hcl
+from pretrain import checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +39,7 @@ def test_objects_told_apart_by_colour(place: Path, tmp_path: Path, monkeypatch, 
     assert result["metrics"]["linear@1"] > 0.9  # colours are easy, even for random features
     assert result["metrics"]["knn@1"] > 0.6
     assert result["metrics"]["linear@5"] == 1.0
+    assert result["provenance"]["gradient"] < 1e-5
     assert result["provenance"]["penalty"] in (1.0, 0.1, 1e-2, 1e-3, 1e-4, 1e-5)
     said = capsys.readouterr().out
     assert "60 to learn from, 18 to test" in said
@@ -100,6 +103,32 @@ def test_mistakes_are_named(place: Path, tmp_path: Path, capsys, change, said) -
     assert hcl.main([*words(place, str(tmp_path / "out")), *change]) == 2
     assert said in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("value", ["nan", "-1", "0", "inf", "warm"])
+def test_a_temperature_is_a_positive_number(place: Path, tmp_path: Path, capsys, value) -> None:
+    with pytest.raises(SystemExit) as ended:
+        hcl.main(words(place, str(tmp_path / "out"), f"--temperature={value}"))
+    assert ended.value.code == 2
+    assert f"must be a positive number, got '{value}'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["linear", "knn"])
+def test_a_diverged_run_is_refused(
+    place: Path, tmp_path: Path, make_run, monkeypatch, capsys, kind
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    run = make_run(tmp_path / "first")
+    (saved,) = (run / "checkpoints").glob("*.pt")
+    state = torch.load(saved, weights_only=True)
+    state["model"]["encoder.backbone.conv1.weight"].fill_(float("nan"))
+    run = tmp_path / "run"
+    checkpoint.save(run / "checkpoints", state, 7, keep=1, keep_every=None)
+    arguments = words(place, str(tmp_path / "out"), "--kind", kind)
+    arguments[1] = str(run)
+    assert hcl.main(arguments) == 2
+    assert "its features are not finite: the run has diverged" in capsys.readouterr().err
+    assert not (tmp_path / "out/result.json").exists()
 
 
 def test_an_image_on_both_sides_is_refused(
