@@ -27,19 +27,21 @@ def main(argv: list[str]) -> int:
     from slurm.status import ENDED, look
 
     queue, _ = try_queue()
-    on_slurm = []
+    on_slurm: dict[str, str] = {}
     for job in chosen_jobs(arguments):
         status = look(job, queue)
         if status.state in ENDED or status.id is None:
             print(f"{status.name}: {status.state} already")
             continue
         if job.spec().cluster.kind == "slurm":
-            on_slurm.append(status.id)
+            on_slurm[status.id] = status.name
         else:
             _end_local(int(status.id))
-        print(f"{status.name}: cancelled ({status.id})")
+            print(f"{status.name}: cancelled ({status.id})")
     if on_slurm:
-        cancel(on_slurm)
+        cancel(list(on_slurm))
+    for name, title in on_slurm.items():
+        print(f"{title}: cancelled ({name})")
     return 0
 
 
@@ -48,5 +50,5 @@ def _end_local(pid: int) -> None:
     file = Path(f"/proc/{pid}/task/{pid}/children")
     children = file.read_text().split() if file.exists() else []
     for one in [pid, *map(int, children)]:
-        with contextlib.suppress(ProcessLookupError):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
             os.kill(one, signal.SIGTERM)

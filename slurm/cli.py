@@ -25,6 +25,8 @@ BUSY = "another `hcl pipeline` is running here"
 def main(argv: list[str]) -> int:
     """Run a pipeline; 0 finished, 1 a step failed, 75 stopped by a signal, 2 the user's mistake."""
     arguments = _parser().parse_intermixed_args(argv)
+    if arguments.cluster is None and (arguments.profile or arguments.wait):
+        raise InputError(f"{'--set' if arguments.profile else '--wait'}: goes with --cluster NAME")
     from slurm.cluster import choose_cluster
     from slurm.graph import load_pipeline
     from slurm.local import Runner

@@ -39,7 +39,7 @@ class ClusterSettings(Settings):
             and a checkpoint, and Slurm may be a minute early.
         max_requeues: restarts of a job, of whatever cause, before it is given up.
         setup: lines of shell before the command, as in ``module load cuda``.
-        sbatch: more of sbatch's options, by name.
+        sbatch: more of sbatch's options, by name; a ``comment`` comes after the job's own.
     """
 
     kind: Literal["slurm", "local", "debug"] = "slurm"

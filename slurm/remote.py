@@ -56,8 +56,12 @@ def withdraw(journal: Journal, patience: float = 60.0) -> None:
     until = time.monotonic() + patience
     while True:
         lines = ask("squeue", "--me", "-h", "-r", "-o", "%i|%k").splitlines()
-        queued = dict(line.strip().split("|", 1) for line in lines)
-        orphans = [name for name, said in queued.items() if said in folders and name not in known]
+        queued = {name: said for name, _, said in (line.strip().partition("|") for line in lines)}
+        orphans = [
+            name
+            for name, said in queued.items()
+            if name not in known and folders.intersection(said.split()[:1])  # theirs comes after
+        ]
         if not orphans:
             break
         if time.monotonic() > until:
@@ -174,7 +178,7 @@ class Submitter:
             for (step, _), job in zip(batch.steps, jobs, strict=True):
                 # Before it is submitted: `withdraw` finds what a killed submitter leaves behind.
                 self.jobs[step.name] = job
-                files = files_of(step)
+                files = self._files(step)
                 folder = str(job.folder)
                 self.journal.begin(step.name, step.words, files, list(step.needs), job=folder)
             try:
@@ -188,9 +192,14 @@ class Submitter:
 
     def wait(self) -> int:
         """Until all jobs have ended; 0, or 1 where one has not finished."""
-        flying, start = set(self.jobs), time.monotonic()
+        flying, start, silent = set(self.jobs), time.monotonic(), False
         while flying:
-            now = set(reconcile(self.journal))
+            try:
+                now, silent = set(reconcile(self.journal)), False
+            except InputError as error:  # a controller that is restarted comes back
+                if not silent:
+                    self._say(f"waiting all the same: {error}")
+                now, silent = flying, True
             for name in [name for name in self.jobs if name in flying - now]:
                 record = self.journal.state.steps[name]
                 self._say(f"{name}: {record.why or record.state}")
@@ -199,6 +208,16 @@ class Submitter:
                 time.sleep(min(30, 1 + (time.monotonic() - start) / 20))
         states = [self.journal.state.steps[name].state for name in self.jobs]
         return 0 if all(state == "finished" for state in states) else 1
+
+    def _files(self, step: Step) -> dict[str, str]:
+        """Hashes of what its words name, but not of what jobs at work will write anew."""
+        steps = [self.pipeline.steps[name] for name in self.jobs if name in self.pipeline.steps]
+        made = {Path(path).absolute() for one in steps for path in one.makes}
+        return {
+            name: content
+            for name, content in files_of(step).items()
+            if made.isdisjoint([Path(name).absolute(), *Path(name).absolute().parents])
+        }
 
     def _id(self, step: str) -> str:
         job = self.jobs.get(step)

@@ -128,7 +128,7 @@ def _state(
         why = str(failed["why"]) if failed is not None else f"out of memory: {over}"
         return ("out of memory" if why.startswith("out of memory") else "failed"), why
     if spec.cluster.kind != "slurm":
-        return _local(job, last)
+        return _local(job, spec.submitted, last)
     if entry is not None:
         return _queued(job, spec, last, entry)
     if answered:
@@ -197,12 +197,13 @@ def _whose_failure(spec: Spec, queue: Mapping[str, Entry]) -> str | None:
     return None
 
 
-def _local(job: Job, last: dict[str, Any]) -> tuple[str, str]:
+def _local(job: Job, submitted: float, last: dict[str, Any]) -> tuple[str, str]:
     if last["kind"] == "stopped":
         return "stopped", str(last["why"])
     name = job.id
-    alive = name is not None and _is_alive(int(name))
-    if alive:
+    # After a reboot its number may be a stranger's.
+    silent = time.time() - (job.last_pulse() or submitted)
+    if name is not None and silent < STALE_S and _is_alive(int(name)):
         return ("running" if last["kind"] == "start" else "queued"), "on this machine"
     if time.time() - (job.last_pulse() or 0) < ENDING_S:
         return "running", "ending"  # the shell of the set-up lines is gone before its tasks

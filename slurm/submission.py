@@ -23,6 +23,8 @@ from slurm.snapshot import snapshot
 from slurm.task import Task
 
 CODE = "code"
+KEPT = (("pretrain",), ("retrieve", "train"))
+"""Commands whose configuration file is kept as it is at submission."""
 
 
 def prepare(
@@ -40,20 +42,27 @@ def prepare(
 
 
 def _keep_config(words: tuple[str, ...], folder: Path) -> tuple[str, ...]:
-    """The configuration file of a pretraining, with its bases, as it is now."""
-    if words[0] != "pretrain":
-        return words
-    options = parsed(words)
-    if options is None or not Path(options.config).is_file():
-        return words  # a preset is part of the code
-    from pretrain.config import read_config
+    """The configuration file of a training, with its bases, as it is now.
 
-    config = options.config
-    text = yaml.safe_dump(read_config(Path(config)), sort_keys=False, allow_unicode=True)
+    A detector's stays where it is: its protocol goes by the file's name.
+    """
+    command = next((known for known in KEPT if words[: len(known)] == known), None)
+    options = None if command is None else parsed(words)
+    if command is None or options is None or not Path(options.config).is_file():
+        return words  # a preset is part of the code
+    config = str(options.config)
+    if command == ("pretrain",):
+        from pretrain.config import read_config
+
+        text = yaml.safe_dump(read_config(Path(config)), sort_keys=False, allow_unicode=True)
+    else:
+        from downstream.retrieval.finetune.config import dump_yaml, load_settings
+
+        text = dump_yaml(load_settings(config, options.overrides))
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]
     target = folder / f"{plain(Path(config).stem)}-{digest}.yaml"
     target.write_text(text, encoding="utf-8")
-    place = words.index(config)
+    place = words.index(config, len(command))
     return (*words[:place], str(target), *words[place + 1 :])
 
 
@@ -82,8 +91,8 @@ def plan(
 def submit(jobs: Sequence[Job], after: Sequence[str] = ()) -> None:
     """Hand jobs to the back end of their profile: one job, or an array where there are several.
 
-    Slurm's comment on them is the first one's folder: where this process is killed before it has
-    noted their ids, they are found by it.
+    Slurm's comment on them begins with the first one's folder: where this process is killed before
+    it has noted their ids, they are found by it. The profile's own comment comes after.
 
     Args:
         jobs: prepared, of one profile.
@@ -169,8 +178,9 @@ def _executor(spec: Spec, logs: Path, after: Sequence[str], comment: str) -> Any
         given["gpus_per_node"] = cluster.gpus_per_node
     if cluster.exclusive:
         given["exclusive"] = True
-    extra: dict[str, Any] = {"requeue": True, "kill-on-invalid-dep": "yes", "comment": comment}
-    extra |= cluster.sbatch
+    extra: dict[str, Any] = {"requeue": True, "kill-on-invalid-dep": "yes", **cluster.sbatch}
+    theirs = cluster.sbatch.get("comment")
+    extra["comment"] = comment if theirs is None else f"{comment} {theirs}"
     if after:
         given["dependency"] = "afterok:" + ":".join(after)
     queued.update_parameters(
