@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from downstream.arguments import positive_int
+from downstream.arguments import positive, positive_int
 
 KINDS = {
     "hard-negatives": "Weights of the negatives against their rank for sphere, ball and mixture; "
@@ -90,7 +90,7 @@ def _hard_negatives(made: argparse.ArgumentParser) -> None:
     for name, of in (("spherical", "sphere"), ("hyperbolic", "ball")):
         add(
             f"--temperature-{name}",
-            type=_temperature,
+            type=positive,
             nargs="+",
             default=[],
             metavar="T",
@@ -190,13 +190,3 @@ def _several(text: str) -> int:
     if not text.isdecimal() or int(text) < 4:
         raise argparse.ArgumentTypeError(f"must be a whole number from 4, got '{text}'")
     return int(text)
-
-
-def _temperature(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"must be a positive number, got '{text}'")
-    return value
