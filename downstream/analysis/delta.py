@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,12 +11,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from downstream.analysis import draw
-from downstream.analysis.embedded import Embedded, load
+from downstream.analysis.embedded import Embedded, check_options, load
 from downstream.analysis.findings import Findings
-from downstream.retrieval.delta import DISK, Delta, delta_hyperbolicity
+from downstream.retrieval.delta import DISK, Delta, Distances, subset_deltas
 from pretrain.geometry import poincare
-
-Distances = Callable[[Tensor], Tensor]
 
 
 def analyse(arguments: argparse.Namespace) -> Findings:
@@ -26,6 +23,13 @@ def analyse(arguments: argparse.Namespace) -> Findings:
     Raises:
         InputError: embeddings that cannot be used.
     """
+    check_options(
+        arguments.runs,
+        overrides=arguments.overrides,
+        annotations=arguments.annotations,
+        images=arguments.images,
+        split=arguments.split,
+    )
     run = load(
         arguments.runs[0],
         overrides=arguments.overrides,
@@ -35,11 +39,11 @@ def analyse(arguments: argparse.Namespace) -> Findings:
         split=arguments.split,
     )
     measured = {
-        name: measure(
+        name: subset_deltas(
             points,
             distances,
             samples=arguments.samples,
-            repeats=arguments.repeats,
+            times=arguments.repeats,
             seed=arguments.seed,
         )
         for name, (points, distances) in spaces(run).items()
@@ -84,27 +88,6 @@ def spaces(run: Embedded) -> dict[str, tuple[Tensor, Distances]]:
             run.points,
             lambda points: poincare.pairwise_distance(points, points, c),
         )
-    return found
-
-
-def measure(
-    points: Tensor, distances: Distances, *, samples: int, repeats: int, seed: int
-) -> list[Delta]:
-    """δ of random subsets of points (N, D) in a metric.
-
-    Args:
-        points: float64.
-        distances: (n, D) to (n, n).
-        samples: points of a subset, without replacement; all where there are fewer.
-        repeats: number of subsets; one where all are taken.
-        seed: of the choice.
-    """
-    rng = np.random.default_rng(seed)
-    taken = min(samples, len(points))
-    found = []
-    for _ in range(repeats if taken < len(points) else 1):
-        rows = torch.from_numpy(rng.choice(len(points), taken, replace=False))
-        found.append(delta_hyperbolicity(distances(points[rows])))
     return found
 
 

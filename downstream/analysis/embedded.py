@@ -99,6 +99,32 @@ class Embedded:
     scenes: Scenes | None = None
 
 
+def check_options(
+    paths: Sequence[Path],
+    *,
+    overrides: Sequence[str],
+    annotations: Path | None,
+    images: Path | None,
+    split: Literal["test", "train"] = "test",
+) -> None:
+    """Refuse options at which none of the runs or files would look; see :func:`load`.
+
+    Raises:
+        InputError: naming the option.
+    """
+    arrays = all(path.suffix == ".npz" for path in paths)
+    objects = annotations is not None or images is not None
+    if arrays and objects:
+        raise InputError("--annotations and --images: are for runs of `hcl pretrain`, not for .npz")
+    chosen = [*overrides, *(["--split train"] if split == "train" else [])]
+    if chosen and (arrays or objects):
+        given = ".npz" if arrays else "--annotations"
+        raise InputError(
+            f"{chosen[0]}: is for runs of `hcl retrieve train` on their own images, not for "
+            f"{given}; leave it out"
+        )
+
+
 def load(
     path: Path,
     *,
@@ -121,7 +147,7 @@ def load(
         split: ``train`` to embed a fine-tuned run's training images instead.
 
     Raises:
-        InputError: a run, data or file that cannot be used.
+        InputError: a run, data or file that cannot be used, or embeddings that are not finite.
     """
     if path.suffix == ".npz":
         return from_arrays(path)
@@ -150,6 +176,7 @@ def from_tuned(
     if searched:
         queries, keys = (everything[images.splits[rows] == name] for name in ("query", "gallery"))
     projections = made.projections.double()
+    _check_finite(tuned.checkpoint, made.features, projections)
     points = None
     if settings.loss.geometry != "sphere":
         # Without the released epsilons, whatever the training had.
@@ -187,6 +214,7 @@ def from_pretrained(path: Path, annotations: Path, images: Path, device: str) ->
         batch=BATCH,
         device=device_of(device),
     )
+    _check_finite(pretrained.checkpoint, made.backbone, made.head, made.scenes)
     counts = np.array([len(record.boxes) for record in objects.records])
     shown = np.unique(objects.image)
     c, clip = about.curvature, about.clip_radius
@@ -219,6 +247,8 @@ def from_arrays(path: Path) -> Embedded:
     """Embeddings of an ``.npz``: ``embeddings`` (N, D), ``labels`` (N,), ``ball`` (N, E), ``c``."""
     if not path.is_file():
         raise InputError(f"{path}: no such file; name an .npz of embeddings or a run folder")
+    if not zipfile.is_zipfile(path):
+        raise InputError(f"{path}: cannot be read (no archive); write it with numpy.savez")
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
@@ -230,12 +260,20 @@ def from_arrays(path: Path) -> Embedded:
             f"{path}: has {', '.join(sorted(arrays)) or 'nothing'}; needed are embeddings and "
             "labels, and ball and c together where there is a ball"
         )
-    labels, classes = arrays["labels"], np.unique(arrays["labels"])
+    labels = arrays["labels"]
+    if labels.ndim != 1:
+        raise InputError(f"{path}: 'labels' has shape {labels.shape}; it must be (N,), one of each")
+    classes = np.unique(labels)
     embeddings = _matrix(path, "embeddings", arrays["embeddings"], len(labels))
     points = c = None
     if "ball" in arrays:
         points = _matrix(path, "ball", arrays["ball"], len(labels))
-        c = float(arrays["c"])
+        if arrays["c"].size != 1 or arrays["c"].dtype.kind not in "iuf":
+            raise InputError(
+                f"{path}: 'c' has shape {arrays['c'].shape} of {arrays['c'].dtype}; it must be one "
+                "positive number"
+            )
+        c = float(arrays["c"].item())
         if not (c > 0 and float((c * points.square().sum(1)).max()) < 1):
             raise InputError(f"{path}: 'ball' has points outside the ball of c={c:g}; check 'c'")
     return Embedded(
@@ -248,6 +286,14 @@ def from_arrays(path: Path) -> Embedded:
         labels=np.searchsorted(classes, labels).astype(np.int64),
         classes=tuple(str(name) for name in classes),
     )
+
+
+def _check_finite(checkpoint: Path, *embeddings: Tensor) -> None:
+    if not all(bool(each.isfinite().all()) for each in embeddings):
+        raise InputError(
+            f"{checkpoint}: its embeddings are not finite: the run has diverged; take an earlier "
+            "checkpoint"
+        )
 
 
 def _matrix(path: Path, name: str, values: NDArray[np.generic], count: int) -> Tensor:

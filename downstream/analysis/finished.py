@@ -11,19 +11,16 @@ from downstream.results import FILE_NAME, Result, read_result
 from pretrain.config import read_yaml
 from pretrain.errors import InputError
 from pretrain.export.header import sha256
+from pretrain.run import FREE as RUN_FREE
 from pretrain.run import flat
 
 CONFIG = "config.yaml"
 GEOMETRY = "loss.geometry"
 OWN_TEMPERATURE = "loss.temperature"
 
-FREE = {
-    *("seed", "output", "name", "data.workers", "test.batch", "train.device", "train.threads"),
-    *("train.log_every", "train.checkpoint_every", "train.keep", "train.tensorboard"),
-    *("train.watch", "data.root", "data.annotations"),
-}
-"""Settings in which seeds of one run differ, or that change no result: where a data set lies says
-less than its fingerprint, which is compared."""
+FREE = RUN_FREE | {"seed", "test.batch", "data.root", "data.annotations"}
+"""Settings, or sections, in which seeds of one run differ, or that change no result: where a data
+set lies says less than its fingerprint, which is compared."""
 
 # Settings of the loss that a geometry does not look at.
 _INERT = {
@@ -63,7 +60,11 @@ class Finished:
     def acting(self) -> dict[str, Any]:
         """What the result depends on but the seed: settings that act, and the protocol."""
         inert = {f"loss.{name}" for name in _INERT.get(self.geometry or "", ())}
-        kept = {k: v for k, v in self.settings.items() if k not in FREE and k not in inert}
+        kept = {
+            key: value
+            for key, value in self.settings.items()
+            if not FREE & {key, key.split(".")[0]} and key not in inert
+        }
         return {**kept, **{f"protocol.{k}": v for k, v in flat(self.result.protocol).items()}}
 
     def setting(self, key: str) -> Any:

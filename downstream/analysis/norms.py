@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from downstream.analysis import draw
-from downstream.analysis.embedded import Embedded, load
+from downstream.analysis.embedded import Embedded, check_options, load
 from downstream.analysis.findings import Findings
 from downstream.compare.plots import short
 from downstream.retrieval.spaces import Floats
@@ -75,6 +75,12 @@ def analyse(arguments: argparse.Namespace) -> Findings:
     Raises:
         InputError: embeddings that cannot be used.
     """
+    check_options(
+        arguments.runs,
+        overrides=arguments.overrides,
+        annotations=arguments.annotations,
+        images=arguments.images,
+    )
     runs: list[Norms] = []
     sources = []
     for path in arguments.runs:

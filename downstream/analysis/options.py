@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from downstream.arguments import positive, positive_int
+
 KINDS = {
     "hard-negatives": "Weights of the negatives against their rank for sphere, ball and mixture; "
     "overlap and gallery of the hardest negatives of two models, or of one in both geometries.",
@@ -70,17 +72,17 @@ def _hard_negatives(made: argparse.ArgumentParser) -> None:
         help="run folder or checkpoint of `hcl retrieve train`; a second one to compare it with; "
         "and key=value to test both on other data, such as data.root=DIR",
     )
-    add("--anchors", type=_positive, default=200, metavar="N", help="drawn (default: 200)")
+    add("--anchors", type=positive_int, default=200, metavar="N", help="drawn (default: 200)")
     add(
         "--ranks",
-        type=_positive,
+        type=positive_int,
         default=100,
         metavar="N",
         help="hardest negatives whose overlap is taken (default: 100)",
     )
     add(
         "--gallery",
-        type=_positive,
+        type=positive_int,
         default=4,
         metavar="N",
         help="anchors in the gallery (default: 4)",
@@ -88,7 +90,7 @@ def _hard_negatives(made: argparse.ArgumentParser) -> None:
     for name, of in (("spherical", "sphere"), ("hyperbolic", "ball")):
         add(
             f"--temperature-{name}",
-            type=_temperature,
+            type=positive,
             nargs="+",
             default=[],
             metavar="T",
@@ -102,7 +104,9 @@ def _delta(made: argparse.ArgumentParser) -> None:
     add = made.add_argument
     add("items", nargs="+", metavar="RUN", help=_EMBEDDED)
     add("--samples", type=_several, default=2000, metavar="N", help="points of a subset (2000)")
-    add("--repeats", type=_positive, default=10, metavar="N", help="random subsets (default: 10)")
+    add(
+        "--repeats", type=positive_int, default=10, metavar="N", help="random subsets (default: 10)"
+    )
     add(
         "--split",
         choices=["test", "train"],
@@ -182,23 +186,7 @@ def _natural(text: str) -> int:
     return int(text)
 
 
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number from 1, got '{text}'")
-    return int(text)
-
-
 def _several(text: str) -> int:
     if not text.isdecimal() or int(text) < 4:
         raise argparse.ArgumentTypeError(f"must be a whole number from 4, got '{text}'")
     return int(text)
-
-
-def _temperature(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"must be a positive number, got '{text}'")
-    return value

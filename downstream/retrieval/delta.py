@@ -7,6 +7,7 @@ Hyp-ViT also has ``δ/diameter``. Here ``relative`` is the first.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -18,6 +19,8 @@ from pretrain.errors import InputError
 
 DISK = 0.144
 """2δ/diameter of the Poincaré disk at c = 1, as estimated by Khrulkov et al."""
+
+Distances = Callable[[Tensor], Tensor]
 
 # Rows and columns of one tile: what it compares fits the cache, which is 15 times faster.
 _TILE = 8
@@ -74,6 +77,27 @@ def delta_hyperbolicity(distances: ArrayLike | Tensor, base: int = 0) -> Delta:
     return Delta(largest, diameter, relative, curvature)
 
 
+def subset_deltas(
+    points: Tensor, distances: Distances, *, samples: int, times: int, seed: int
+) -> list[Delta]:
+    """δ of random subsets of points (N, D) in a metric, computed in float64.
+
+    Args:
+        points: of the space.
+        distances: float64 (n, D) to (n, n).
+        samples: points of a subset, without replacement; all where there are fewer.
+        times: number of subsets; one where all are taken.
+        seed: of the choice.
+    """
+    rng = np.random.default_rng(seed)
+    taken = min(samples, len(points))
+    found = []
+    for _ in range(times if taken < len(points) else 1):
+        rows = torch.from_numpy(rng.choice(len(points), taken, replace=False))
+        found.append(delta_hyperbolicity(distances(points[rows].double())))
+    return found
+
+
 def sampled_delta(
     features: Tensor, *, samples: int = 2000, times: int = 100, seed: int = 0
 ) -> Delta:
@@ -85,13 +109,9 @@ def sampled_delta(
         times: number of subsets; one where all are taken.
         seed: of the choice.
     """
-    rng = np.random.default_rng(seed)
-    taken = min(samples, len(features))
-    found = []
-    for _ in range(times if taken < len(features) else 1):
-        rows = torch.from_numpy(rng.choice(len(features), taken, replace=False))
-        points = features[rows].double()
-        found.append(delta_hyperbolicity(torch.cdist(points, points)))
+    found = subset_deltas(
+        features, lambda p: torch.cdist(p, p), samples=samples, times=times, seed=seed
+    )
     delta, diameter, relative = (
         float(np.mean([getattr(one, name) for one in found]))
         for name in ("delta", "diameter", "relative")

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import math
 import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import get_args
 
+from downstream.arguments import not_negative
 from downstream.retrieval.datasets.crops import Classes
 from pretrain.data.readers.common import OnBad
 from pretrain.errors import InputError
@@ -58,15 +58,15 @@ def write_crops(
         size: side of a crop, px; the box becomes a square.
         classes: ``fine``, the categories, or ``coarse``, their supercategories.
         min_side: px; boxes with a shorter side are left out.
-        context: share of its extent by which a box grows on every side.
+        context: share of its extent by which a box grows on every side, from 0.
         on_bad_box: ``error`` or ``drop``, boxes without area or outside their image.
 
     Returns:
         the number of objects by class folder, sorted.
 
     Raises:
-        InputError: the set cannot be read, two classes would share a folder, or ``out`` is not
-            empty or cannot be written.
+        InputError: the set cannot be read, two classes would share a folder or two images
+            their files' names, or ``out`` is not empty or cannot be written.
     """
     import numpy as np
     from torchvision.io import write_png
@@ -75,18 +75,16 @@ def write_crops(
     from downstream.retrieval.objects import choose_objects, cut_objects
     from pretrain.data.readers.coco import read as read_coco
 
-    if not 0 <= context < math.inf:
-        raise InputError(f"--context: must be a number from 0, got {context}")
     _refuse_held(out)
     report = read_coco(annotations, images, on_bad_box=on_bad_box)
     objects = choose_objects(report, min_side=min_side, max_per_category=None)
     folders = folder_names(class_names(objects.categories, annotations, classes), annotations)
+    shown = np.unique(objects.image)
+    names = file_names([objects.records[image].file_name for image in shown], annotations)
     counts: dict[str, int] = {}
     with _complete_or_not(out) as made:
-        for image in np.unique(objects.image):
+        for image, name in zip(shown, names, strict=True):
             rows = np.flatnonzero(objects.image == image)
-            stem = Path(objects.records[image].file_name).with_suffix("")
-            name = "_".join(stem.parts)  # images of several folders keep their names apart
             for number, crop in enumerate(cut_objects(objects, rows, size, context)):
                 folder = folders[int(objects.labels[rows[number]])]
                 counts[folder] = counts.get(folder, 0) + 1
@@ -101,7 +99,7 @@ def folder_names(classes: Sequence[str], source: Path) -> list[str]:
     Raises:
         InputError: two different classes would share a folder.
     """
-    made = [re.sub(r"[^\w .()+-]", "_", name).strip(". ") or "_" for name in classes]
+    made = [_safe(name) for name in classes]
     first: dict[str, str] = {}
     for name, folder in zip(classes, made, strict=True):
         # Not by case alone: some file systems do not tell such folders apart.
@@ -112,6 +110,32 @@ def folder_names(classes: Sequence[str], source: Path) -> list[str]:
                 f"'{folder}'; rename one"
             )
     return made
+
+
+def file_names(images: Sequence[str], source: Path) -> list[str]:
+    """How the files of each image's objects begin: its folders and its stem, joined by ``_``.
+
+    Raises:
+        InputError: the files of two images would have the same names.
+    """
+    made = []
+    first: dict[str, str] = {}
+    for image in images:
+        path = PurePosixPath(image)
+        name = "_".join(_safe(part) for part in (*path.parent.parts, path.stem))
+        made.append(name)
+        if name.casefold() in first:
+            raise InputError(
+                f"{source}: the objects of images '{first[name.casefold()]}' and '{image}' would "
+                f"both be '{name}_00.png' and so on; rename one"
+            )
+        first[name.casefold()] = image
+    return made
+
+
+def _safe(name: str) -> str:
+    """One part of a path: other characters than words' become ``_``."""
+    return re.sub(r"[^\w .()+-]", "_", name).strip(". ") or "_"
 
 
 def _refuse_held(out: Path) -> None:
@@ -159,14 +183,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     add(
         "--min-side",
-        type=float,
+        type=not_negative,
         default=16.0,
         metavar="PX",
         help="leave out boxes whose shorter side is less (default: 16)",
     )
     add(
         "--context",
-        type=float,
+        type=not_negative,
         default=0.1,
         metavar="SHARE",
         help="by how much of its extent a box grows on every side (default: 0.1)",

@@ -4,6 +4,14 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from downstream.arguments import positive_int
+from downstream.results import FILE_NAME, Result, finished
+from pretrain.errors import InputError
+
+if TYPE_CHECKING:
+    from downstream.retrieval.finetune.tuned import Tuned
 
 
 def main(argv: list[str]) -> int:
@@ -13,10 +21,17 @@ def main(argv: list[str]) -> int:
     from downstream.retrieval.finetune.tuned import load_tuned, with_overrides
     from downstream.retrieval.task import device_of
 
+    output = arguments.output or _folder_of(arguments.run)
     tuned = load_tuned(arguments.run)
     tuned = with_overrides(tuned, arguments.overrides, source="hcl retrieve eval")
+    known = None if arguments.overwrite else _known(tuned, output)
+    # What is asked for beyond an evaluation joins the result that is there.
+    more = arguments.delta or (arguments.histogram and not _has_colours(known))
+    if known is not None and not more:
+        print(summary(known))
+        print(f"{output / FILE_NAME}: already there")
+        return 0
     tuned.network.to(device_of(arguments.device))
-    output = arguments.output or Path(tuned.settings.output)
     command = ["hcl", "retrieve", "eval", *argv]
     result = score(
         tuned,
@@ -25,10 +40,39 @@ def main(argv: list[str]) -> int:
         engine=arguments.search,
         delta_subsets=arguments.delta,
         histogram=arguments.histogram,
+        known=None if known is None else known.metrics,
     )
     print(summary(result))
-    print(f"{output / 'result.json'}: written")
+    print(f"{output / FILE_NAME}: written")
     return 0
+
+
+def _folder_of(run: Path) -> Path:
+    """The run folder, also of one of its checkpoints."""
+    if not run.is_file():
+        return run
+    if run.resolve().parent.name != "checkpoints":
+        raise InputError(f"{run}: not in a run's folder; say with --output where the result goes")
+    return run.resolve().parents[1]
+
+
+def _known(tuned: Tuned, output: Path) -> Result | None:
+    """The result of the same network and protocol in ``output``; another one is refused."""
+    from downstream.retrieval.datasets import open_images
+    from downstream.retrieval.finetune.score import protocol_of, row_name
+    from pretrain.export.header import sha256
+
+    protocol = protocol_of(tuned.settings, open_images(tuned.settings.data))
+    identity = {"weights_sha256": sha256(tuned.checkpoint)}
+    return finished(output, "retrieval", row_name(tuned.settings), protocol, identity)
+
+
+def _has_colours(result: Result | None) -> bool:
+    return result is not None and any("/colours/" in name for name in result.metrics)
+
+
+def _subsets(text: str) -> int:
+    return 0 if text == "0" else positive_int(text)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -45,8 +89,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--output", type=Path, metavar="DIR", help="default: the run's folder")
     parser.add_argument(
+        "--overwrite", action="store_true", help="replace another result in that folder"
+    )
+    parser.add_argument(
         "--delta",
-        type=int,
+        type=_subsets,
         default=0,
         metavar="N",
         help="also the delta-hyperbolicity of the features, on N random subsets of 2,000",

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import shlex
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -30,6 +29,7 @@ from downstream.retrieval.neighbours import Engine
 from downstream.retrieval.spaces import Ranking, Rows, ball, fused, sphere
 from pretrain.environment import machine, versions
 from pretrain.errors import InputError
+from pretrain.export.header import sha256
 from pretrain.geometry import poincare
 
 KS = (1, 2, 4, 8)
@@ -120,6 +120,7 @@ def score(
     engine: Engine = "auto",
     delta_subsets: int = 0,
     histogram: bool = False,
+    known: Mapping[str, float] | None = None,
 ) -> Result:
     """Embed the test images, rank them in every way, and write ``result.json``.
 
@@ -130,6 +131,7 @@ def score(
         engine: first stage of the search, which does not change the answer.
         delta_subsets: measure the δ-hyperbolicity of the features on that many random subsets.
         histogram: rank by colours as well, for comparison.
+        known: metrics of the same network and protocol to keep beside what is measured now.
 
     Raises:
         InputError: data or embeddings that cannot be used.
@@ -150,7 +152,7 @@ def score(
             "queries": np.flatnonzero(splits == "query").astype(np.int64),
             "gallery": np.flatnonzero(splits == "gallery").astype(np.int64),
         }
-    metrics: dict[str, float] = {}
+    metrics = dict(known or {})
     found: Measures | None = None
     ways = rankings(embedded, settings.loss)
     if histogram:
@@ -171,21 +173,13 @@ def score(
         metrics["delta/backbone/curvature"] = delta.curvature
     result = Result(
         task="retrieval",
-        run=settings.name or Path(settings.output).name,
+        run=row_name(settings),
         metrics=metrics,
-        protocol={
-            "data": settings.data.name,
-            "data_fingerprint": images.fingerprint,
-            "size": settings.model.size,
-            "resize": settings.test.resize or settings.model.size,
-            "dim": settings.model.dim,
-            "ks": list(ks),
-            "ties": ties,
-        },
+        protocol=protocol_of(settings, images),
         provenance={
             "command": shlex.join(command),
             "checkpoint": str(tuned.checkpoint),
-            "weights_sha256": _sha256(tuned.checkpoint),
+            "weights_sha256": sha256(tuned.checkpoint),
             "step": tuned.step,
             "loss": settings.loss.model_dump(mode="json"),
             "backbone": tuned.network.architecture.backbone,
@@ -203,6 +197,24 @@ def score(
     )
     write_result(result, output)
     return result
+
+
+def row_name(settings: FinetuneSettings) -> str:
+    """What tables call the run."""
+    return settings.name or Path(settings.output).name
+
+
+def protocol_of(settings: FinetuneSettings, images: LabelledImages) -> dict[str, Any]:
+    """Everything that must agree for two results to be comparable."""
+    return {
+        "data": settings.data.name,
+        "data_fingerprint": images.fingerprint,
+        "size": settings.model.size,
+        "resize": settings.test.resize or settings.model.size,
+        "dim": settings.model.dim,
+        "ks": list(ks_of(settings)),
+        "ties": ties_of(settings),
+    }
 
 
 def ks_of(settings: FinetuneSettings) -> tuple[int, ...]:
@@ -246,8 +258,3 @@ def summary(result: Result) -> str:
         dim = row.benchmark.rpartition("_")[2]
         lines.append(f"published, {dim} dimensions ({row.confidence}): {numbers}")
     return "\n".join(lines)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -11,14 +11,14 @@ import pytest
 import torch
 
 import hcl
-from downstream.analysis.delta import measure
 from downstream.analysis.embedded import load
 from downstream.analysis.gallery import only_in
 from downstream.analysis.norms import rank_correlation
 from downstream.analysis.record import read_record
-from downstream.retrieval.delta import sampled_delta
+from downstream.retrieval.delta import sampled_delta, subset_deltas
 from downstream.retrieval.finetune.score import embed as embed_images
 from downstream.retrieval.finetune.tuned import load_tuned
+from pretrain import checkpoint
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 
@@ -206,10 +206,14 @@ def test_delta_is_golden(class_of, tmp_path):
 
 def test_delta_of_subsets_is_that_of_the_evaluation(ball_run):
     features = load(ball_run, device="cpu").features
-    mine = measure(features, lambda p: torch.cdist(p, p), samples=12, repeats=4, seed=3)
+
+    def euclidean(points):
+        return torch.cdist(points, points)
+
+    mine = subset_deltas(features, euclidean, samples=12, times=4, seed=3)
     theirs = sampled_delta(features, samples=12, times=4, seed=3)
     assert np.mean([each.relative for each in mine]) == pytest.approx(theirs.relative, rel=1e-6)
-    assert len(measure(features, lambda p: torch.cdist(p, p), samples=99, repeats=4, seed=3)) == 1
+    assert len(subset_deltas(features, euclidean, samples=99, times=4, seed=3)) == 1
 
 
 def test_delta_of_a_run_has_all_its_spaces(ball_run, tmp_path):
@@ -287,7 +291,11 @@ def test_arrays_with_a_ball(tmp_path, capsys):
     for change, told in (
         ({"c": 9.0}, "outside the ball"),
         ({"c": None}, "ball and c together"),
+        ({"c": np.array([0.5, 0.6])}, "'c' has shape (2,)"),
+        ({"c": "one"}, "'c' has shape () of"),
         ({"labels": np.arange(7)}, "a row for each of the 7 labels"),
+        ({"labels": 3}, "'labels' has shape ()"),
+        ({"labels": np.zeros((30, 1), int)}, "'labels' has shape (30, 1)"),
         ({"embeddings": points.astype(int)}, "floating-point"),
         ({"embeddings": points * np.nan}, "finite"),
     ):
@@ -298,6 +306,46 @@ def test_arrays_with_a_ball(tmp_path, capsys):
     (tmp_path / "bad.npz").write_bytes(b"no archive")
     assert analyze("delta", tmp_path / "bad.npz", "--output", tmp_path / "d") == 2
     assert "cannot be read" in capsys.readouterr().err
+
+
+def test_options_that_nothing_looks_at_are_refused(class_of, sphere_run, tmp_path, capsys):
+    objects = ("--annotations", tmp_path / "a.json", "--images", tmp_path)
+    output = ("--output", tmp_path / "o")
+    for words, told in (
+        (("delta", class_of, "--split", "train"), "--split train: is for runs of"),
+        (("delta", class_of, "data.workers=1"), "data.workers=1: is for runs of"),
+        (("norms", class_of, *objects), "not for .npz"),
+        (("delta", sphere_run, *objects, "--split", "train"), "not for --annotations"),
+        (("norms", sphere_run, class_of, *objects, "test.batch=2"), "test.batch=2: is for"),
+    ):
+        assert analyze(*words, *output) == 2, words
+        assert told in capsys.readouterr().err, words
+    # Beside a run that looks at them they are of use.
+    assert analyze("norms", sphere_run, class_of, "test.batch=2", *output) == 0
+
+
+def diverged(run: Path, folder: Path) -> Path:
+    """The run's newest checkpoint with weights that are not finite."""
+
+    def spoil(value):
+        if isinstance(value, dict):
+            for each in value.values():
+                spoil(each)
+        elif torch.is_tensor(value) and value.is_floating_point():
+            value.fill_(torch.nan)
+
+    _, state = checkpoint.load_latest(run / "checkpoints")
+    spoil(state)
+    return checkpoint.save(folder, state, 1, keep=1, keep_every=None)
+
+
+def test_a_run_that_diverged_is_refused(sphere_run, random_run, object_set, tmp_path, capsys):
+    annotations, images = object_set
+    objects = ("--annotations", annotations, "--images", images, "--device", "cpu")
+    for run, words in ((sphere_run, ()), (random_run, objects)):
+        spoilt = diverged(run, tmp_path / run.name)
+        assert analyze("norms", spoilt, *words, "--output", tmp_path / "o") == 2
+        assert f"{spoilt}: its embeddings are not finite" in capsys.readouterr().err
 
 
 def test_compare_shows_what_lies_below_its_runs(two, sphere_run, tmp_path):

@@ -7,6 +7,7 @@ import statistics
 from pathlib import Path
 
 import pytest
+import yaml
 from finetune_parts import changed, settings_of
 
 import hcl
@@ -171,6 +172,20 @@ def test_faults_are_told_in_a_line(runs, tmp_path, capsys):
     ):
         assert sweep(*words, *output) == 2, words
         assert told in capsys.readouterr().err, words
+
+
+def test_settings_that_change_nothing_may_differ(tmp_path):
+    made = []
+    for place, recall in enumerate((0.4, 0.5)):
+        run = finished(tmp_path / f"run{place}", recall)
+        config = yaml.safe_load((run / "config.yaml").read_text())
+        config["data"] |= {"prefetch": place, "index": f"index{place}"}
+        config["train"] |= {"keep_every": place, "monitor": bool(place)}
+        config |= {"hcl": {"statistics": place}, "probe": {"every": place, "k": place}}
+        (run / "config.yaml").write_text(yaml.safe_dump(config))
+        made.append(read_finished(run))
+    assert made[0].acting == made[1].acting
+    assert made[0].settings != made[1].settings
 
 
 def test_pretraining_runs_by_their_retrieval_result(tmp_path):

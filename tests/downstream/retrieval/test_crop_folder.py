@@ -13,7 +13,7 @@ from torchvision.io import read_image
 
 import hcl
 from downstream.retrieval.datasets import folder
-from downstream.retrieval.datasets.crop_folder import folder_names, write_crops
+from downstream.retrieval.datasets.crop_folder import file_names, folder_names, write_crops
 from pretrain.errors import InputError
 
 
@@ -118,7 +118,40 @@ def test_bad_boxes_are_refused_or_left_out(coco_set, capsys):
     assert "set.json" in capsys.readouterr().err
     assert hcl.main(command(coco_set, "--on-bad-box", "drop")) == 0
     assert "5 objects of 3 classes" in capsys.readouterr().out
-    assert hcl.main([*command(coco_set)[:-1], str(coco_set / "o"), "--context", "-1"]) == 2
+    for option, value in (("--context", "-1"), ("--min-side", "nan"), ("--min-side", "inf")):
+        with pytest.raises(SystemExit) as stopped:
+            hcl.main([*command(coco_set)[:-1], str(coco_set / "o"), option, value])
+        assert stopped.value.code == 2
+        assert f"{option}: must be a number from 0" in capsys.readouterr().err
+
+
+def test_images_whose_objects_would_share_files_are_refused(coco_set, capsys):
+    content = json.loads((coco_set / "set.json").read_text())
+    (coco_set / "images/b/same.png").rename(coco_set / "images/a_same.png")
+    content["images"][1]["file_name"] = "a_same.png"
+    (coco_set / "set.json").write_text(json.dumps(content))
+    assert hcl.main(command(coco_set)) == 2
+    assert "'a/same.png' and 'a_same.png' would both be 'a_same_00.png'" in capsys.readouterr().err
+    assert not (coco_set / "out").exists()
+
+
+@pytest.mark.parametrize("absolute", [True, False])
+def test_images_elsewhere_are_refused(coco_set, capsys, absolute):
+    content = json.loads((coco_set / "set.json").read_text())
+    elsewhere = str(coco_set / "images/a/same.png") if absolute else "../images/a/same.png"
+    content["images"][0]["file_name"] = elsewhere
+    (coco_set / "set.json").write_text(json.dumps(content))
+    before = sorted(coco_set.rglob("*.png"))
+    assert hcl.main(command(coco_set)) == 2
+    assert "not a path inside the image folder" in capsys.readouterr().err
+    assert sorted(coco_set.rglob("*.png")) == before
+
+
+def test_names_of_files():
+    assert file_names(["a/b.jpg", "../c.d.png", "e:f"], Path("x")) == ["a_b", "__c.d", "e_f"]
+    for pair in (["a/b.jpg", "a_b.jpg"], ["x.jpg", "x.png"], ["x.jpg", "X.jpg"], ["x", "x"]):
+        with pytest.raises(InputError, match=r"x: the objects of images"):
+            file_names(pair, Path("x"))
 
 
 def test_names_of_folders():

@@ -22,6 +22,7 @@ from downstream.retrieval.finetune.config import dump_yaml, load_settings
 from downstream.retrieval.finetune.network import build_network
 from downstream.retrieval.finetune.step import DivergedError
 from downstream.retrieval.finetune.trainer import Trainer
+from downstream.retrieval.finetune.tuned import load_tuned
 from pretrain import checkpoint
 from pretrain.errors import InputError
 from pretrain.metrics import read_metrics
@@ -168,7 +169,9 @@ def test_command_trains_evaluates_and_evaluates_again(values, tmp_path, capsys):
     assert hcl.main(["retrieve", "eval", values["output"], "--output", str(again)]) == 0
     assert read_result(again).metrics == result.metrics
     other = ["retrieve", "eval", values["output"], "test.ks=[1,3]", "--output", str(again)]
-    assert hcl.main([*other, "--delta", "1", "--histogram"]) == 0
+    assert hcl.main([*other, "--delta", "1", "--histogram"]) == 2
+    assert "holds another result (ks)" in capsys.readouterr().err
+    assert hcl.main([*other, "--delta", "1", "--histogram", "--overwrite"]) == 0
     second = read_result(again)
     # Pictures of one colour with noise: nearly all neighbours are of the class.
     assert second.metrics["recall/colours/euclidean@1"] > 0.8
@@ -179,6 +182,50 @@ def test_command_trains_evaluates_and_evaluates_again(values, tmp_path, capsys):
     assert hcl.main(["retrieve", "eval", values["output"], "optim.lr=1"]) == 2
     assert "only data.* and test.*" in capsys.readouterr().err
     assert hcl.main(["retrieve", "eval", str(tmp_path)]) == 2
+
+
+def test_evaluation_keeps_to_its_run_and_replaces_no_other_result(
+    values, tmp_path, class_folder, capsys
+):
+    few = {"steps": 4, "checkpoint_every": 2, "keep": 3}
+    train(changed(values, train=few))
+    run = Path(values["output"]).rename(tmp_path / "moved")
+    assert hcl.main(["retrieve", "eval", str(run)]) == 0
+    assert not Path(values["output"]).exists()
+    first = read_result(run)
+    capsys.readouterr()
+    assert hcl.main(["retrieve", "eval", str(run)]) == 0
+    assert "result.json: already there" in capsys.readouterr().out
+
+    # A ranking by colours joins the result, and what joined it before stays.
+    for more in (["--delta", "1"], ["--histogram"]):
+        assert hcl.main(["retrieve", "eval", str(run), *more]) == 0
+        assert "result.json: written" in capsys.readouterr().out
+    joined = read_result(run).metrics
+    assert {"delta/backbone", "recall/colours/euclidean@1", "map@r/colours/euclidean"} < set(joined)
+    assert {name: joined[name] for name in first.metrics} == first.metrics
+    assert hcl.main(["retrieve", "eval", str(run), "--histogram"]) == 0
+    assert "already there" in capsys.readouterr().out
+
+    older = next(p for p in sorted(run.glob("checkpoints/*.pt")) if load_tuned(p).step == 2)
+    other = tmp_path / "fewer"
+    other.mkdir()
+    for label in (0, 1, 2, 3):
+        (other / f"class{label}").symlink_to(class_folder / f"class{label}")
+    for words, differs in (
+        ([str(older)], "weights_sha256"),
+        ([str(run), f"data.root={other}"], "data_fingerprint"),
+    ):
+        assert hcl.main(["retrieve", "eval", *words]) == 2
+        assert f"holds another result ({differs})" in capsys.readouterr().err
+    assert read_result(run).metrics == joined
+    assert hcl.main(["retrieve", "eval", str(older), "--overwrite"]) == 0
+    assert read_result(run).provenance["step"] == 2
+    loose = older.rename(tmp_path / "loose.pt")
+    assert hcl.main(["retrieve", "eval", str(loose)]) == 2
+    assert "say with --output" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        hcl.main(["retrieve", "eval", str(run), "--delta", "-1"])
 
 
 def test_a_run_can_be_compared(values, tmp_path, capsys):
