@@ -191,10 +191,10 @@ esac
         (False, "", True, "running", "requeueing"),
         (
             False,
-            "Requested operation is disabled",
+            "disabled",
             True,
             "failed",
-            "cannot be requeued: scontrol: ",
+            "cannot be requeued: scontrol: disabled",
         ),
         (True, "", False, "failed", "exit 3"),
     ],
