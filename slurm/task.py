@@ -171,6 +171,8 @@ class _Run:
             return STOPPED
         if self.rank > 0:
             return 0
+        if self._has_failed():
+            return STOPPED  # Slurm ends a job's other tasks when one fails
         detail = queue.detail_of(own_id())
         end = detail.end if detail is not None else None
         # Slurm's warning may come a minute early.
@@ -185,7 +187,7 @@ class _Run:
 
     def _requeue(self, why: str) -> int:
         """Once Slurm has the job back, how this run ends does not matter to it."""
-        name, noted = own_id(), False
+        name, noted, refused = own_id(), False, None
         until = time.monotonic() + GRACE_S
         while time.monotonic() < until:
             detail = queue.detail_of(name)
@@ -205,10 +207,10 @@ class _Run:
             if refused is None:
                 return STOPPED
             if detail is not None and (now := queue.detail_of(name)) and now.state == "RUNNING":
-                self.job.note("stopped", why=f"cannot be requeued: {refused}")
-                return STOPPED
+                break
             self.job.pulse()  # the controller is away: until it is back
             time.sleep(1)
+        self.job.note("given up", why=f"cannot be requeued: {refused}")
         return STOPPED
 
     def _failed(self, status: int) -> int:
@@ -231,18 +233,20 @@ class _Run:
         """Whether a task of this run says so within ``LOST_S``."""
         until = time.monotonic() + LOST_S
         while time.monotonic() < until:
-            for event in reversed(self.job.events()):
-                if event["kind"] == "failed":
-                    return True
-                if event["kind"] == "start":
-                    break
+            if self._has_failed():
+                return True
             time.sleep(0.5)
         return False
+
+    def _has_failed(self) -> bool:
+        """Whether a task of this run has said so."""
+        kinds = (event["kind"] for event in reversed(self.job.events()))
+        return next((kind for kind in kinds if kind in ("failed", "start")), None) == "failed"
 
 
 def port(job: int, restarts: int) -> int:
     """The rendezvous's: differs for jobs on a node, below the kernel's own range."""
-    return 10000 + (job * 7 + restarts) % 10000
+    return 10000 + (job * 7 + restarts % 7) % 10000
 
 
 def own_id() -> str:

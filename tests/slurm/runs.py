@@ -16,7 +16,8 @@ from typing import Any
 import hcl
 from slurm.chosen import try_queue
 from slurm.job import Job, jobs_below
-from slurm.status import look
+from slurm.queue import queue
+from slurm.status import AT_WORK, WAITING, look
 
 ROOT = Path(hcl.__file__).resolve().parent
 PROFILE = ["--cluster", "cpu", "--set", "cpus_per_task=1", "--set", "mem_gb=3.5"]
@@ -69,6 +70,12 @@ def ended(job: Job) -> dict[str, Any] | None:
     return None if found["state"] in ("queued", "running") else found
 
 
+def verdict(job: Job) -> str | None:
+    """Slurm's last word, once it has done with the job: from then on nothing is requeued."""
+    state = queue()[str(job.id)].state
+    return None if state in (*AT_WORK, *WAITING) else state
+
+
 def starts(job: Job) -> int:
     """How many times it has been started."""
     return sum(event["kind"] == "start" for event in job.events())
@@ -97,9 +104,9 @@ def commands_of(job: Job, **variables: str) -> list[int]:
 
 
 @contextlib.contextmanager
-def held(job: Job) -> Iterator[None]:
+def held(job: Job, **variables: str) -> Iterator[None]:
     """Its commands stand still, so that no machine is too fast for what is looked at."""
-    found = commands_of(job)
+    found = commands_of(job, **variables)
     for pid in found:
         os.kill(pid, signal.SIGSTOP)
     try:

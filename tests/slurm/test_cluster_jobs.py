@@ -13,9 +13,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from runs import PROFILE, ROOT, SMALL, commands_of, ended, losses, run, submit, words
+from runs import (
+    PROFILE,
+    ROOT,
+    SMALL,
+    commands_of,
+    ended,
+    held,
+    losses,
+    run,
+    starts,
+    submit,
+    verdict,
+    words,
+)
 
 import hcl
+from slurm.job import Job
 
 Until = Callable[..., Any]
 
@@ -28,7 +42,7 @@ def test_failing_command_is_not_requeued(until: Until) -> None:
     assert "--images must be at least 1" in found["error"]
     assert "--images must be at least 1" in run("logs", "it; breaks").stdout
     assert "--images must be at least 1" in run("status").stdout
-    assert sum(event["kind"] == "start" for event in job.events()) == 1
+    assert (until(lambda: verdict(job)), starts(job)) == ("FAILED", 1)
 
 
 @pytest.mark.usefixtures("cluster")
@@ -41,13 +55,19 @@ def test_memory_and_cancel(scenes: Path, until: Until) -> None:
     # Slurm's own limit: importing torch alone is more.
     found = until(lambda: ended(over))
     assert (found["state"], found["restarts"]) == ("out of memory", [])
-    # The kernel takes one of two commands; the other one's complaints are not the cause.
+    # The kernel takes one of two commands; the other one's complaints are not the cause, and that
+    # Slurm tells it to stop is no reason to be requeued.
     until(lambda: losses("eats"))
     (eater,) = commands_of(eats, RANK="1")
-    os.kill(eater, signal.SIGKILL)
+    with held(eats, RANK="0"):
+        os.kill(eater, signal.SIGKILL)
+        until(lambda: any(event.get("name") == "SIGTERM" for event in eats.events()))
     found = until(lambda: ended(eats))
     assert (found["state"], found["restarts"]) == ("out of memory", [])
     assert "killed by the kernel" in found["why"]
+    for job in (over, eats):
+        assert until(lambda job=job: verdict(job)) in ("FAILED", "OUT_OF_MEMORY")
+        assert starts(job) == 1
     until(lambda: losses("ends"))
     assert hcl.main(["cancel", str(ends.id)]) == 0
     assert until(lambda: ended(ends))["state"] == "cancelled"
@@ -108,6 +128,8 @@ def test_fifty_jobs_run_the_code_they_were_submitted_with(until: Until, tmp_path
     assert "Traceback" in raised["error"]
     assert "RuntimeError: edited" in raised["error"]
     assert "RuntimeError: edited" in run("logs", "raises").stdout
+    job = Job(Path(raised["folder"]))
+    assert (until(lambda: verdict(job)), starts(job)) == ("FAILED", 1)
     found.remove(raised)
     for one in found:
         assert one["state"] == "finished", one

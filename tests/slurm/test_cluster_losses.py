@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -83,10 +84,15 @@ def kill_node(cluster: Any, node: str, job: Job) -> None:
     os.kill(cluster.pid(f"slurmd.{node}"), signal.SIGKILL)
     conf = cluster.variables["SLURM_CONF"]
     there = processes(SLURM_CONF=conf, SLURM_JOB_ID=str(job.id), SLURMD_NODENAME=node)
-    above = {parent(pid) for pid in there}
-    above = {pid for pid in above if "slurmstepd" in Path(f"/proc/{pid}/cmdline").read_text()}
+    above = set()
+    for pid in there:
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            daemon = parent(pid)
+            if "slurmstepd" in Path(f"/proc/{daemon}/cmdline").read_text():
+                above.add(daemon)
     for pid in [*above, *there]:
-        os.kill(pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def parent(pid: int) -> int:

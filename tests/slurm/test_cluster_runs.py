@@ -100,7 +100,10 @@ class Interruptions:
     def time_limit(self) -> None:
         """The real one, which Slurm looks at twice a minute."""
         with held(self.job):
-            self._call("scontrol", "update", f"JobId={self.job.id}", "TimeLimit=1")
+            begun = next(e["time"] for e in reversed(self.job.events()) if e["kind"] == "start")
+            # It counts from the start: the minute that is not over for a while yet.
+            minutes = int((time.time() - begun + 35) // 60) + 1
+            self._call("scontrol", "update", f"JobId={self.job.id}", f"TimeLimit={minutes}")
             self.until(self._told)
         self.until(lambda: not self._told())
         self._call("scontrol", "update", f"JobId={self.job.id}", "TimeLimit=100")

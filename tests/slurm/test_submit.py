@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +22,7 @@ from slurm.job import Job, plain
 from slurm.queue import Entry
 from slurm.status import duration, look
 from slurm.submission import plan, prepare
-from slurm.task import port
+from slurm.task import STOPPED, Task, port
 
 Until = Callable[..., Any]
 SMALL = ["--images", "2", "--val", "1", "--size", "64", "--workers", "1"]
@@ -131,7 +132,10 @@ def test_states_without_a_cluster() -> None:
     assert look(job, None).why == "Slurm does not answer"
     job.note("start", node="n1", world=1, before=None)
     job.pulse()
-    assert state("RUNNING", "n1", "") == ("running", "")
+    for live in ("RUNNING", "SIGNALING", "STAGE_OUT", "RESIZING", "STOPPED"):
+        assert state(live, "n1", "") == ("running", "")
+    for waits in ("SPECIAL_EXIT", "REQUEUE_FED"):
+        assert state(waits, "", "held") == ("queued", "held")
     assert state("TIMEOUT", "", "") == ("failed", "time limit, before it had saved")
     assert state("OUT_OF_MEMORY", "", "")[0] == "out of memory"
     assert state()[0] == "lost"
@@ -173,6 +177,66 @@ def test_first_cause_of_a_restart_is_the_one_told() -> None:
     ]
 
 
+SCONTROL = """#!/bin/sh
+case "$1" in
+show) echo "JobId=7 JobState=RUNNING EndTime=Unknown" ;;
+requeue) echo "$2" >>requeued; echo "{refused}" >&2; exit {status} ;;
+esac
+"""
+
+
+@pytest.mark.parametrize(
+    ("failed", "refused", "asked", "state", "why"),
+    [
+        (False, "", True, "running", "requeueing"),
+        (
+            False,
+            "disabled",
+            True,
+            "failed",
+            "cannot be requeued: scontrol: disabled",
+        ),
+        (True, "", False, "failed", "exit 3"),
+    ],
+)
+def test_told_to_stop(
+    failed: bool,
+    refused: str,
+    asked: bool,
+    state: str,
+    why: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The first of two tasks, told to stop: whether it asks to be requeued, and what is said."""
+    scontrol = tmp_path / "bin/scontrol"
+    scontrol.write_text(SCONTROL.format(refused=refused, status=int(bool(refused))))
+    scontrol.chmod(0o755)
+    place = {"JOB_ID": "7", "NTASKS": "2", "PROCID": "0", "LOCALID": "0", "JOB_NUM_NODES": "1"}
+    for key, value in (place | {"NODEID": "0", "JOB_NODELIST": "n1"}).items():
+        monkeypatch.setenv(f"SLURM_{key}", value)
+    monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
+    cluster, _ = choose_cluster("cpu", ["tasks_per_node=2"])
+    long = ["data", "scenes", "x", "--images", "200000", "--workers", "1"]
+    job = prepare(long, cluster, None)
+    job.set_id("7")
+
+    def tell() -> None:
+        while not job.events():
+            time.sleep(0.05)
+        if failed:
+            job.note("failed", rank=1, why="exit 3", status=3, text="")
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    teller = threading.Thread(target=tell, daemon=True)
+    teller.start()
+    assert Task(job.folder).run() == STOPPED
+    teller.join()
+    assert Path("requeued").exists() == asked
+    found = look(job, {"7": Entry("RUNNING", "n1", "")})
+    assert (found.state, found.why) == (state, why)
+
+
 @pytest.mark.parametrize(
     "line",
     [
@@ -201,7 +265,11 @@ def test_memory_in_the_words_of_slurm(line: str) -> None:
 def test_small_parts() -> None:
     assert plain("a b;$(x)\n/é") == "a_b_x"
     assert plain("...") == "job"
-    assert len({port(job, restart) for job in range(1000) for restart in range(6)}) == 6000
+    owners: dict[int, int] = {}
+    for job in range(123456, 123456 + 1400):
+        for restarts in range(51):
+            assert owners.setdefault(port(job, restarts), job) == job
+    assert len({port(7, restarts) for restarts in range(7)}) == 7
     assert all(10000 <= port(job, 0) < 20000 for job in range(0, 10**7, 9973))
     assert [duration(s) for s in (5, 65, 3700, 200000)] == [
         "5 s",
