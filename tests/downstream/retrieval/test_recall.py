@@ -142,12 +142,18 @@ def test_the_shortlist_alone_would_have_been_wrong():
     assert ranked[:, :5].tolist() != brute_force(points, 1.0, 5)
 
 
-def test_ordinary_data_needs_no_second_stage(monkeypatch):
+@pytest.mark.parametrize("engine", ENGINES)
+def test_ordinary_data_needs_no_second_stage(engine, monkeypatch):
     rng = np.random.default_rng(1)
     points = points_on(rng, 400, 32, 1.0) * rng.uniform(0.1, 0.9, (400, 1))
-    monkeypatch.setattr(search, "_by_differences", lambda *_: pytest.fail("brute force was used"))
-    nearest(make_space(points, "hyperbolic", 1.0), 10, engine="faiss")
-    nearest(make_space(points, "euclidean"), 10, engine="faiss")
+
+    def second(rows, length):
+        pytest.fail(f"{len(rows)} queries went on to the second stage")
+
+    monkeypatch.setattr(search, "stages", lambda *a: [shortlists.stages(*a)[0], second])
+    found = nearest(make_space(points, "hyperbolic", 1.0), 10, engine=engine)
+    assert found.tolist() == brute_force(points, 1.0, 10)
+    assert nearest(make_space(points, "euclidean"), 10, engine=engine).shape == (400, 10)
 
 
 def test_without_faiss_the_answer_is_the_same(monkeypatch):
