@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pretrain.errors import InputError
+from pretrain.files import write_text
 from pretrain.settings import Settings
 
 SCHEMA = 1
@@ -49,11 +50,9 @@ def write_result(result: Result, folder: Path) -> Path:
         InputError: the folder cannot be written to.
     """
     path = folder / FILE_NAME
-    temporary = path.with_suffix(".tmp")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(result.model_dump(), indent=2) + "\n", encoding="utf-8")
-        temporary.replace(path)
+        write_text(path, json.dumps(result.model_dump(), indent=2) + "\n")
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror})") from None
     return path

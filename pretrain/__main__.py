@@ -7,6 +7,7 @@ import logging
 import math
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
@@ -31,17 +32,17 @@ def main(argv: list[str]) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
 
     from pretrain import distributed
+    from pretrain.processes import held
     from pretrain.replay import NonFiniteLossError
-    from pretrain.run import RunFolder
     from pretrain.trainer import Outcome, Trainer
 
-    with distributed.process_group(settings.train.device) as world:
-        if arguments.fresh:
-            if world.is_main:
-                RunFolder(settings).remove()
-            distributed.barrier()
+    with (
+        distributed.process_group(settings.train.device) as world,
+        held(Path(settings.output), world, "another run is at work here"),
+    ):
+        command = ["hcl", "pretrain", *argv]
         try:
-            outcome = Trainer(settings, world, ["hcl", "pretrain", *argv]).fit()
+            outcome = Trainer(settings, world, command, fresh=arguments.fresh).fit()
         except NonFiniteLossError as error:
             print(f"hcl pretrain: {error}", file=sys.stderr)
             return 1

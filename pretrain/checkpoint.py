@@ -6,16 +6,19 @@ import hashlib
 import logging
 import os
 import pickle
+import re
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from pretrain.errors import InputError
+from pretrain.files import replacing
 
 log = logging.getLogger(__name__)
 
 State = dict[str, Any]
+_OWN = re.compile(r"step_\d{8,}\.(pt|sha256|tmp)|\.step_\d{8,}\.pt\.\w+\.tmp")
 
 
 def save(folder: Path, state: State, step: int, *, keep: int, keep_every: int | None) -> Path:
@@ -30,16 +33,13 @@ def save(folder: Path, state: State, step: int, *, keep: int, keep_every: int | 
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"step_{step:08d}.pt"
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("wb") as file:
+    with replacing(path, durable=True) as file:
         torch.save(state, file)
         file.flush()
-        os.fsync(file.fileno())
-    # The checksum first: a checkpoint without its checksum never becomes visible.
-    checksum = _checksum_file(path)
-    checksum.write_text(_sha256(temporary) + "\n", encoding="ascii")
-    _sync(checksum)
-    temporary.replace(path)
+        # The checksum first: a checkpoint without its checksum never becomes visible.
+        checksum = _checksum_file(path)
+        checksum.write_text(_sha256(Path(file.name)) + "\n", encoding="ascii")
+        _sync(checksum)
     _sync(folder)
     _retain(folder, keep, keep_every)
     return path
@@ -85,8 +85,13 @@ def load_latest(folder: Path) -> tuple[Path, State] | None:
     return None
 
 
+def files_in(folder: Path) -> list[Path]:
+    """All files that ``save`` has written into a folder, unfinished ones included."""
+    return sorted(path for path in folder.glob("*") if _OWN.fullmatch(path.name))
+
+
 def _checkpoints(folder: Path) -> list[Path]:
-    return sorted(folder.glob("step_*.pt"))
+    return [path for path in files_in(folder) if path.suffix == ".pt"]
 
 
 def _checksum_file(path: Path) -> Path:

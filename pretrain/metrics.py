@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pretrain.files import write_text
+
 Value = float | list[float]
 """What one name of a logged step holds: a number, or a histogram's shares."""
 
@@ -149,6 +151,4 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
 
 def _truncate(path: Path, step: int) -> None:
     kept = [line for line in read_metrics(path) if line["step"] <= step]
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
-    temporary.replace(path)
+    write_text(path, "".join(json.dumps(line) + "\n" for line in kept))

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 import os
-import shutil
 import socket
 import time
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
 
+from pretrain import checkpoint
 from pretrain.config import RunSettings, dump_yaml, from_values, read_yaml
 from pretrain.environment import machine, versions
 from pretrain.errors import InputError
+from pretrain.files import TEMPORARY, remove_unfinished, write_text
+from pretrain.locks import LOCK
+
+log = logging.getLogger(__name__)
 
 # Settings that change how a run is carried out, but not what it computes.
 FREE = {
@@ -41,27 +47,35 @@ FREE = {
 class Folder:
     """Files of one run of any command that trains; written by the main process only.
 
+    Whoever uses it holds the folder (``processes.held``), from ``check`` to the end of the run.
+
     Args:
         path: of the folder.
         config: the run's settings as YAML, which becomes ``config.yaml``.
-        resolve: the same of a ``config.yaml`` that is there, through its settings, so that what a
-            run of an older version does not say has its default.
+        resolve: the same of settings that were written down, given with the name of their file,
+            so that what a run of an older version does not say has its default.
         free: dotted names of settings, or sections, that may change from start to start.
         facts: what ``run.json`` says of the run besides where it stands.
+        writes: patterns of what the command writes into the folder besides ``WRITES``.
     """
+
+    WRITES = ("run.json", "metrics.jsonl", "tensorboard/events.out.tfevents.*", TEMPORARY)
+    """What every run writes besides ``config.yaml`` and checkpoints."""
 
     def __init__(
         self,
         path: Path,
         *,
         config: str,
-        resolve: Callable[[Path], str],
+        resolve: Callable[[dict[str, Any], str], str],
         free: Set[str],
         facts: Mapping[str, Any],
+        writes: Sequence[str],
     ) -> None:
         self.path = path
         self._config, self._resolve, self._free = config, resolve, free
         self._facts = facts
+        self._writes = (*self.WRITES, *writes)
         self._record: dict[str, Any] = {}
 
     @property
@@ -74,32 +88,83 @@ class Folder:
         """One JSON object per logged step."""
         return self.path / "metrics.jsonl"
 
-    def remove(self) -> None:
-        """Forget an earlier run of this folder.
+    @property
+    def _config_file(self) -> Path:
+        return self.path / "config.yaml"
+
+    def check(self, *, fresh: bool = False) -> None:
+        """Refuse to continue a run of other settings, or to replace what is no run.
+
+        Args:
+            fresh: the run that the folder holds is to be replaced by another.
 
         Raises:
-            InputError: the folder is not a run's.
+            InputError: naming the settings that differ, or what is in the way.
         """
-        if not self.path.exists():
-            return
-        if not (self.path / "config.yaml").is_file():
-            raise InputError(f"{self.path}: not a run folder; remove it yourself or choose another")
-        shutil.rmtree(self.path)
+        if fresh:
+            if any(self._strangers()) and not self._holds_run():
+                raise InputError(
+                    f"{self.path}: not a run folder of this command, so --fresh removes nothing "
+                    "there; choose another output"
+                )
+        elif self._config_file.is_file():
+            self._compare(read_yaml(self._config_file), self._config_file)
+        elif any(self._strangers()):
+            raise InputError(f"{self.path}: not empty and not a run folder; choose another output")
 
-    def check(self) -> None:
-        """Refuse to continue a run of other settings.
+    def check_checkpoint(self, path: Path, settings: dict[str, Any] | None) -> None:
+        """Refuse to continue from the checkpoint of a run of other settings.
+
+        Args:
+            path: of the checkpoint.
+            settings: as it has recorded them; None where an older version has not.
 
         Raises:
             InputError: naming the settings that differ.
         """
-        file = self.path / "config.yaml"
-        if not file.is_file():
-            if self.path.is_dir() and any(self.path.iterdir()):
-                raise InputError(
-                    f"{self.path}: not empty and not a run folder; choose another output"
-                )
-            return
-        before = flat(yaml.safe_load(self._resolve(file)))
+        if settings is not None:
+            self._compare(settings, path)
+
+    def clear(self) -> None:
+        """Remove the files of an earlier run of this command, and nothing else.
+
+        ``config.yaml`` stays until ``open`` replaces it: a folder whose clearing was interrupted
+        can still be told from a stranger's.
+        """
+        own = [path for pattern in self._writes for path in self.path.glob(pattern)]
+        own += checkpoint.files_in(self.checkpoints)
+        for path in own:
+            path.unlink(missing_ok=True)
+        for folder in {path.parent for path in own} - {self.path}:
+            with contextlib.suppress(OSError):  # holds something else, or is a link
+                folder.rmdir()
+        left = sorted({path.name for path in self._strangers()} - {self._config_file.name})
+        if left:
+            log.info("%s: --fresh left what is not the run's: %s", self.path, ", ".join(left))
+
+    def _strangers(self) -> Iterator[Path]:
+        """What is in the folder, except for the lock and unfinished files."""
+        if self.path.is_dir():
+            for path in self.path.iterdir():
+                if path.name != LOCK and not path.match(TEMPORARY):
+                    yield path
+
+    def _holds_run(self) -> bool:
+        """Whether this command has written ``run.json`` or ``config.yaml``."""
+        try:
+            record = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
+            if isinstance(record["starts"], list) and record.keys() >= self._facts.keys():
+                return True
+        except (OSError, ValueError, TypeError, KeyError):
+            pass
+        try:
+            self._resolve(read_yaml(self._config_file), self._config_file.name)
+        except (OSError, InputError):
+            return False
+        return True
+
+    def _compare(self, settings: dict[str, Any], source: Path) -> None:
+        before = flat(yaml.safe_load(self._resolve(settings, str(source))))
         now = flat(yaml.safe_load(self._config))
         changed = [
             f"{key}: {before.get(key)!r} -> {now.get(key)!r}"
@@ -107,13 +172,16 @@ class Folder:
             if not self._free & {key, key.split(".")[0]} and before.get(key) != now.get(key)
         ]
         if changed:
+            what = self.path if source == self._config_file else source
             raise InputError(
-                f"{self.path}: holds a run of other settings ({'; '.join(changed)}); "
+                f"{what}: holds a run of other settings ({'; '.join(changed)}); "
                 "choose another output, or --fresh to start over"
             )
 
     def open(self, command: list[str], fingerprint: str, device: torch.device, world: int) -> None:
         """Write ``config.yaml`` and begin ``run.json``; earlier starts stay in its list.
+
+        What a kill has left unfinished is removed.
 
         Raises:
             InputError: the data set is not the one this run began with.
@@ -126,7 +194,9 @@ class Folder:
                 f"{self.path}: the data set has changed since this run began (its fingerprint in "
                 f"{file.name} differs); restore it, or --fresh to start over"
             )
-        _write(self.path / "config.yaml", self._config)
+        for folder in (self.path, self.checkpoints):
+            remove_unfinished(folder)
+        write_text(self._config_file, self._config)
         starts: list[dict[str, Any]] = before.get("starts", [])
         starts.append(
             {
@@ -150,7 +220,7 @@ class Folder:
     def heartbeat(self, step: int, total_steps: int, **more: Any) -> None:
         """Record that the run is alive and how far it is."""
         self._record.update(step=step, total_steps=total_steps, heartbeat=_now(), **more)
-        _write(self.path / "run.json", json.dumps(self._record, indent=2) + "\n")
+        write_text(self.path / "run.json", json.dumps(self._record, indent=2) + "\n")
 
 
 class RunFolder(Folder):
@@ -161,9 +231,10 @@ class RunFolder(Folder):
         super().__init__(
             path,
             config=dump_yaml(settings),
-            resolve=lambda file: dump_yaml(from_values(read_yaml(file), source=str(file))),
+            resolve=lambda values, source: dump_yaml(from_values(values, source=source)),
             free=FREE,
             facts={"name": settings.name or path.name, "method": settings.method_name},
+            writes=("views.png", "bad_images.jsonl", "nonfinite/step_*_rank*.pt"),
         )
 
     @property
@@ -181,12 +252,6 @@ def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             found[prefix + key] = value
     return found
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
 
 
 def _now() -> str:

@@ -36,6 +36,7 @@ from pretrain.pretrained import Description
 from pretrain.probes.collapse import CollapseMonitor
 from pretrain.probes.encode import Forward
 from pretrain.probes.online import build_probe
+from pretrain.processes import on_main
 from pretrain.run import RunFolder
 from pretrain.signals import StopFlag
 from pretrain.step import Stepper, rows_a_forward
@@ -57,13 +58,17 @@ class Trainer:
         settings: of the run.
         world: the process group.
         command: what the user typed, for the record.
+        fresh: replace an earlier run of the folder, once this one is built.
     """
 
-    def __init__(self, settings: RunSettings, world: World, command: list[str]) -> None:
+    def __init__(
+        self, settings: RunSettings, world: World, command: list[str], *, fresh: bool = False
+    ) -> None:
         self.settings, self.world, self.command = settings, world, command
         self.device = world.device
         self.folder = RunFolder(settings)
-        self.folder.check()
+        self.folder.check(fresh=fresh)
+        self._fresh = fresh
         _seed_everything(settings)
         self.index = self._open_index()
         pairs = settings.data.pairs
@@ -124,6 +129,8 @@ class Trainer:
             replay.NonFiniteLossError: a loss or gradient is not finite.
             InputError: too many images cannot be read.
         """
+        if self._fresh:
+            on_main(self.world, self.folder.clear)
         self._resume()
         if self.world.is_main:
             self.folder.open(self.command, self._data_fingerprint(), self.device, self.world.size)
@@ -310,6 +317,7 @@ class Trainer:
         if found is None:
             return
         path, state = found
+        self.folder.check_checkpoint(path, state.get("description", {}).get("config"))
         self.method.load_state_dict(state["model"])
         self.stepper.optimizer.load_state_dict(state["optimizer"])
         self.stepper.scaler.load_state_dict(state["scaler"])

@@ -10,6 +10,7 @@ from typing import Literal
 from pydantic import ValidationError
 
 from pretrain.errors import InputError
+from pretrain.files import write_text
 from pretrain.settings import Settings
 
 VERSION = 1
@@ -112,9 +113,7 @@ class Journal:
         self.state = self.state.model_copy(update={"steps": {**self.state.steps, step: record}})
         if not self._keep:
             return
-        temporary = self._file.with_suffix(".tmp")
-        temporary.write_text(self.state.model_dump_json(indent=1) + "\n", encoding="utf-8")
-        temporary.replace(self._file)
+        write_text(self._file, self.state.model_dump_json(indent=1) + "\n")
 
 
 def _read(file: Path, name: str) -> State:

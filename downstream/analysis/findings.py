@@ -18,8 +18,8 @@ from downstream.analysis.record import (
     clear,
     now,
     write_record,
-    write_text,
 )
+from pretrain.files import write_text
 
 
 @dataclass(frozen=True)

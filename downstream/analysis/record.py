@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from pretrain.errors import InputError
+from pretrain.files import write_text
 from pretrain.settings import Settings
 
 SCHEMA = 1
@@ -95,10 +96,10 @@ def read_record(path: Path) -> AnalysisRecord:
         ) from None
 
 
-def write_record(record: AnalysisRecord, folder: Path) -> Path:
-    """Write ``folder/analysis.json`` atomically and return its path."""
+def write_record(record: AnalysisRecord, folder: Path) -> None:
+    """Write ``folder/analysis.json`` atomically."""
     text = json.dumps(record.model_dump(mode="json"), indent=2, ensure_ascii=False, allow_nan=False)
-    return write_text(folder / FILE_NAME, text + "\n")
+    write_text(folder / FILE_NAME, text + "\n")
 
 
 def check_folder(folder: Path, kind: Kind, options: dict[str, Any], *, overwrite: bool) -> None:
@@ -143,14 +144,6 @@ def clear(folder: Path) -> None:
         for name in (figure.png, figure.svg):
             if Path(name).name == name:
                 (folder / name).unlink(missing_ok=True)
-
-
-def write_text(path: Path, text: str) -> Path:
-    """Write a file atomically and return its path."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
-    return path
 
 
 def now() -> str:

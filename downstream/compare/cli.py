@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pretrain.errors import InputError
+from pretrain.files import write_text
 
 # Option: file in the output folder.
 FORMATS = {
@@ -63,7 +64,7 @@ def main(argv: list[str]) -> int:
     page = output / "report.html"
     with _writing(output):
         for name, file in {**FORMATS, "html": page.name}.items():
-            _write(output / file, texts[name])
+            write_text(output / file, texts[name])
     if arguments.format:
         print(texts[arguments.format], end="")
     else:
@@ -94,12 +95,6 @@ def _writing(folder: Path) -> Iterator[None]:
         raise InputError(f"--output {folder}: is or lies in a file; name a folder") from None
     except OSError as error:
         raise InputError(f"--output {folder}: cannot be written ({error.strerror})") from None
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
 
 
 def _parser() -> argparse.ArgumentParser:

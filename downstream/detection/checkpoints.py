@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +14,10 @@ from torch import Tensor, nn
 from downstream.detection.weights import load_torch
 from pretrain.errors import InputError
 from pretrain.export.header import sha256
+from pretrain.files import replacing, write_text
 
 TAG = "last_checkpoint"
-_NAME = re.compile(r"model_(\d{7}|final)\.pth")
+NAME = re.compile(r"model_(\d{7}|final)\.pth")
 
 
 class Checkpointer(DetectionCheckpointer):  # type: ignore[misc]
@@ -30,22 +30,31 @@ class Checkpointer(DetectionCheckpointer):  # type: ignore[misc]
         state = {key: part.state_dict() for key, part in self.checkpointables.items()}
         content = {"model": self.model.state_dict(), **state, **kwargs}
         path = Path(self.save_dir) / f"{name}.pth"
-        with _atomic(path).open("wb") as file:
+        with replacing(path, durable=True) as file:
             torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        _atomic(path).replace(path)
         self.tag_last_checkpoint(path.name)
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Mark a file as the last."""
-        path = Path(self.save_dir) / TAG
-        _atomic(path).write_text(last_filename_basename, encoding="ascii")
-        _atomic(path).replace(path)
+        write_text(Path(self.save_dir) / TAG, last_filename_basename)
 
 
-def _atomic(path: Path) -> Path:
-    return path.with_name(f"{path.name}.tmp")
+def last_checkpoint(folder: Path) -> Path | None:
+    """The checkpoint that ``Checkpointer`` has marked as the folder's last; None without a mark.
+
+    Raises:
+        InputError: the mark names something else than a checkpoint in this folder.
+    """
+    mark = folder / TAG
+    if not mark.is_file():
+        return None
+    name = mark.read_text(encoding="utf-8", errors="replace").strip()
+    if not NAME.fullmatch(name) or not (folder / name).is_file():
+        raise InputError(
+            f"{mark}: names no checkpoint of `hcl detect` in this folder ({name[:80]!r}); "
+            "start anew with --overwrite and without --resume"
+        )
+    return folder / name
 
 
 @dataclass(frozen=True)
@@ -95,11 +104,10 @@ def read_trained(path: Path) -> Trained:
     """
     file = path
     if path.is_dir():
-        tag = path / TAG
-        name = tag.read_text(encoding="ascii").strip() if tag.is_file() else ""
-        if not _NAME.fullmatch(name):
+        last = last_checkpoint(path)
+        if last is None:
             raise InputError(f"{path}: no checkpoint of a detector in it; train one first")
-        file = path / name
+        file = last
     if not file.is_file():
         raise InputError(f"{file}: no such checkpoint of a detector")
     content = load_torch(file)

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import shutil
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
+from downstream.detection.checkpoints import NAME, TAG, last_checkpoint
 from downstream.results import FILE_NAME, Result, read_result
 from pretrain.errors import InputError
+from pretrain.files import write_text
 
 LABELS = "labels.json"
-FILES = (FILE_NAME, "metrics.json", "log.txt", "last_checkpoint", "detections.json", LABELS)
+PICTURES = "detections"
+MARK = "fingerprint.txt"
+CONFIG = "config.yaml"
+FILES = (FILE_NAME, TAG, "metrics.json", "detections.json", LABELS)
+_FINGERPRINT = re.compile("[0-9a-f]{64}")
 
 
 def finished(folder: Path, fingerprint: str) -> Result | None:
@@ -31,38 +39,73 @@ def finished(folder: Path, fingerprint: str) -> Result | None:
     return result
 
 
-def make_room(folder: Path, fingerprint: str, *, resume: bool, overwrite: bool) -> None:
-    """Prepare the folder: marked with the transfer it holds, and empty unless resumed.
+def check_room(
+    folder: Path, fingerprint: str, sources: Sequence[Path], *, resume: bool, overwrite: bool
+) -> bool:
+    """Check that the folder can take a transfer; nothing is changed.
+
+    Args:
+        folder: of the result.
+        fingerprint: of the transfer.
+        sources: files that it reads.
+        resume: go on with the unfinished transfer that the folder holds, if any.
+        overwrite: replace what the folder holds.
+
+    Returns:
+        Whether to go on from its last checkpoint.
 
     Raises:
         InputError: it holds an unfinished transfer, and none or another was to be resumed; or
             a file that is not ours would have to go.
     """
-    mark = folder / "fingerprint.txt"
-    started = (folder / "last_checkpoint").is_file()
-    if resume and started:
-        if not mark.is_file() or mark.read_text(encoding="ascii").strip() != fingerprint:
+    started = last_checkpoint(folder) if resume else None
+    if started is not None:
+        if _mark(folder) != fingerprint:
             raise InputError(
                 f"{folder}: its checkpoint is of another config, weights or data; give those, "
                 "or start anew with --overwrite and without --resume"
             )
-        return
-    if started and not overwrite:
+        return True
+    if (folder / TAG).exists() and not overwrite:
         raise InputError(
             f"{folder}: holds an unfinished transfer; go on with --resume, or replace it "
             "with --overwrite"
         )
-    # detectron2 appends to its curve, and reads whatever checkpoint is marked as the last.
-    old = [folder / name for name in (*FILES, "detections") if (folder / name).exists()]
-    old += folder.glob("model_*.pth*")
-    if old and not mark.is_file():
+    old = _written(folder)
+    others = [path for path in (*old, folder / CONFIG) if path.exists()]
+    if others and _mark(folder) is None:
         raise InputError(
-            f"{old[0]}: in the way and not of a detection transfer; choose another --output"
+            f"{others[0]}: in the way and not of a detection transfer; choose another --output"
         )
-    for path in old:
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
-    folder.mkdir(parents=True, exist_ok=True)
-    mark.write_text(fingerprint + "\n", encoding="ascii")
+    for path in sources:
+        if path.resolve() in {own.resolve() for own in old}:
+            raise InputError(f"{path}: would be removed to make room; choose another --output")
+    return False
+
+
+def make_room(folder: Path, fingerprint: str) -> None:
+    """Remove the files of an earlier transfer, and nothing else; mark the folder with this one."""
+    for path in _written(folder):
+        path.unlink()
+    with contextlib.suppress(OSError):  # there is none, or it holds something else
+        (folder / PICTURES).rmdir()
+    write_text(folder / MARK, fingerprint + "\n")
+
+
+def _written(folder: Path) -> list[Path]:
+    """Files of a transfer that a new one replaces; the log goes on."""
+    found = [folder / name for name in FILES if (folder / name).is_file()]
+    found += [path for path in sorted(folder.glob("model_*.pth")) if NAME.fullmatch(path.name)]
+    return found + sorted((folder / PICTURES).glob("[0-9]" * 12 + ".jpg"))
+
+
+def _mark(folder: Path) -> str | None:
+    """The fingerprint of the transfer that the folder holds."""
+    try:
+        found = (folder / MARK).read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError):
+        return None
+    return found if _FINGERPRINT.fullmatch(found) else None
 
 
 def trim_curve(folder: Path, iteration: int) -> None:

@@ -14,6 +14,7 @@ from downstream.detection.checkpoints import Trained
 from downstream.detection.coco import CocoSet
 from downstream.detection.config import digest
 from downstream.detection.draw import draw_detections
+from downstream.detection.folder import PICTURES
 from downstream.detection.forms import SYNCHRONISED
 from downstream.detection.measure import ByCategory, metric_of
 from downstream.detection.options import Options
@@ -70,7 +71,7 @@ def write_outcome(job: Job, outcome: Outcome) -> Result:
     folder = job.options.output
     # Written first: the detections outlive a fault in drawing.
     (folder / "detections.json").write_text(json.dumps(outcome.detections) + "\n")
-    pictures = draw_detections(job.val, outcome.detections, folder / "detections")
+    pictures = draw_detections(job.val, outcome.detections, folder / PICTURES)
     curve = {"curve": "metrics.json"} if job.train else {}
     result = Result(
         task="detection",

@@ -13,16 +13,20 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from downstream.detection import compat
 from downstream.detection.coco import CocoSet, registered
 from downstream.detection.config import TRAIN, VAL, adapt, as_yaml, digest, load_config
-from downstream.detection.folder import LABELS, finished, make_room, trim_curve
 from downstream.detection.launch import agreed
 from downstream.detection.options import Options
 from downstream.results import FILE_NAME, Result, read_result
 from pretrain.distributed import World
 from pretrain.errors import InputError
+from pretrain.files import remove_unfinished, write_text
+from pretrain.processes import held
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from downstream.detection.checkpoints import Trained
     from downstream.detection.record import Job, Outcome
+    from downstream.detection.trainer import Trainer
     from downstream.detection.weights import Backbone
 
 T = TypeVar("T")
@@ -39,6 +43,13 @@ def detect(options: Options, world: World) -> Result | None:
     Raises:
         InputError: something given is wrong; file, entry and remedy are named.
     """
+    with held(options.output, world, "another transfer is at work here"):
+        return _detect(options, world)
+
+
+def _detect(options: Options, world: World) -> Result | None:
+    compat.require()
+    from downstream.detection.folder import check_room, finished
     from downstream.detection.record import write_outcome, write_truth
 
     say = _say if world.is_main else _silence
@@ -47,7 +58,9 @@ def detect(options: Options, world: World) -> Result | None:
     if found is not None:
         say(f"{options.output}: already there for this config, weights and data; nothing to do")
         return found if world.is_main else None
-    agreed(lambda: _open_folder(job, labels))
+    wishes = {"resume": options.resume, "overwrite": options.overwrite}
+    sources = [part.path for part in (job.weights, job.trained) if part]
+    going_on = agreed(lambda: check_room(options.output, job.fingerprint, sources, **wishes))
     what = "evaluation only" if job.trained else f"{job.config.SOLVER.MAX_ITER} iterations"
     say(f"{job.name}: {options.config.stem}, {what}, detectron2 {job.version}")
     for note in notes:
@@ -55,7 +68,10 @@ def detect(options: Options, world: World) -> Result | None:
     log = "log.txt" if world.is_main else f"log_rank{world.rank}.txt"
     sets = {VAL: job.val} | ({TRAIN: job.train} if job.train else {})
     with compat.logs_in(options.output / log), registered(**sets):
-        outcome = _evaluate(job, job.trained, say) if job.trained else _train(job, say)
+        run = _evaluation(job, job.trained, say) if job.trained else _training(job, going_on, say)
+        # Only now: what was there before stays until the new transfer could be built.
+        agreed(lambda: _open_folder(job, labels, going_on))
+        outcome = run()
         if not world.is_main:
             return None
         return write_outcome(replace(job, val=write_truth(job.val, options.output)), outcome)
@@ -116,6 +132,7 @@ def _backbone(options: Options, config: Any) -> Backbone | None:
 
 
 def _training_set(options: Options, config: Any) -> tuple[CocoSet, str | None, list[str]]:
+    from downstream.detection.folder import LABELS
     from downstream.detection.sets import read_labelled, read_set, resolve
 
     names = tuple(config.DATASETS.TRAIN)
@@ -134,29 +151,34 @@ def _training_set(options: Options, config: Any) -> tuple[CocoSet, str | None, l
     return train, text, [f"labels of {len(train.records)} images: {how}"]
 
 
-def _open_folder(job: Job, labels: str | None) -> None:
-    options = job.options
-    make_room(options.output, job.fingerprint, resume=options.resume, overwrite=options.overwrite)
-    (options.output / "config.yaml").write_text(as_yaml(job.config), encoding="utf-8")
+def _open_folder(job: Job, labels: str | None, going_on: bool) -> None:
+    from downstream.detection.folder import CONFIG, LABELS, make_room
+
+    folder = job.options.output
+    remove_unfinished(folder)
+    if not going_on:
+        make_room(folder, job.fingerprint)
+    write_text(folder / CONFIG, as_yaml(job.config))
     if labels is not None:
-        (options.output / LABELS).write_text(labels, encoding="utf-8")
+        write_text(folder / LABELS, labels)
 
 
-def _train(job: Job, say: Callable[[str], None]) -> Outcome:
-    """Train and evaluate."""
+def _training(job: Job, going_on: bool, say: Callable[[str], None]) -> Callable[[], Outcome]:
+    """Build the detector with its weights; the value trains and evaluates it."""
     from detectron2.utils import comm
     from detectron2.utils.env import seed_all_rng
 
+    from downstream.detection.checkpoints import last_checkpoint
+    from downstream.detection.folder import trim_curve
     from downstream.detection.forward import check_forward
-    from downstream.detection.record import Outcome, rounded
     from downstream.detection.strict import load_backbone
     from downstream.detection.trainer import Trainer
 
     config, weights, folder = job.config, job.weights, job.options.output
     seed_all_rng(config.SEED + comm.get_rank())
     trainer = _build(lambda: Trainer(config, job.val, say))
-    if job.options.resume and (folder / "last_checkpoint").is_file():
-        trainer.resume()
+    if going_on and (checkpoint := last_checkpoint(folder)):
+        trainer.resume(checkpoint)
         agreed(lambda: trim_curve(folder, trainer.start_iter))
         say(f"going on after iteration {trainer.start_iter}")
     elif weights is not None:
@@ -166,6 +188,12 @@ def _train(job: Job, say: Callable[[str], None]) -> Outcome:
         say(f"backbone: features of the detector and of the source differ by {difference:.1g}")
     else:
         say("backbone: RANDOM initialisation (no --weights)")
+    return lambda: _train(trainer)
+
+
+def _train(trainer: Trainer) -> Outcome:
+    from downstream.detection.record import Outcome, rounded
+
     start = time.perf_counter()
     try:
         trainer.train()
@@ -185,16 +213,20 @@ def _train(job: Job, say: Callable[[str], None]) -> Outcome:
     return Outcome(trainer.detections, trainer.metrics, trainer.by_category, seconds)
 
 
-def _evaluate(job: Job, trained: Trained, say: Callable[[str], None]) -> Outcome:
-    """Evaluate a trained detector."""
+def _evaluation(job: Job, trained: Trained, say: Callable[[str], None]) -> Callable[[], Outcome]:
+    """Load a trained detector; the value evaluates it."""
     from detectron2.modeling import build_model
-
-    from downstream.detection.inference import evaluate_detector
-    from downstream.detection.record import Outcome, rounded
 
     detector = _build(lambda: build_model(job.config))
     count = trained.load(detector)
     say(f"detector: {count} tensors of {trained.path.name} loaded, none left over")
+    return lambda: _evaluate(job, detector, say)
+
+
+def _evaluate(job: Job, detector: nn.Module, say: Callable[[str], None]) -> Outcome:
+    from downstream.detection.inference import evaluate_detector
+    from downstream.detection.record import Outcome, rounded
+
     found = evaluate_detector(job.config, detector, job.val, say)
     seconds = {"evaluation": rounded(found.seconds, 2)}
     return Outcome(found.detections, found.metrics, found.by_category, seconds)

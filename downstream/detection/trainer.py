@@ -25,11 +25,12 @@ from torch.amp.grad_scaler import GradScaler
 from torch.nn.parallel import DistributedDataParallel
 
 from downstream.detection import compat
-from downstream.detection.checkpoints import TAG, Checkpointer
+from downstream.detection.checkpoints import Checkpointer
 from downstream.detection.coco import CocoSet
 from downstream.detection.inference import Mapper, Say, evaluate_detector
 from downstream.detection.measure import ByCategory
 from downstream.detection.saved import Detection
+from downstream.detection.weights import load_torch
 from pretrain.errors import InputError
 
 
@@ -70,18 +71,26 @@ class Trainer(TrainerBase):  # type: ignore[misc]
         self._batches: Iterator[Any] | None = None
         self.register_hooks(self.build_hooks())
 
-    def resume(self) -> None:
+    def resume(self, checkpoint: Path) -> None:
         """Go on from the last checkpoint, with other images than those seen so far.
 
+        Args:
+            checkpoint: to go on from.
+
         Raises:
-            InputError: the checkpoint is gone.
+            InputError: it is not one of this trainer.
         """
-        path = Path(self.cfg.OUTPUT_DIR) / TAG
-        name = path.read_text(encoding="ascii").strip()
-        file = path.with_name(name)
-        if not name or not file.is_file():
-            raise InputError(f"{path}: names no checkpoint; start anew with --overwrite")
-        self.checkpointer.load(str(file))
+        # Not detectron2's reader, which would unpickle anything.
+        content = load_torch(checkpoint)
+        try:
+            self.detector.load_state_dict(content["model"])
+            self.load_state_dict(content["trainer"])
+        except (KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise InputError(
+                f"{checkpoint}: not a checkpoint of this transfer ({type(error).__name__}: "
+                f"{reason}); start anew with --overwrite and without --resume"
+            ) from None
         self.start_iter = self.iter + 1
         seed_all_rng(self.cfg.SEED + comm.get_rank() + 7919 * self.start_iter)
 
@@ -170,7 +179,7 @@ class Trainer(TrainerBase):  # type: ignore[misc]
     def build_writers(self) -> list[Any]:
         """The loss curve, and the console."""
         curve = Path(self.cfg.OUTPUT_DIR) / "metrics.json"
-        return [Progress(self.cfg.SOLVER.MAX_ITER, self.say), JSONWriter(str(curve))]
+        return [Progress(self.cfg.SOLVER.MAX_ITER, self.say), Curve(curve)]
 
     def evaluate(self) -> dict[str, float]:
         """Detect on the whole validation set and compute average precision."""
@@ -192,6 +201,25 @@ class _Late:
 
     def __iter__(self) -> Iterator[Any]:
         return iter(self.make())
+
+
+class Curve(EventWriter):  # type: ignore[misc]
+    """detectron2's loss curve, whose file is opened when it is first written to."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._writer: Any = None
+
+    def write(self) -> None:
+        """Append the latest values."""
+        if self._writer is None:
+            self._writer = JSONWriter(str(self.path))
+        self._writer.write()
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._writer is not None:
+            self._writer.close()
 
 
 class Progress(EventWriter):  # type: ignore[misc]

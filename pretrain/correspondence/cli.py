@@ -123,9 +123,9 @@ def _correspond(arguments: argparse.Namespace) -> int:
     from pretrain.correspondence import files
     from pretrain.correspondence.encode import FeatureEncoder
     from pretrain.correspondence.pipeline import CorrespondSettings, Job, correspond
-    from pretrain.correspondence.processes import held, on_main
     from pretrain.data.commands.options import MAX_WORKERS, cores
     from pretrain.pretrained import load_pretrained
+    from pretrain.processes import held, on_main
     from pretrain.settings import parse
 
     names = CorrespondSettings.model_fields

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -13,6 +12,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from pretrain import files
 from pretrain.errors import InputError
 
 VERSION = 1
@@ -60,8 +60,7 @@ class Shards:
 
     def tidy(self) -> None:
         """Remove what killed processes have left half written."""
-        for leftover in self.folder.glob(".*.tmp"):
-            leftover.unlink(missing_ok=True)
+        files.remove_unfinished(self.folder)
 
     def write(self, number: int, array: NDArray[Any]) -> None:
         """Keep a shard; a process that is killed leaves no part of one under its name."""
@@ -100,17 +99,11 @@ def replacing(target: Path) -> Iterator[IO[bytes]]:
     Raises:
         InputError: it cannot be written.
     """
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("wb") as stream:
+        with files.replacing(target, durable=True) as stream:
             yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(target)
     except OSError as error:
         raise InputError(f"{target}: cannot be written ({error.strerror})") from None
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def claim(folder: Path, settings: dict[str, Any], facts: dict[str, Any]) -> None:

@@ -26,12 +26,12 @@ from pretrain.correspondence.encode import FeatureEncoder, centre_view, read_vie
 from pretrain.correspondence.files import Shards
 from pretrain.correspondence.matching import MATCH, match, pairs_per_neighbour, to_table
 from pretrain.correspondence.neighbours import Search
-from pretrain.correspondence.processes import on_main, together
 from pretrain.correspondence.regions import Regions
 from pretrain.data.index import Index
 from pretrain.data.pairs import PairTable
 from pretrain.distributed import World
 from pretrain.errors import InputError
+from pretrain.processes import on_main, together
 from pretrain.settings import Settings
 
 log = logging.getLogger(__name__)

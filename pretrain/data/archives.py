@@ -19,6 +19,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any, NamedTuple
 
 from pretrain.errors import InputError
+from pretrain.locks import open_lock
 
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 DONE = ".unpacked"
@@ -170,7 +171,7 @@ def _alone(note: Path) -> Iterator[None]:
     """Keep other processes from unpacking the same archive, where the file system has locks."""
     note.parent.mkdir(exist_ok=True)
     lock = note.with_suffix(".lock")
-    with lock.open("w") as file:
+    with open_lock(lock) as file:
         with contextlib.suppress(OSError):
             fcntl.flock(file, fcntl.LOCK_EX)
         yield

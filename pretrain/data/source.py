@@ -20,6 +20,7 @@ from pretrain.data.readers import coco, folder, lvis, ohms, openimages, voc
 from pretrain.data.readers.common import FlagName, OnBad, Options, need_folder
 from pretrain.data.records import Stream
 from pretrain.errors import InputError
+from pretrain.locks import open_lock
 from pretrain.settings import Settings
 
 READER_VERSION = 2
@@ -309,7 +310,7 @@ def _lock(folder: Path) -> Iterator[None]:
     lock = folder.parent / f".{folder.name}.lock"
     try:
         lock.parent.mkdir(parents=True, exist_ok=True)
-        file = lock.open("w")
+        file = open_lock(lock)
     except OSError as error:
         raise InputError(
             f"{folder}: cannot write the index ({error.strerror}); set data.index to a folder "

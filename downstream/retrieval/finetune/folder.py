@@ -6,7 +6,6 @@ from pathlib import Path
 
 from downstream.retrieval.finetune.config import dump_yaml
 from downstream.retrieval.finetune.settings import FinetuneSettings
-from pretrain.config import read_yaml
 from pretrain.run import Folder
 from pretrain.settings import parse
 
@@ -26,9 +25,10 @@ class FinetuneFolder(Folder):
         super().__init__(
             path,
             config=dump_yaml(settings),
-            resolve=lambda file: dump_yaml(
-                parse(FinetuneSettings, read_yaml(file), source=str(file))
+            resolve=lambda values, source: dump_yaml(
+                parse(FinetuneSettings, values, source=source)
             ),
             free=FREE,
             facts={"name": settings.name or path.name, "task": "metric learning"},
+            writes=("result.json",),
         )

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import sys
+from pathlib import Path
 
 STOPPED = 75  # EX_TEMPFAIL: saved on request, run the same command again
 
@@ -21,33 +23,31 @@ def main(argv: list[str]) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     logging.getLogger("faiss").setLevel(logging.WARNING)  # it tells how it was loaded
 
-    from downstream.retrieval.finetune.folder import FinetuneFolder
     from downstream.retrieval.finetune.score import score, summary
     from downstream.retrieval.finetune.step import DivergedError
     from downstream.retrieval.finetune.trainer import Trainer
     from downstream.retrieval.finetune.tuned import load_tuned
     from pretrain import distributed
+    from pretrain.processes import held
 
     command = ["hcl", "retrieve", "train", *argv]
-    with distributed.process_group(settings.train.device) as world:
-        folder = FinetuneFolder(settings)
-        if arguments.fresh:
-            if world.is_main:
-                folder.remove()
-            distributed.barrier()
-        try:
-            finished = Trainer(settings, world, command).fit()
-        except DivergedError as error:
-            print(f"hcl retrieve train: {error}", file=sys.stderr)
-            return 1
-    if not finished:
-        print(f"stopped by a signal; continue with the same command ({settings.output})")
-        return STOPPED
-    if world.is_main:
-        tuned = load_tuned(folder.path)
-        tuned.network.to(world.device)
-        print(summary(score(tuned, folder.path, command)))
-        print(f"finished: {settings.output}")
+    output = Path(settings.output)
+    with contextlib.ExitStack() as until_evaluated:
+        with distributed.process_group(settings.train.device) as world:
+            until_evaluated.enter_context(held(output, world, "another run is at work here"))
+            try:
+                finished = Trainer(settings, world, command, fresh=arguments.fresh).fit()
+            except DivergedError as error:
+                print(f"hcl retrieve train: {error}", file=sys.stderr)
+                return 1
+        if not finished:
+            print(f"stopped by a signal; continue with the same command ({settings.output})")
+            return STOPPED
+        if world.is_main:
+            tuned = load_tuned(output)
+            tuned.network.to(world.device)
+            print(summary(score(tuned, output, command)))
+            print(f"finished: {settings.output}")
     return 0
 
 

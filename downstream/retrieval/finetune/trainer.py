@@ -22,6 +22,7 @@ from pretrain.clock import Clock
 from pretrain.distributed import World
 from pretrain.errors import InputError
 from pretrain.metrics import Recorder, Value
+from pretrain.processes import on_main
 from pretrain.signals import StopFlag
 
 log = logging.getLogger(__name__)
@@ -34,12 +35,16 @@ class Trainer:
         settings: of the run.
         world: the process group.
         command: what the user typed, for the record.
+        fresh: replace an earlier run of the folder, once this one is built.
     """
 
-    def __init__(self, settings: FinetuneSettings, world: World, command: list[str]) -> None:
+    def __init__(
+        self, settings: FinetuneSettings, world: World, command: list[str], *, fresh: bool = False
+    ) -> None:
         self.settings, self.world, self.command = settings, world, command
         self.folder = FinetuneFolder(settings)
-        self.folder.check()
+        self.folder.check(fresh=fresh)
+        self._fresh = fresh
         torch.manual_seed(settings.seed)
         if settings.train.threads is not None:
             torch.set_num_threads(settings.train.threads)
@@ -69,6 +74,8 @@ class Trainer:
             DivergedError: the loss is not finite.
             InputError: an image cannot be read.
         """
+        if self._fresh:
+            on_main(self.world, self.folder.clear)
         self._resume()
         if self.world.is_main:
             self.folder.open(
@@ -185,6 +192,7 @@ class Trainer:
         if found is None:
             return
         path, state = found
+        self.folder.check_checkpoint(path, state.get("settings"))
         self.network.load_state_dict(state["network"])
         self.stepper.optimizer.load_state_dict(state["optimizer"])
         self.stepper.scaler.load_state_dict(state["scaler"])

@@ -176,7 +176,7 @@ def test_folders_that_cannot_be_used_are_named(tmp_path, annotations, capsys):
     for bad in ("file", "file/x", "file/x/y"):
         assert hcl.main([*arguments, str(tmp_path / bad)]) == 2
         assert f"{bad}: is or lies in a file; name a folder" in capsys.readouterr().err
-    (tmp_path / "out/report.html.tmp").mkdir(parents=True)
+    (tmp_path / "out/report.html").mkdir(parents=True)
     assert hcl.main([*arguments, str(tmp_path / "out")]) == 2
     assert "out: cannot be written (Is a directory)" in capsys.readouterr().err
     with pytest.raises(InputError, match=r"result.json: cannot be written"):

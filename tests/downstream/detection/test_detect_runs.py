@@ -134,7 +134,7 @@ def test_a_kill_and_resuming(small_config: Path, toy: Toy, tmp_path: Path) -> No
     done = [line["iteration"] for line in lines if "total_loss" in line]
     assert done == sorted(set(done))
     assert done[-1] == 23
-    assert not list(output.glob("*.tmp"))
+    assert not list(output.glob(".*.tmp"))
 
 
 def test_a_checkpoint_appears_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

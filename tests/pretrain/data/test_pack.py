@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import fcntl
 import json
 import multiprocessing
 import os
@@ -23,6 +22,7 @@ from pretrain.data.pack import Pack, shard_file
 from pretrain.data.packing import shrink, shrunk_size, write
 from pretrain.data.source import DataSettings, open_index
 from pretrain.errors import InputError
+from pretrain.locks import alone_in
 
 
 @pytest.fixture
@@ -171,11 +171,8 @@ def test_unfinished_pack_of_another_side(index, tmp_path, monkeypatch):
 
 def test_two_at_once(index, tmp_path):
     folder = tmp_path / "pack"
-    folder.mkdir()
-    with (folder / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(InputError, match="another process is packing"):
-            write(index, folder, 30)
+    with alone_in(folder), pytest.raises(InputError, match="another process is packing"):
+        write(index, folder, 30)
 
 
 def test_folder_with_something_else(index, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,14 +11,22 @@ from typing import Any
 from pretrain import distributed
 from pretrain.distributed import World
 from pretrain.errors import InputError
-from pretrain.locks import alone_in
+from pretrain.locks import BUSY, alone_in
+
+PATIENCE = 180.0
+"""Seconds that a requeued job waits for a folder: NFS frees the locks of a lost node late."""
 
 
 @contextlib.contextmanager
-def held(folder: Path, world: World) -> Iterator[None]:
-    """Let the main process hold the folder while all work in it."""
+def held(folder: Path, world: World, who: str = BUSY) -> Iterator[None]:
+    """Let the main process hold the folder while all work in it.
+
+    Raises:
+        InputError: another process holds it; in all processes.
+    """
+    patience = PATIENCE if int(os.environ.get("SLURM_RESTART_COUNT") or 0) else 0.0
     with contextlib.ExitStack() as stack:
-        on_main(world, lambda: stack.enter_context(alone_in(folder)))
+        on_main(world, lambda: stack.enter_context(alone_in(folder, who, patience)))
         yield
 
 
