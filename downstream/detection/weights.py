@@ -96,7 +96,7 @@ def load_torch(path: Path) -> dict[str, Any]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        if "WeightsUnpickler error" in str(error) or "Unsupported global" in str(error):
+        if "WeightsUnpickler error" in str(error) or "unsupported global" in str(error).lower():
             raise InputError(
                 f"{path}: holds objects that only unpickling could restore, which may run any "
                 "code; where you trust it, save its tensors alone: torch.save(the state_dict, FILE)"

@@ -25,6 +25,7 @@ from downstream.retrieval.finetune.trainer import Trainer
 from downstream.retrieval.finetune.tuned import load_tuned
 from pretrain import checkpoint
 from pretrain.errors import InputError
+from pretrain.locks import alone_in
 from pretrain.metrics import read_metrics
 
 
@@ -344,3 +345,30 @@ def test_set_without_training_images_is_refused(values, class_folder, tmp_path):
     with pytest.raises(InputError, match="no images to train on"):
         train(changed(values, data={"root": str(tmp_path / "s")}))
     assert isinstance(folder.read(tmp_path / "s"), LabelledImages)
+
+
+def test_one_run_in_a_folder_and_starting_over(values, tmp_path, capsys):
+    output = Path(values["output"])
+    arguments = command(changed(values, train={"steps": 1}), tmp_path)
+    with alone_in(output):
+        assert hcl.main(arguments) == 2
+    assert (
+        f"{output}: another run is at work here (process {os.getpid()}" in capsys.readouterr().err
+    )
+    assert not output.exists() or not (output / "config.yaml").exists()
+    assert hcl.main(arguments) == 0
+    (output / "notes.txt").write_text("dear")
+    before = (output / "config.yaml").read_text()
+    other = [*arguments, "seed=5"]
+    assert hcl.main(other) == 2
+    assert "seed: " in capsys.readouterr().err
+    assert hcl.main([*other, "--fresh", "data.root=nowhere"]) == 2
+    assert (output / "config.yaml").read_text() == before
+    assert (output / "result.json").is_file()
+    assert hcl.main([*other, "--fresh"]) == 0
+    assert (output / "config.yaml").read_text() != before
+    assert (output / "notes.txt").read_text() == "dear"
+    assert len(json.loads((output / "run.json").read_text())["starts"]) == 1
+    (output / "config.yaml").write_text(before)  # as if two runs had been mixed
+    assert hcl.main(arguments) == 2
+    assert "step_00000001.pt: holds a run of other settings (seed: 5 -> " in capsys.readouterr().err
