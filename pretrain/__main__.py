@@ -81,7 +81,11 @@ def parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("config", help="a YAML file, or a preset's name")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="as in optim.lr=0.1")
-    parser.add_argument("--fresh", action="store_true", help="forget an earlier run of this folder")
+    parser.add_argument(
+        "--fresh",
+        action="store_true",
+        help="start over: replace the files of an earlier run of this folder",
+    )
     parser.add_argument("--print-config", action="store_true", help="print settings and stop")
     dry = parser.add_argument_group("without training")
     dry.add_argument(

@@ -18,6 +18,7 @@ from downstream.compare.bootstrap import (
     Difference,
     average,
     difference,
+    holm,
     interval,
     sampled,
     weights_of,
@@ -25,7 +26,8 @@ from downstream.compare.bootstrap import (
 from downstream.compare.collect import Collection, Measured
 from downstream.compare.matches import match
 from downstream.compare.protocols import metric_of
-from downstream.compare.sheets import Cell, Sheet
+from downstream.compare.sheets import MISSING, Cell, Sheet
+from downstream.compare.table import FLOOR
 from downstream.detection.backends import available
 from downstream.detection.evaluate import KINDS, METRICS, evaluate
 from pretrain.errors import InputError
@@ -36,18 +38,29 @@ NAMES = {"bbox": "box", "segm": "mask"}
 METRIC_NAMES = {"voc07": "VOC 2007", "voc": "VOC since 2010", "lvis": "LVIS"}
 # Beyond this many rows each is compared with the first alone.
 ALL_PAIRS = 4
+ALPHA = 0.05
+"""Largest corrected p-value of a difference that is shown in bold."""
 
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Two rows compared: by measure, the first less the second."""
+    """Two rows compared.
+
+    Attributes:
+        first: row.
+        second: row.
+        kind: ``bbox`` or ``segm``.
+        differences: by measure, the first row's value less the second's.
+        tested: measures of which one value at least reaches ``table.FLOOR``.
+    """
 
     first: str
     second: str
     kind: str
     differences: dict[str, Difference]
+    tested: tuple[str, ...]
 
 
 @dataclass
@@ -83,7 +96,7 @@ def analyse(
     found: Collection,
     *,
     annotations: Path | None = None,
-    resamples: int = 1000,
+    resamples: int = 2000,
     seed: int = 0,
     say: Say = print,
 ) -> Analysis:
@@ -239,8 +252,10 @@ def _resample(
                 analysis.intervals[row, f"{kind}/{name}"] = interval(values)
     for first, second in pairs_of(list(samples)):
         # The later row less the earlier: baselines are usually named first.
-        compared = {m: difference(samples[second][m], samples[first][m]) for m in MEASURES}
-        analysis.pairs.append(Pair(second, first, kind, compared))
+        sides = samples[second], samples[first]
+        compared = {m: difference(sides[0][m], sides[1][m]) for m in MEASURES}
+        tested = tuple(m for m in MEASURES if max(side[m][0] for side in sides) >= FLOOR)
+        analysis.pairs.append(Pair(second, first, kind, compared, tested))
 
 
 def pairs_of(names: Sequence[str]) -> list[tuple[str, str]]:
@@ -250,28 +265,52 @@ def pairs_of(names: Sequence[str]) -> list[tuple[str, str]]:
     return [(names[0], name) for name in names[1:]]
 
 
+def corrected(analysis: Analysis) -> list[dict[str, float]]:
+    """Of each pair the p-values by measure, corrected for all tests of the analysis (Holm)."""
+    places = [(n, name) for n, pair in enumerate(analysis.pairs) for name in pair.tested]
+    values = holm([analysis.pairs[n].differences[name].p for n, name in places])
+    found: list[dict[str, float]] = [{} for _ in analysis.pairs]
+    for (n, name), p in zip(places, values, strict=True):
+        found[n][name] = p
+    return found
+
+
 def significance(analysis: Analysis) -> Sheet | None:
     """The table of comparisons; None where there is none."""
     if not analysis.pairs:
         return None
     rows = []
-    for pair in analysis.pairs:
+    probabilities = corrected(analysis)
+    for pair, by_measure in zip(analysis.pairs, probabilities, strict=True):
         cells = []
         for name in MEASURES:
-            d = pair.differences[name]
-            clear = d.low > 0 or d.high < 0
-            cells.append(Cell(f"{d.value:+.2f} [{d.low:+.2f}, {d.high:+.2f}]", best=clear))
-            cells.append(Cell(f"{d.p:.3f}" if d.p >= 0.001 else "< 0.001"))
+            d, p = pair.differences[name], by_measure.get(name)
+            text = f"{d.value:+.2f} [{d.low:+.2f}, {d.high:+.2f}]"
+            cells.append(Cell(text, best=p is not None and p < ALPHA))
+            shown = MISSING if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
+            cells.append(Cell(shown))
         rows.append((f"{pair.first} less {pair.second}, {NAMES[pair.kind]}", cells))
-    count = analysis.pairs[0].differences["AP"].resamples
+    tests = sum(map(len, probabilities))
+    draws = min(d.resamples for pair in analysis.pairs for d in pair.differences.values())
     return Sheet(
         "Differences of AP",
         ["runs", *(text for name in MEASURES for text in (name, "p"))],
         rows,
         [
-            f"Paired bootstrap over test images, {count} draws: difference, its 95 % interval and "
-            "two-sided p-value; bold where the interval leaves out 0. Seeds of a row are averaged. "
-            "It says what other test images would have given with these weights, nothing about "
-            "other seeds of training; the p-values are not corrected for the number of comparisons."
+            f"Paired bootstrap over test images, {draws} draws: difference, its 95 % interval and "
+            f"two-sided p-value, corrected for the {tests} tests of this table (Holm); bold where "
+            f"it is below {ALPHA:g}. Where both values are below {FLOOR:g} there is no test "
+            f"({MISSING}). Seeds of a row are averaged. It says what other test images would have "
+            "given with these weights, nothing about other seeds of training."
         ],
+        _too_few(draws, tests),
     )
+
+
+def _too_few(draws: int, tests: int) -> list[str]:
+    """A warning where no difference, however large, could come out below ``ALPHA``."""
+    # The least p-value of a bootstrap is 2 / (draws + 1).
+    needed = round(2 * tests / ALPHA)
+    if draws >= needed:
+        return []
+    return [f"{draws} draws are too few for {tests} tests; give --resamples {needed} or more"]

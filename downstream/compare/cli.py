@@ -142,9 +142,9 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--resamples",
         type=int,
-        default=1000,
+        default=2000,
         metavar="N",
-        help="draws of the paired bootstrap; 0 leaves it out (default: 1000)",
+        help="draws of the paired bootstrap; 0 leaves it out (default: 2000)",
     )
     add("--seed", type=int, default=0, metavar="N", help="of the draws (default: 0)")
     add("--title", default="Comparison of pretraining runs", help="heading of the report")

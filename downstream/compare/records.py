@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from downstream.compare.analysis import Analysis
+from downstream.compare.analysis import Analysis, corrected
 from downstream.compare.collect import Collection
 from downstream.compare.cost import costs
 from downstream.compare.protocols import protocol_of
@@ -18,7 +18,7 @@ from downstream.compare.versus import Versus
 
 FIELDS = (
     *("table", "row", "against", "task", "metric", "value", "deviation", "low", "high", "p"),
-    *("count", "source", "confidence"),
+    *("p_corrected", "count", "source", "confidence"),
 )
 Record = dict[str, Any]
 
@@ -27,8 +27,9 @@ def records(found: Collection, analysis: Analysis, compared: Sequence[Versus]) -
     """One record a number, in the units of the result files.
 
     ``table`` says what it is: ``own`` (mean over ``count`` seeds, ``low`` to ``high`` the 95 %
-    interval over test images), ``difference`` (``row`` less ``against``, ``count`` draws),
-    ``published`` (``count`` trainings, where that is known) or ``cost``.
+    interval over test images), ``difference`` (``row`` less ``against``, ``count`` draws,
+    ``p_corrected`` where it was tested), ``published`` (``count`` trainings, where that is known)
+    or ``cost``.
     """
     listed: list[Record] = []
     record: Record
@@ -42,11 +43,12 @@ def records(found: Collection, analysis: Analysis, compared: Sequence[Versus]) -
                 record = {"table": "own", "row": row, "task": task, "metric": metric}
                 record |= {"value": value.mean, "deviation": value.deviation}
                 listed.append({**record, "low": low, "high": high, "count": value.count})
-    for pair in analysis.pairs:
+    for pair, probabilities in zip(analysis.pairs, corrected(analysis), strict=True):
         for name, d in pair.differences.items():
             record = {"table": "difference", "row": pair.first, "against": pair.second}
             record |= {"task": "detection", "metric": f"{pair.kind}/{name}", "value": d.value}
-            listed.append({**record, "low": d.low, "high": d.high, "p": d.p, "count": d.resamples})
+            record |= {"p": d.p, "p_corrected": probabilities.get(name)}
+            listed.append({**record, "low": d.low, "high": d.high, "count": d.resamples})
     for one in compared:
         for published in one.published:
             for metric, number in published.metrics.items():

@@ -24,6 +24,7 @@ class Column:
         metric: name in ``Result.metrics``.
         scale: factor to percent.
         ranked: whether the best value is marked.
+        floor: in percent; where all values are less, none is marked.
     """
 
     title: str
@@ -31,6 +32,12 @@ class Column:
     metric: str
     scale: float = 1.0
     ranked: bool = True
+    floor: float = 0.0
+
+
+FLOOR = 1.0
+"""AP in percent below which a detector has hardly learned anything: rows that are both less than
+this are not told apart, however certain the sign of their difference is."""
 
 
 SPACES = {
@@ -42,12 +49,11 @@ SPACES = {
 """How embeddings are ranked, by the names of ``Result.metrics``."""
 
 COLUMNS = (
-    Column("box AP", "detection", "bbox/AP"),
-    Column("box AP50", "detection", "bbox/AP50"),
-    Column("box AP75", "detection", "bbox/AP75"),
-    Column("mask AP", "detection", "segm/AP"),
-    Column("mask AP50", "detection", "segm/AP50"),
-    Column("mask AP75", "detection", "segm/AP75"),
+    *(
+        Column(f"{title} {name}", "detection", f"{kind}/{name}", floor=FLOOR)
+        for kind, title in (("bbox", "box"), ("segm", "mask"))
+        for name in ("AP", "AP50", "AP75")
+    ),
     *(
         Column(f"R@1 {title}", "retrieval", f"recall/{space}@1", 100)
         for space, title in SPACES.items()
@@ -107,11 +113,16 @@ def _column(found: Collection, column: Column) -> list[Cell]:
         # Of the data, not of the run: seeds do not move it.
         values = [v and Value(v.mean, None, v.count) for v in values]
     groups = [_measured_on(found, name, column.task) for name in found.names]
-    return cells([v and v.times(column.scale) for v in values], groups, ranked=column.ranked)
+    percent = [v and v.times(column.scale) for v in values]
+    return cells(percent, groups, ranked=column.ranked, floor=column.floor)
 
 
 def cells(
-    values: Sequence[Value | None], groups: Sequence[object], *, ranked: bool = True
+    values: Sequence[Value | None],
+    groups: Sequence[object],
+    *,
+    ranked: bool = True,
+    floor: float = 0.0,
 ) -> list[Cell]:
     """A column, the best value of each group in bold.
 
@@ -119,6 +130,7 @@ def cells(
         values: in percent; None is not measured.
         groups: what each was measured on: only within one is anything better than another.
         ranked: whether the best is marked.
+        floor: a best value below this is not marked.
     """
     # One digit is what papers print; a column of small numbers would be all noughts.
     digits = 2 if all(v.mean < 1 for v in values if v is not None) else 1
@@ -128,7 +140,11 @@ def cells(
         if value is not None:
             shown.setdefault(group, []).append(round(value.mean, digits))
     # Of one, or where all are alike, none is the best.
-    best = {group: max(means) for group, means in shown.items() if len(set(means)) > 1}
+    best = {
+        group: max(means)
+        for group, means in shown.items()
+        if len(set(means)) > 1 and max(means) >= floor
+    }
     return [
         Cell(MISSING)
         if v is None
@@ -158,8 +174,8 @@ def sheet(found: Collection) -> Sheet:
 def notes(found: Collection) -> list[str]:
     """What one must know to read the numbers rightly."""
     lines = [
-        "All numbers in percent; in bold the best of each column among rows of one test set; "
-        f"{MISSING} is not measured."
+        "All numbers in percent; in bold the best of each column among rows of one test set "
+        f"(AP: where it reaches {FLOOR:g}); {MISSING} is not measured."
     ]
     if any(measured.result.task == "retrieval" for measured in found.results):
         lines.append(

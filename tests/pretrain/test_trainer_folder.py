@@ -87,9 +87,9 @@ def test_starting_over(scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
     (run / "detection").mkdir()
     (run / "detection/result.json").write_text("dear")
     before = content(run)
-    # Not before the new run can be built: data that are not there, a batch that is too large.
+    # Not before the new run can be built.
     fresh = [*arguments, "--fresh", "seed=1"]
-    for fault in ("data.images=nowhere", "optim.batch_size=64", "method.queue=33"):
+    for fault in ("data.images=nowhere", "optim.batch_size=64", "model.backbone=timm/none"):
         assert hcl.main([*fresh, fault, f"data.index={tmp_path / 'other'}"]) == 2, fault
         assert content(run) == before
     capsys.readouterr()

@@ -62,6 +62,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "overrides", nargs="*", metavar="key=value", help="such as data.root=DIR output=runs/mine"
     )
-    parser.add_argument("--fresh", action="store_true", help="forget an earlier run of the folder")
+    parser.add_argument(
+        "--fresh",
+        action="store_true",
+        help="start over: replace the files of an earlier run of this folder",
+    )
     parser.add_argument("--print-config", action="store_true", help="show all settings and stop")
     return parser

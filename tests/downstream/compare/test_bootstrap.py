@@ -17,7 +17,7 @@ from bootstrap_coverage import cover
 from detection_sets import hostile
 from simulated import detect, make_truth
 
-from downstream.compare.bootstrap import MEASURES, draws, paired, sampled, weights_of
+from downstream.compare.bootstrap import MEASURES, draws, holm, paired, sampled, weights_of
 from downstream.compare.matches import match
 from downstream.detection.evaluate import evaluate
 
@@ -132,3 +132,10 @@ def test_intervals_cover_the_true_difference():
     assert found["covered"] >= 33
     assert found["mean_width"] < 4 * found["standard_deviation"] * 1.3
     assert found["mean_width"] > 4 * found["standard_deviation"] * 0.7
+
+
+def test_holm():
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.04]) == [0.04]
+    assert holm([0.6, 0.6]) == [1, 1]
+    assert holm([]) == []

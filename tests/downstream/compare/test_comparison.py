@@ -17,12 +17,21 @@ from saved_results import CONFIG, write_detection, write_truth
 
 import hcl
 from downstream.compare import cost, sheets, versus
-from downstream.compare.analysis import analyse, significance
+from downstream.compare.analysis import (
+    MEASURES,
+    Analysis,
+    Pair,
+    analyse,
+    corrected,
+    significance,
+)
+from downstream.compare.bootstrap import Difference
 from downstream.compare.cli import _parser
 from downstream.compare.collect import collect, without_seed
 from downstream.compare.protocols import TransferProtocol, protocol_of
 from downstream.compare.published import PAPERS, load
-from downstream.compare.table import sheet, value_of, warnings
+from downstream.compare.sheets import MISSING
+from downstream.compare.table import FLOOR, Value, cells, sheet, value_of, warnings
 from downstream.results import read_result, write_result
 from pretrain.errors import InputError
 
@@ -129,6 +138,58 @@ def test_intervals_pairs_curves_and_categories(folder, analysis):
     table = significance(analysis)
     assert table.rows[0][0] == "moco-hcl less moco, box"
     assert table.rows[0][1][0].best
+
+
+def pair(name, *values):
+    """A pair whose differences, each with an interval above 0, have these values and p-values."""
+    differences = {
+        measure: Difference(value, value / 2, 2 * value, p, 999)
+        for measure, (value, p) in zip(MEASURES, values, strict=True)
+    }
+    tested = tuple(measure for measure, (value, _) in zip(MEASURES, values, strict=True) if value)
+    return Pair(name, "moco", "bbox", differences, tested)
+
+
+def test_p_values_are_corrected_for_all_tests_of_the_table():
+    pairs = [
+        pair("a", (2.0, 0.002), (3.0, 0.02), (1.0, 0.5)),
+        pair("b", (2.0, 0.01), (3.0, 0.012), (0.0, 0.002)),
+    ]
+    analysis = Analysis(pairs=pairs)
+    expected = [
+        {"AP": 0.01, "AP50": 0.04, "AP75": 0.5},
+        {"AP": 0.04, "AP50": 0.04},
+    ]
+    for found, wanted in zip(corrected(analysis), expected, strict=True):
+        assert found == pytest.approx(wanted)
+    table = significance(analysis)
+    first, second = (cells for _, cells in table.rows)
+    assert [cell.text for cell in first[1::2]] == ["0.010", "0.040", "0.500"]
+    assert [cell.best for cell in first[::2]] == [True, True, False]
+    assert second[5].text == MISSING
+    assert not second[4].best, "too small to be tested, whatever its p-value"
+    assert "corrected for the 5 tests of this table (Holm)" in table.notes[0]
+    assert not table.warnings
+
+
+def test_too_few_draws_for_the_tests_are_warned_of():
+    pairs = [pair(str(n), *[(2.0, 0.002)] * 3) for n in range(9)]
+    table = significance(Analysis(pairs=pairs))
+    assert not any(cell.best for _, cells in table.rows for cell in cells)
+    assert table.warnings == ["999 draws are too few for 27 tests; give --resamples 1080 or more"]
+
+
+def test_rows_below_the_floor_are_not_told_apart(folder, analysis, monkeypatch):
+    assert analysis.pairs[0].tested == MEASURES
+    monkeypatch.setattr("downstream.compare.analysis.FLOOR", 100.5)
+    below = analyse(collect([folder]), resamples=40, say=quiet)
+    assert below.pairs[0].tested == ()
+    assert not any(cell.best for _, cells in significance(below).rows for cell in cells)
+    small = [Value(0.9, None, 1), Value(0.2, None, 1)]
+    assert not any(cell.best for cell in cells(small, ["", ""], floor=FLOOR))
+    assert [cell.best for cell in cells(small, ["", ""])] == [True, False]
+    larger = [Value(1.2, None, 1), Value(0.2, None, 1)]
+    assert [cell.best for cell in cells(larger, ["", ""], floor=FLOOR)] == [True, False]
 
 
 def test_no_resampling_when_none_is_asked_for(folder):
