@@ -56,7 +56,7 @@ def check_room(
 
     Raises:
         InputError: it holds an unfinished transfer, and none or another was to be resumed; or
-            a file that is not ours would have to go.
+            a file that is not ours, or a source, would have to go.
     """
     started = last_checkpoint(folder) if resume else None
     if started is not None:
@@ -96,7 +96,7 @@ def _written(folder: Path) -> list[Path]:
     """Files of a transfer that a new one replaces; the log goes on."""
     found = [folder / name for name in FILES if (folder / name).is_file()]
     found += [path for path in sorted(folder.glob("model_*.pth")) if NAME.fullmatch(path.name)]
-    return found + sorted((folder / PICTURES).glob("[0-9]" * 12 + ".jpg"))
+    return found + [p for p in sorted((folder / PICTURES).glob("*.jpg")) if p.stem.isdecimal()]
 
 
 def _mark(folder: Path) -> str | None:
@@ -120,5 +120,4 @@ def trim_curve(folder: Path, iteration: int) -> None:
                 kept.append(line + "\n")
         except (ValueError, KeyError, TypeError):
             continue
-    # In place: detectron2 holds the file open and appends to it.
-    path.write_text("".join(kept), encoding="utf-8")
+    write_text(path, "".join(kept))

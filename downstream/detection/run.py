@@ -60,6 +60,7 @@ def _detect(options: Options, world: World) -> Result | None:
         return found if world.is_main else None
     wishes = {"resume": options.resume, "overwrite": options.overwrite}
     sources = [part.path for part in (job.weights, job.trained) if part]
+    sources += [options.labels] if options.labels else []
     going_on = agreed(lambda: check_room(options.output, job.fingerprint, sources, **wishes))
     what = "evaluation only" if job.trained else f"{job.config.SOLVER.MAX_ITER} iterations"
     say(f"{job.name}: {options.config.stem}, {what}, detectron2 {job.version}")

@@ -12,9 +12,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 import pretrain
-from pretrain import locks
+from pretrain import locks, processes
+from pretrain.distributed import World
 from pretrain.errors import InputError
 from pretrain.locks import LOCK, alone_in
 
@@ -76,14 +78,20 @@ def test_a_killed_process_holds_nothing_though_its_child_lives(
         assert json.loads((tmp_path / "run" / LOCK).read_text())["pid"] == os.getpid()
 
 
-def test_a_requeued_job_waits(tmp_path: Path, holder: subprocess.Popen[str]) -> None:
+def test_a_requeued_job_waits(
+    tmp_path: Path, holder: subprocess.Popen[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     first_line(holder)
+    world = World(0, 1, 0, 1, torch.device("cpu"))
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    monkeypatch.setattr(processes, "PATIENCE", 1.5)
     start = time.monotonic()
-    with pytest.raises(InputError), alone_in(tmp_path / "run", patience=1.5):
+    with pytest.raises(InputError), processes.held(tmp_path / "run", world):
         pass
     assert time.monotonic() - start >= 1.5
+    monkeypatch.setattr(processes, "PATIENCE", 60.0)
     killer = subprocess.Popen(["sh", "-c", f"sleep 0.5; kill -9 {holder.pid}"])
-    with alone_in(tmp_path / "run", patience=60):
+    with processes.held(tmp_path / "run", world):
         assert holder.wait() == -signal.SIGKILL
     killer.wait()
 
