@@ -25,22 +25,24 @@ def content(folder: Path) -> dict[str, str]:
     }
 
 
-def test_two_runs_in_one_folder(scenes: Path, tmp_path: Path) -> None:
+def test_two_runs_in_one_folder(
+    scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The second ends at once, whatever its settings; after a kill the folder is free."""
     run = tmp_path / "run"
     endless = overrides(scenes, run, train__steps=10**6)
     process = subprocess.Popen(command(endless), env=ENVIRONMENT, stderr=subprocess.DEVNULL)
     try:
         wait_for_step(run, 4, process)
-        seconds = [endless, [*endless, "seed=1"], [*endless, "seed=1", "--fresh"]]
-        for arguments in seconds:
-            said = train(arguments, status=2)
+        for more in ([], ["seed=1"], ["seed=1", "--fresh"]):
+            assert hcl.main(["pretrain", "quickstart", *endless, *more]) == 2
+            said = capsys.readouterr().err
             assert f"{run}: another run is at work here (process {process.pid} on " in said
             assert len(said.strip().splitlines()) == 1
+        assert hcl.main(["pretrain", "quickstart", *endless, "--dry-run"]) == 0
         said = train([*endless, "seed=1"], processes=2, status=1)  # torchrun's own status
         assert f"process {process.pid} on " in said
         assert "process 1 stops, as another one failed" in said
-        assert "another run" not in train([*endless, "--dry-run"])
         assert process.poll() is None
     finally:
         process.kill()
