@@ -138,11 +138,11 @@ def test_resuming_goes_on(
 def test_files_of_others_stay(
     small_config: Path, toy: Toy, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    kept = tmp_path / "out/model_of_mine.pth"
+    kept = tmp_path / "out/model_0000009.pth"
     kept.parent.mkdir()
     kept.write_text("precious")
     assert hcl.main(command(small_config, toy, tmp_path / "out", "--overwrite")) == 2
-    assert "model_of_mine.pth: in the way" in capsys.readouterr().err
+    assert "model_0000009.pth: in the way" in capsys.readouterr().err
     assert kept.read_text() == "precious"
 
 
