@@ -9,9 +9,8 @@ import pytest
 from toy_detection import Toy
 
 import hcl
-from downstream.detection.config import load_config
+from downstream.detection.config import get, load_config
 from downstream.detection.forms import check_form, claimed
-from downstream.detection.strict import get
 from downstream.results import read_result
 from pretrain.errors import InputError
 from pretrain.presets import configs_root, find_config
