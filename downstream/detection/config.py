@@ -20,6 +20,7 @@ TRAIN, VAL = "hcl_train", "hcl_val"
 TIMM_FPN = "build_timm_fpn_backbone"
 """Value of MODEL.BACKBONE.NAME for a network of timm with an FPN."""
 
+TIMM_OPTIONS = "HCL.TIMM.OPTIONS"
 TIMM_NORMS = ("BN", "SyncBN", "FrozenBN")
 # Keys that say where and when, not what is computed.
 CIRCUMSTANCES = ("OUTPUT_DIR", "MODEL.WEIGHTS", "MODEL.DEVICE", "DATALOADER.NUM_WORKERS")
@@ -51,7 +52,10 @@ def load_config(path: Path, overrides: Sequence[str]) -> Any:
     _merge(config, str(path), lambda: config.merge_from_file(str(path), allow_unsafe=False))
     for place in range(0, len(overrides), 2):
         pair = list(overrides[place : place + 2])
-        _merge(config, f"override '{' '.join(pair)}'", partial(config.merge_from_list, pair))
+        merge = partial(config.merge_from_list, pair)
+        if pair[0] == TIMM_OPTIONS or pair[0].startswith(f"{TIMM_OPTIONS}."):
+            merge = partial(_set_option, config, *pair)
+        _merge(config, f"override '{' '.join(pair)}'", merge)
     return config
 
 
@@ -207,6 +211,18 @@ def _merge(config: Any, source: str, merge: Callable[[], None]) -> None:
         if reason.startswith("Non-existent"):
             reason = _unknown(reason, config)
         raise InputError(f"{source}: {reason or 'not a detectron2 config'}") from None
+
+
+def _set_option(config: Any, key: str, value: str) -> None:
+    """``HCL.TIMM.OPTIONS`` or one of them; detectron2 takes no new key from an override."""
+    from detectron2.config import CfgNode
+
+    content, name = yaml.safe_load(value), key.removeprefix(TIMM_OPTIONS).removeprefix(".")
+    if name:
+        content = {**config.HCL.TIMM.OPTIONS, name: content}
+    elif not isinstance(content, dict):
+        raise ValueError("needs options by name, such as {stem_width: 16}")
+    config.HCL.TIMM.OPTIONS = CfgNode(content, new_allowed=True)
 
 
 def _set_device(config: Any) -> list[str]:
