@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import torch
@@ -73,7 +74,8 @@ def check_config(weights: Backbone, config: Any) -> None:
             if found not in BATCH_NORMS:
                 faults.append(f"{key} is '{found}', not a batch norm: set it to SyncBN or BN")
         elif not _equal(found, wanted):
-            faults.append(f"{key} is {found}: set it to {_value(wanted)}")
+            shown = _value(found) if isinstance(found, dict) else found
+            faults.append(f"{key} is {shown}: set it to {_value(wanted)}")
     if faults:
         raise InputError(
             f"{weights.path}: pretrained otherwise than the config says: {'; '.join(faults)}"
@@ -131,4 +133,5 @@ def _equal(found: Any, wanted: Any) -> bool:
 def _value(wanted: Any) -> str:
     if isinstance(wanted, list | tuple):
         return "[" + ", ".join(f"{value:.3f}" for value in wanted) + "]"
-    return str(wanted)
+    # A mapping in a form that an override takes.
+    return json.dumps(wanted) if isinstance(wanted, dict) else str(wanted)

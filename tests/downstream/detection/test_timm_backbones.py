@@ -212,7 +212,7 @@ def test_a_damaged_header_is_refused(weights_file: Path, tmp_path: Path) -> None
     ("overrides", "message"),
     [
         ("HCL.TIMM.NAME resnet14t", "HCL.TIMM.NAME is resnet14t: set it to resnet10t"),
-        ("HCL.TIMM.OPTIONS.stem_width 16", r"OPTIONS is .*16.*: set it to .*'stem_width': 8"),
+        ("HCL.TIMM.OPTIONS.stem_width 16", r'OPTIONS is .*16}: set it to {"chan.*"stem_width": 8}'),
         ("HCL.TIMM.NORM GN", "HCL.TIMM.NORM is 'GN', not a batch norm"),
         ("MODEL.BACKBONE.NAME build_resnet_fpn_backbone", "set it to build_timm_fpn_backbone"),
         ("MODEL.PIXEL_STD [1.0,1.0,1.0]", r"PIXEL_STD .* set it to \[58.395"),
