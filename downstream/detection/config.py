@@ -101,14 +101,14 @@ def adapt(
     return said
 
 
-def is_timm(config: Any) -> bool:
+def uses_timm(config: Any) -> bool:
     """Whether the backbone is the network of ``HCL.TIMM``."""
     return bool(config.MODEL.BACKBONE.NAME == TIMM_FPN)
 
 
 def norm_key(config: Any) -> str:
     """The key that says which norm the backbone has."""
-    return "HCL.TIMM.NORM" if is_timm(config) else "MODEL.RESNETS.NORM"
+    return "HCL.TIMM.NORM" if uses_timm(config) else "MODEL.RESNETS.NORM"
 
 
 def get(config: Any, key: str) -> Any:
@@ -183,7 +183,7 @@ def _check_parts(config: Any, world: int) -> None:
 def digest(config: Any, without: Sequence[str] = ()) -> str:
     """A hexadecimal digest of what the config computes, leaving out keys ``without``."""
     plain = yaml.safe_load(config.dump())
-    if not is_timm(config):
+    if not uses_timm(config):
         # Results of before there was this key keep their digest.
         plain["HCL"].pop("TIMM")
     for key in (*CIRCUMSTANCES, *without):

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from downstream.detection.config import get, is_timm
+from downstream.detection.config import get, uses_timm
 from downstream.detection.heads import NORM
 from downstream.detection.layouts import COUNTER
 from downstream.detection.sources import tensor_shapes
@@ -63,7 +63,7 @@ def check_config(weights: Backbone, config: Any) -> None:
         InputError: naming every key that differs and the value to set.
     """
     faults = []
-    if is_timm(config) and not weights.of_timm:
+    if uses_timm(config) and not weights.of_timm:
         faults.append(
             f"MODEL.BACKBONE.NAME is {config.MODEL.BACKBONE.NAME} and the weights are a plain "
             f"{weights.architecture}: set it to build_resnet_fpn_backbone and HCL.TIMM.NAME to ''"

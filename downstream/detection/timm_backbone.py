@@ -13,7 +13,7 @@ from detectron2.modeling.backbone import FPN
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 from torch import Tensor, nn
 
-from downstream.detection.config import TIMM_FPN, TIMM_NORMS, is_timm
+from downstream.detection.config import TIMM_FPN, TIMM_NORMS, uses_timm
 from pretrain.errors import InputError
 from pretrain.models.backbones import TIMM, build_backbone
 
@@ -103,9 +103,9 @@ def check_choice(config: Any) -> None:
         InputError: naming the key to change.
     """
     name = config.HCL.TIMM.NAME
-    if is_timm(config) and name:
+    if uses_timm(config) and name:
         _chosen(config)
-    elif is_timm(config):
+    elif uses_timm(config):
         raise InputError("HCL.TIMM.NAME is empty: set it to a network of timm, such as resnet10t")
     elif name:
         raise InputError(
