@@ -166,7 +166,6 @@ def test_norms(norm: str, kinds: set[str], network: tuple[str, dict[str, Any]]) 
         assert same == (norm != "FrozenBN" or not mode)
         if mode:  # the statistics have moved
             plain.network.load_state_dict(backbone.network.state_dict(), strict=False)
-            backbone.network.load_state_dict(plain.network.state_dict(), strict=False)
 
 
 def changed(path: Path, target: Path, change: Callable[[dict[str, Tensor]], Any]) -> Path:
