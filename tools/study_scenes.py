@@ -3,8 +3,8 @@
     python tools/study_scenes.py DIR OUT
 
 DIR holds the photographs, with ``scenes_{train,val}.tsv``, ``scene_categories.txt``,
-``instances_{train,val}.json`` and ``split_b_{train,val}.txt``. Nothing is drawn at random: subsets are
-chosen by the SHA-256 of file names, so that the lists are the same everywhere.
+``instances_{train,val}.json`` and ``split_b_{train,val}.txt``. Nothing is drawn at random: subsets
+are chosen by the SHA-256 of file names, so that the lists are the same everywhere.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def scene_lists(data: Path, output: Path) -> None:
 
 
 def object_lists(data: Path, output: Path) -> None:
-    """Objects of the categories of things with enough boxes: all, and those large enough to crop."""
+    """Objects of the categories of things with enough boxes: all, and those that are large."""
     files = {split: lines(data / f"split_b_{split}.txt") for split in ("train", "val")}
     objects = read_objects(data)
     boxes = {
