@@ -15,14 +15,14 @@ from torch import Tensor
 
 from downstream.analysis.record import Source
 from downstream.retrieval.datasets import LabelledImages, open_images
+from downstream.retrieval.embed import QUALITY, to_ball
 from downstream.retrieval.embed import embed as embed_objects
-from downstream.retrieval.embed import to_ball
 from downstream.retrieval.finetune.loss import ball_points
 from downstream.retrieval.finetune.score import embed as embed_images
 from downstream.retrieval.finetune.settings import FinetuneSettings
 from downstream.retrieval.finetune.tuned import load_tuned, with_overrides
 from downstream.retrieval.objects import choose_objects
-from downstream.retrieval.spaces import Rows
+from downstream.retrieval.spaces import Floats, Rows
 from downstream.retrieval.task import device_of
 from pretrain.data.readers.coco import read
 from pretrain.errors import InputError
@@ -62,12 +62,18 @@ class Scenes:
         points: float64 (M, D) of the ball, or None.
         objects: int64 (M,), objects annotated in each.
         around: int64 (N,), objects annotated in the image of each embedded object.
+        images: int64 (N,), the image of each embedded object.
+        quality: values (M,) by name of what may change a scene's norm besides what it shows.
+        object_quality: values (N,) by name, the same of the embedded objects.
     """
 
     projections: Tensor
     points: Tensor | None
     objects: NDArray[np.int64]
     around: NDArray[np.int64]
+    images: NDArray[np.int64]
+    quality: dict[str, Floats]
+    object_quality: dict[str, Floats]
 
 
 @dataclass(frozen=True)
@@ -239,6 +245,9 @@ def from_pretrained(path: Path, annotations: Path, images: Path, device: str) ->
             None if c is None else to_ball(made.scenes, c, clip),
             counts[shown][counts[shown] > 1],
             counts[objects.image],
+            objects.image,
+            dict(zip(QUALITY, made.scene_quality.numpy().T, strict=True)),
+            dict(zip(QUALITY, made.quality.numpy().T, strict=True)),
         ),
     )
 

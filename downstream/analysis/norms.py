@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from downstream.analysis import draw
-from downstream.analysis.embedded import Embedded, check_options, load
+from downstream.analysis.correlation import correlate
+from downstream.analysis.embedded import Embedded, Scenes, check_options, load
 from downstream.analysis.findings import Findings
 from downstream.compare.plots import short
 from downstream.retrieval.spaces import Floats
@@ -40,8 +41,7 @@ class Norms:
         classes: their names.
         clip_radius: norm to which the ball's input is clipped.
         scenes: (M,), distances of whole scenes (norms without a ball); None where there are none.
-        objects: (M,), objects annotated in each scene.
-        around: (N,), objects annotated in the image of each object.
+        whole: what is known of the scenes besides.
     """
 
     name: str
@@ -52,8 +52,7 @@ class Norms:
     classes: tuple[str, ...]
     clip_radius: float | None = None
     scenes: Floats | None = None
-    objects: NDArray[np.int64] | None = None
-    around: NDArray[np.int64] | None = None
+    whole: Scenes | None = None
 
     @property
     def collapsed(self) -> bool:
@@ -128,14 +127,13 @@ def norms_of(run: Embedded, name: str) -> Norms:
         rim = 2 / run.c**0.5 * np.arctanh(1 - poincare.MARGIN)
         limit = rim if run.clip_radius is None else min(rim, 2 * run.clip_radius)
         limited = float((distances >= limit * (1 - 1e-6)).mean())
-    scenes = objects = around = None
+    scenes = None
     if run.scenes is not None:
         points = run.scenes.points
         if points is None or run.c is None:
             scenes = run.scenes.projections.norm(dim=1).numpy()
         else:
             scenes = poincare.distance_to_origin(points, run.c).numpy()
-        objects, around = run.scenes.objects, run.scenes.around
     return Norms(
         name,
         raw,
@@ -145,8 +143,7 @@ def norms_of(run: Embedded, name: str) -> Norms:
         run.classes,
         run.clip_radius,
         scenes,
-        objects,
-        around,
+        run.scenes,
     )
 
 
@@ -175,26 +172,19 @@ def _values(run: Norms) -> dict[str, Any]:
         found["share at the largest norm"] = run.limited
     within, between = _split(run.shown[0], run.labels)
     found["deviation within classes"], found["deviation between classes"] = within, between
-    if run.scenes is not None and len(run.scenes) and run.objects is not None:
+    if run.scenes is not None and run.whole is not None and len(run.scenes):
+        whole = run.whole
         found["scenes"] = _spread(run.scenes)
-        found["scenes, rank correlation with their objects"] = rank_correlation(
-            run.objects, run.scenes
-        )
+        of_objects = run.raw if run.distances is None else run.distances
+        for name, norms, counts, quality, groups in (
+            ("scenes", run.scenes, whole.objects, whole.quality, None),
+            ("objects", of_objects, whole.around, whole.object_quality, whole.images),
+        ):
+            correlation = correlate(counts, norms, quality, groups=groups)
+            found[f"{name}, rank correlation with the number of objects in the image"] = (
+                None if correlation is None else correlation.as_dict()
+            )
     return found
-
-
-def rank_correlation(first: NDArray[Any], second: NDArray[Any]) -> float | None:
-    """Spearman's, ties at their mean rank; None where one of both is constant."""
-
-    def ranks(values: NDArray[Any]) -> Floats:
-        _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
-        last = np.cumsum(counts)
-        return np.asarray((last - (counts - 1) / 2)[place])
-
-    a, b = ranks(first), ranks(second)
-    if len(a) < 2 or not (a.std() and b.std()):
-        return None
-    return float(np.corrcoef(a, b)[0, 1])
 
 
 def _spread(values: Floats) -> dict[str, float]:
@@ -267,11 +257,14 @@ def _by_class(name: str, run: Norms, colour: str) -> draw.Drawn:
 
 
 def _by_objects(name: str, run: Norms) -> draw.Drawn:
-    assert run.scenes is not None and run.objects is not None and run.around is not None
+    assert run.scenes is not None and run.whole is not None
     with draw.style():
         figure, axes = draw.canvas()
         of_objects = run.raw if run.distances is None else run.distances
-        groups = ((run.scenes, run.objects, "scenes"), (of_objects, run.around, "objects in them"))
+        groups = (
+            (run.scenes, run.whole.objects, "scenes"),
+            (of_objects, run.whole.around, "objects in them"),
+        )
         for number, (values, counts, label) in enumerate(groups):
             colour, kinds = draw.colour(number), np.unique(counts)
             parts = [values[counts == kind] for kind in kinds]

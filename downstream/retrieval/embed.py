@@ -9,7 +9,7 @@ from itertools import islice
 import torch
 from torch import Tensor
 
-from downstream.retrieval.objects import Objects, cut_all
+from downstream.retrieval.objects import Cut, Objects, cut_all
 from pretrain.geometry import poincare
 from pretrain.pretrained import Pretrained
 
@@ -22,11 +22,21 @@ class Embeddings:
         backbone: float32 (N, F), features of the objects.
         head: float32 (N, D), projections of the objects.
         scenes: float32 (M, D), projections of whole images with several objects.
+        quality: float64 (N, 3), what of an object's view may change its norm besides what it
+            shows: see :data:`QUALITY`.
+        scene_quality: float64 (M, 3), the same of whole images.
     """
 
     backbone: Tensor
     head: Tensor
     scenes: Tensor
+    quality: Tensor
+    scene_quality: Tensor
+
+
+QUALITY = ("size", "contrast", "sharpness")
+"""Side of the shown part of the image, px; standard deviation of the view's brightness, in 0..255;
+and of its Laplacian, which blur and enlargement lower."""
 
 
 @torch.inference_mode()
@@ -55,20 +65,43 @@ def embed(
     encoder = pretrained.encoder.to(device).eval()
     mean = torch.tensor(pretrained.description.mean, device=device).view(3, 1, 1)
     std = torch.tensor(pretrained.description.std, device=device).view(3, 1, 1)
-    features, projections, is_scene = [], [], []
+    features, projections, quality, is_scene = [], [], [], []
     # Full precision and fixed algorithms: the same numbers every time on the same machine.
     with torch.backends.cudnn.flags(
         enabled=True, benchmark=False, deterministic=True, allow_tf32=False
     ):
-        for views in _batches(cut_all(objects, size, context), batch):
-            images = torch.stack([view for view, _ in views]).to(device)
+        for cuts in _batches(cut_all(objects, size, context), batch):
+            views = torch.stack([cut.view for cut in cuts])
+            images = views.to(device)
             feature = encoder.backbone((images.float() / 255 - mean) / std)
             features.append(feature.float().cpu())
             projections.append(encoder.head(feature).float().cpu())
-            is_scene += [scene for _, scene in views]
+            sides = torch.tensor([cut.side for cut in cuts], dtype=torch.float64)
+            quality.append(torch.cat([sides[:, None], contrast_and_sharpness(views)], dim=1))
+            is_scene += [cut.is_scene for cut in cuts]
     scene = torch.tensor(is_scene)
-    head = torch.cat(projections)
-    return Embeddings(torch.cat(features)[~scene], head[~scene], head[scene])
+    head, measured = torch.cat(projections), torch.cat(quality)
+    return Embeddings(
+        torch.cat(features)[~scene], head[~scene], head[scene], measured[~scene], measured[scene]
+    )
+
+
+def contrast_and_sharpness(views: Tensor) -> Tensor:
+    """Standard deviations of the brightness and of its Laplacian, float64 (N, 2).
+
+    Args:
+        views: uint8 (N, 3, S, S).
+    """
+    brightness = views.double().mean(dim=1)
+    inner = brightness[:, 1:-1, 1:-1]
+    laplacian = (
+        brightness[:, :-2, 1:-1]
+        + brightness[:, 2:, 1:-1]
+        + brightness[:, 1:-1, :-2]
+        + brightness[:, 1:-1, 2:]
+        - 4 * inner
+    )
+    return torch.stack([brightness.flatten(1).std(dim=1), laplacian.flatten(1).std(dim=1)], dim=1)
 
 
 def to_ball(head: Tensor, c: float, clip_radius: float | None) -> Tensor:
@@ -76,9 +109,7 @@ def to_ball(head: Tensor, c: float, clip_radius: float | None) -> Tensor:
     return poincare.to_ball(head.double(), c, clip=clip_radius)
 
 
-def _batches(
-    views: Iterable[tuple[Tensor, bool]], size: int
-) -> Iterator[list[tuple[Tensor, bool]]]:
-    rest = iter(views)
+def _batches(cuts: Iterable[Cut], size: int) -> Iterator[list[Cut]]:
+    rest = iter(cuts)
     while batch := list(islice(rest, size)):
         yield batch

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,13 +123,25 @@ def cut_objects(
     return [crops[int(row)] for row in rows]
 
 
-def cut_all(objects: Objects, size: int, context: float) -> Iterator[tuple[Tensor, bool]]:
-    """Every object's crop in order, each uint8 (3, size, size), and whole scenes between them.
+@dataclass(frozen=True)
+class Cut:
+    """A view of an object or of a whole scene.
+
+    Attributes:
+        view: uint8 (3, size, size).
+        is_scene: whether it is a whole image.
+        side: square root of the area of the image that it shows, px.
+    """
+
+    view: Tensor
+    is_scene: bool
+    side: float
+
+
+def cut_all(objects: Objects, size: int, context: float) -> Iterator[Cut]:
+    """Every object's crop in order, and whole scenes between them.
 
     The whole image follows the crops of its objects where its annotations have two or more.
-
-    Yields:
-        the view, and whether it is a whole scene.
 
     Raises:
         InputError: an image cannot be read.
@@ -136,10 +149,13 @@ def cut_all(objects: Objects, size: int, context: float) -> Iterator[tuple[Tenso
     for image in np.unique(objects.image):
         rows = np.flatnonzero(objects.image == image)
         pixels = read(objects, int(image))
-        for window in windows(objects, rows, context):
-            yield resize(pixels, window, size), False
+        shown = [(window, False) for window in windows(objects, rows, context)]
         if len(objects.records[image].boxes) > 1:
-            yield resize(pixels, (0, 0, pixels.shape[2], pixels.shape[1]), size), True
+            shown.append(((0, 0, pixels.shape[2], pixels.shape[1]), True))
+        for window, is_scene in shown:
+            x1, y1, x2, y2 = window
+            side = math.sqrt((x2 - x1) * (y2 - y1))
+            yield Cut(resize(pixels, window, size), is_scene, side)
 
 
 def windows(objects: Objects, rows: NDArray[np.int64], context: float) -> list[Window]:

@@ -13,7 +13,6 @@ import torch
 import hcl
 from downstream.analysis.embedded import load
 from downstream.analysis.gallery import only_in
-from downstream.analysis.norms import rank_correlation
 from downstream.analysis.record import read_record
 from downstream.retrieval.delta import sampled_delta, subset_deltas
 from downstream.retrieval.finetune.score import embed as embed_images
@@ -262,7 +261,7 @@ def test_norms_of_a_pretrained_run(random_run, object_set, tmp_path):
     values = read_record(tmp_path / "n").values["run-a"]
     assert values["embeddings"] == 18
     # Every scene of the set has three objects.
-    assert values["scenes, rank correlation with their objects"] is None
+    assert values["scenes, rank correlation with the number of objects in the image"] is None
     retrieve = ["retrieve", str(random_run), "--output", str(tmp_path / "r"), *map(str, words)]
     assert hcl.main(retrieve) == 0
     measured = json.loads((tmp_path / "r/result.json").read_text())["metrics"]
@@ -270,12 +269,6 @@ def test_norms_of_a_pretrained_run(random_run, object_set, tmp_path):
     assert values["scenes"]["mean"] == pytest.approx(measured["norm/scene"])
     assert analyze("delta", random_run, "--output", tmp_path / "d", *words) == 0
     assert "ball, c=0.1" in read_record(tmp_path / "d").values
-
-
-def test_rank_correlation():
-    assert rank_correlation(np.array([1, 2, 2, 5]), np.array([0.1, 3.0, 3.0, 4.0])) == 1
-    assert rank_correlation(np.array([1, 2, 3]), np.array([3.0, 2.0, 1.0])) == -1
-    assert rank_correlation(np.array([2, 2]), np.array([3.0, 2.0])) is None
 
 
 def test_arrays_with_a_ball(tmp_path, capsys):
