@@ -70,9 +70,9 @@ def test_every_fit_begins_from_the_solution_before(monkeypatch: pytest.MonkeyPat
     fits: list[tuple[int, float, float | None]] = []
     plain = linear._solve
 
-    def watched(problem, penalty, start=None, *rest):
+    def watched(problem, penalty, start=None, *rest, **named):
         fits.append((problem.samples, penalty, start and start.penalty))
-        return plain(problem, penalty, start, *rest)
+        return plain(problem, penalty, start, *rest, **named)
 
     monkeypatch.setattr(linear, "_solve", watched)
     held_out = torch.arange(200) % 5 == 4
