@@ -106,7 +106,7 @@ def theirs(
         from sklearn.linear_model import LogisticRegression  # noqa: PLC0415  # this way alone
         from threadpoolctl import threadpool_limits  # noqa: PLC0415  # comes with it
     except ImportError:
-        raise SystemExit("this benchmark compares with scikit-learn: pip install scikit-learn")
+        raise SystemExit("compares with scikit-learn: pip install scikit-learn") from None
     with warnings.catch_warnings(), threadpool_limits(torch.get_num_threads()):
         warnings.simplefilter("ignore")  # it tells of stopping early; the objective says so
         model = LogisticRegression(C=1 / (len(x) * penalty), tol=tol, max_iter=max_iter)

@@ -225,7 +225,8 @@ class Problem:
             x = (features.double() - self.mean) * self.scale
             values, vectors = torch.linalg.eigh(x @ x.T)
             spanned = values > 1e-14 * values[-1].clamp(min=SILENT)
-            return x.T @ (vectors[:, spanned] / values[spanned].sqrt())
+            found: Tensor = x.T @ (vectors[:, spanned] / values[spanned].sqrt())
+            return found
         covariance = torch.zeros(width, width, dtype=torch.float64, device=self._device)
         for (part,) in self._blocks(self._features):
             single = ((part.double() - self.mean) * self.scale).float()
@@ -240,7 +241,7 @@ class Problem:
         rotated[:, -1] = 1
         basis = self.basis.float()
         for (part,), target in zip(
-            self._blocks(self._features), rotated.split(self._rows), strict=True
+            self._blocks(self._features), torch.split(rotated, self._rows), strict=True
         ):
             x = ((part.double() - self.mean) * self.scale).float()
             target[:, :-1] = (x @ basis).to(where)
@@ -257,7 +258,9 @@ class Problem:
 
     def _blocks(self, *tensors: Tensor, rows: int | None = None) -> Iterator[tuple[Tensor, ...]]:
         """The same rows of every tensor, on the device that computes."""
-        for parts in zip(*(tensor.split(rows or self._rows) for tensor in tensors), strict=True):
+        for parts in zip(
+            *(torch.split(tensor, rows or self._rows) for tensor in tensors), strict=True
+        ):
             yield tuple(part.to(self._device, non_blocking=True) for part in parts)
 
 
