@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shlex
 import time
 from contextlib import nullcontext
@@ -26,6 +27,8 @@ from pretrain.export.header import sha256
 from pretrain.pretrained import Pretrained, load_pretrained
 from pretrain.probes.encode import Forward
 from pretrain.probes.knn import classify
+
+log = logging.getLogger(__name__)
 
 Kind = Literal["linear", "knn"]
 HELD_OUT = 5
@@ -100,6 +103,7 @@ def probe(options: Options, command: list[str]) -> tuple[Result, bool]:
 
     how = _forward(pretrained, size, options, device)
     encoder = pretrained.encoder.to(device).eval()
+    log.info("features of %d + %d samples at %d px", len(train.items), len(val.items), size)
     known_features, train = features(encoder, train, how)
     asked_features, val = features(encoder, val, how)
     for option, part in (("--train", train), ("--val", val)):
@@ -112,6 +116,7 @@ def probe(options: Options, command: list[str]) -> tuple[Result, bool]:
                 "take an earlier checkpoint"
             )
     encoded = time.monotonic()
+    log.info("features in %.1f s", encoded - start)
     metrics = _reference(train, val)
     facts: dict[str, Any] = {}
     judged = Judged(val.items.rows, {})
