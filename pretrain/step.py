@@ -112,7 +112,8 @@ class Stepper:
         values["fallback"] = batch.fallback.float().mean().to(self.world.device)
         values["gradient_norm"] = norm
         if log_statistics:
-            values.update(self.method.statistics())
+            with self.autocast():
+                values.update(self.method.statistics())
         if optim.clip_norm is not None:
             nn.utils.clip_grads_with_norm_(self.parameters, optim.clip_norm, norm)
         self.scaler.step(self.optimizer)
