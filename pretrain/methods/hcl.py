@@ -176,9 +176,10 @@ class HCL(Method):
         for that, by the query encoder in evaluation mode: the loss sees each crop through another
         encoder and with other batch statistics, which changes norms more than the crops do.
 
-        ``hyperbolic/...`` is what the loss sees: the distance to the origin and the share at the
-        rim of queries and of keys, and how the queries' logits are spread, over the first rows of
-        the queue only: N x K logits are never held. Of negatives in the batch, all are looked at.
+        ``hyperbolic/...`` is what the loss sees: where queries and keys lie
+        (``hyperbolic/query/distance`` to the origin, ``hyperbolic/query/projected`` and so on),
+        and how the queries' logits are spread, over the first rows of the queue only: N x K
+        logits are never held. Of negatives in the batch, all are looked at.
         """
         metrics = self.base.statistics()
         if self._seen is None or not self.settings.statistics:
@@ -188,9 +189,9 @@ class HCL(Method):
         raw, raw_keys = self._seen
         own_keys = local_rows(raw_keys, len(raw), rank)
         for role, some in (("query", raw), ("key", own_keys)):
-            metrics[f"hyperbolic/norm/{role}"] = self.space.lengths(some).mean()
-            if "projected" in (where := self.space.whereabouts(some)):
-                metrics[f"hyperbolic/projected/{role}"] = where["projected"]
+            metrics[f"hyperbolic/{role}/distance"] = self.space.lengths(some).mean()
+            where = self.space.whereabouts(some)
+            metrics.update({f"hyperbolic/{role}/{key}": value for key, value in where.items()})
         space, own = self.space, None
         if self.queue is None:
             looked_at, total, own = space.key(raw_keys), len(raw_keys), rank * len(raw)
@@ -219,8 +220,8 @@ class HCL(Method):
             for name, crop in self._crops.items():
                 raw = as_float(self.base.encode_query(crop))
                 metrics[f"norm/{name}"] = self.space.lengths(raw).mean()
-                for key, value in self.space.whereabouts(raw).items():
-                    metrics[f"ball/{name}/{key}"] = value
+                where = self.space.whereabouts(raw)
+                metrics.update({f"ball/{name}/{key}": value for key, value in where.items()})
         return metrics
 
     def _roles(self) -> tuple[str, str]:

@@ -99,8 +99,8 @@ def test_distance(distance: str, query: str) -> None:
         for name in ("scene", "object"):
             expected_norm = halves(given[name])[0].norm(dim=1).mean()
             torch.testing.assert_close(logged[f"norm/{name}"], expected_norm)
-        torch.testing.assert_close(logged["hyperbolic/norm/query"], asked.norm(dim=1).mean())
-        torch.testing.assert_close(logged["hyperbolic/norm/key"], key.norm(dim=1).mean())
+        torch.testing.assert_close(logged["hyperbolic/query/distance"], asked.norm(dim=1).mean())
+        torch.testing.assert_close(logged["hyperbolic/key/distance"], key.norm(dim=1).mean())
     method.end_step()
     assert method.queue is not None
     expected = {"euclidean": key, "cosine": F.normalize(key, dim=1)}

@@ -76,7 +76,7 @@ def test_equal_crops__no_gap_with_and_without_lag(
     for name in ("norm/q50", "norm/histogram", "projected"):
         assert torch.equal(stats[f"ball/object/{name}"], stats[f"ball/scene/{name}"])
     # The lag itself stands under a name of its own.
-    asked, answered = stats["hyperbolic/norm/query"], stats["hyperbolic/norm/key"]
+    asked, answered = stats["hyperbolic/query/distance"], stats["hyperbolic/key/distance"]
     assert (asked > 1.5 * answered) == lag
 
 
@@ -110,8 +110,8 @@ def test_points_of_the_loss_have_names_of_their_own() -> None:
     stats = method.statistics()
     for name, raw in (("query", query), ("key", key)):
         lengths = poincare.distance_to_origin(poincare.to_ball(raw, 0.05), 0.05)
-        torch.testing.assert_close(stats[f"hyperbolic/norm/{name}"], lengths.mean())
-        assert stats[f"hyperbolic/projected/{name}"] == 0
+        torch.testing.assert_close(stats[f"hyperbolic/{name}/distance"], lengths.mean())
+        assert stats[f"hyperbolic/{name}/projected"] == 0
 
 
 @every_method
