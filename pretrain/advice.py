@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from pretrain.config import RunSettings
-from pretrain.data.coverage import fallback_share, objects_per_image, valid_boxes
+from pretrain.data.coverage import fallback_share, lack_of_boxes, objects_per_image, valid_boxes
 from pretrain.data.index import Index
 from pretrain.data.pack import Pack
 from pretrain.data.pairs import PairTable
@@ -330,6 +330,8 @@ def _logged_lines(run: Run) -> Iterator[str]:
 
 def _fallbacks(facts: Facts, index: Index) -> Iterator[str]:
     views, plan = facts.settings.views, facts.method.view_plan
+    if lack_of_boxes(index, plan, views) is not None:
+        return  # the run is refused
     share = fallback_share(index, plan, views, facts.pairs)
     if share > MOST_FALLBACKS:
         lonely = " (or without a pair of regions)" if plan.pairs else ""

@@ -85,7 +85,8 @@ class Trainer:
         self.method = build_method(settings.method, settings.hcl, context)
         check_pairs(self._pairs, self.method.view_plan, self.index)
         self._pack = self._open_pack()
-        self._check_regions()
+        self._check_boxes()
+        self._advise()
         memory_format = torch.channels_last if train.channels_last else torch.contiguous_format
         self.method.to(device=self.device, memory_format=memory_format)  # type: ignore[call-overload]
         self.stepper = Stepper(
@@ -124,11 +125,14 @@ class Trainer:
         pack.check(self.index)
         return pack
 
-    def _check_regions(self) -> None:
-        """Refuse data without boxes where they are needed, and say what may go wrong silently."""
-        plan = self.method.view_plan
-        if (lack := lack_of_boxes(self.index, plan, self.settings.views)) is not None:
+    def _check_boxes(self) -> None:
+        lack = lack_of_boxes(self.index, self.method.view_plan, self.settings.views)
+        # A run of no steps cuts no views.
+        if lack is not None and self.total_steps > 0:
             raise InputError(lack)
+
+    def _advise(self) -> None:
+        """Say what may make this run fail silently."""
         if self.world.is_main:
             facts = Facts(
                 *(self.settings, self.method, len(self.index), self.total_steps),

@@ -201,7 +201,7 @@ def test_checks_that_do_not_apply() -> None:
     # No steps: a random network is what is wanted.
     assert advise(facts(**{"train.steps": 0, "method.temperature": 9.0})) == []
     # Less than one pass over the data: no image comes twice.
-    alone = facts(images=2_000_000, **{"method.queue": 65_536})
+    alone = facts(2_000_000, **{"method.queue": 65_536, "optim.schedule_per": "step"})
     assert advise(alone) == []
     # The number of images is not known: what does not need it is said all the same.
     unknown = facts(**{"method.queue": 34_000, "method.temperature": 9.0})

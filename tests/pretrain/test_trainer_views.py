@@ -94,6 +94,7 @@ def test_data_without_boxes(
     }
     with pytest.raises(InputError, match=r"no image of this data set has a box.*hcl data propose"):
         trainer(scenes, tmp_path / "run", world, **bare)
+    trainer(scenes, tmp_path / "none", world, **{**bare, "train__steps": 0}).fit()
     trainer(scenes, tmp_path / "whole", world, method__crops="image", **bare).fit()
     assert "fallback" not in capsys.readouterr().err + caplog.text
     run = trainer(scenes, tmp_path / "run", world, views__random_regions=True, **bare)
