@@ -169,12 +169,16 @@ def _batch_norm(facts: Facts) -> Iterator[str]:
 def _cells(facts: Facts) -> Iterator[str]:
     encoder, settings = facts.method.encoder, facts.settings
     if isinstance(settings.method, DenseCLSettings) and isinstance(encoder, DenseEncoder):
-        cells = settings.method.grid or encoder.feature_map.side
-        if cells == 1:
+        size, grid = settings.views.size, settings.method.grid
+        if encoder.feature_map.side == 1:
             yield (
-                f"views.size={settings.views.size}: DenseCL's feature map has a single cell, so "
-                f"its dense loss repeats the global one; set views.size to "
-                f"{3 * settings.views.size} or more"
+                f"views.size={size}: DenseCL's feature map has a single cell, so its dense loss "
+                f"repeats the global one; set views.size={3 * size} or more"
+            )
+        elif grid == 1:
+            yield (
+                "method.grid=1: a single cell, so DenseCL's dense loss repeats the global one; set "
+                f"method.grid={encoder.feature_map.side}, the side of its feature map"
             )
 
 
@@ -228,7 +232,7 @@ def _momentum(run: Run) -> Iterator[str]:
     if isinstance(settings, MocoSettings):
         share, best = settings.momentum**total, 1 - 20 / total
     elif isinstance(settings, BootstrapSettings):
-        # It grows to 1 along half a cosine, which halves what the run makes of it.
+        # The momentum grows to 1 along half a cosine: see Bootstrap.begin_step.
         swing = (np.cos(np.pi * np.arange(total) / total) + 1) / 2
         share, best = float(np.prod(1 - (1 - settings.momentum) * swing)), 1 - 40 / total
     else:

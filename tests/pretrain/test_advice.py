@@ -110,6 +110,7 @@ def test_sound_run__gets_none(more: dict[str, Any]) -> None:
             {"method.norm_group": 16},
         ),
         ({**DENSE, "views.size": 32}, "feature map has a single cell", {"views.size": 96}),
+        ({**DENSE, "method.grid": 1}, "method.grid=1: a single cell", {"method.grid": 2}),
         (
             {**SHORT, "train.steps": 70},
             "70 steps of 128 images are 8,960 images in all",
