@@ -37,6 +37,8 @@ from pretrain.metrics import read_metrics
 RESULTS = Path(__file__).parent / "results"
 METHODS = ("moco", "densecl", "byol", "orl")
 BATCH, SIZE, PATCH = 32, 48, 24
+QUEUE = 256
+"""Keys: less than a quarter of the 1,200 images, so that few queries meet keys of their own."""
 FIRST = {"blur_p": 1.0}
 SECOND = {"blur_p": 0.1, "solarize_p": 0.2}
 SCENES = ("--val", "300", "--size", "160", "--seed", "0", "--workers", "2")
@@ -177,12 +179,12 @@ def settings(row: Row) -> dict[str, Any]:
         "probe.every": 10**9,
         "probe.k": 20,
         "probe.max_items": 4000,
-        "hcl.queue": 2048,
+        "hcl.queue": QUEUE,
         "hcl.weight": 0.1 if row.branch else 0.0,
     }
     if row.method in ("moco", "densecl", "random"):
         name = "moco" if row.method == "random" else row.method
-        method = {"name": name, "queue": 2048, "momentum": 0.99, "norm_group": BATCH // 2}
+        method = {"name": name, "queue": QUEUE, "momentum": 0.99, "norm_group": BATCH // 2}
         method |= {"symmetric": True, "crops": "object_context"}
         return {**common, "method": method, "optim.lr": 0.3 * BATCH / 256}
     names = {"byol": ("view",), "orl": ("global", "intra", "inter")}[row.method]

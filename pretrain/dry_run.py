@@ -9,7 +9,11 @@ from typing import Any
 
 from torch import nn
 
+from pretrain.advice import Facts, advise
 from pretrain.config import OptimSettings, RunSettings
+from pretrain.data.coverage import lack_of_boxes
+from pretrain.data.index import Index
+from pretrain.data.pack import Pack
 from pretrain.data.pairs import PairTable
 from pretrain.data.plan import ViewPlan
 from pretrain.data.source import open_index
@@ -17,7 +21,8 @@ from pretrain.errors import InputError
 from pretrain.methods.base import Context, Method
 from pretrain.methods.build import build_method
 from pretrain.models import Encoder, Queue
-from pretrain.optim import parameter_groups, rate_warning
+from pretrain.optim import parameter_groups
+from pretrain.schedule import warmup_steps
 from pretrain.step import rows_a_forward
 
 MIB = 2**20
@@ -138,11 +143,13 @@ def plan_run(
     context = Context(settings.model, settings.views.size, rows * processes, rows, settings.seed)
     method = build_method(settings.method, settings.hcl, context)
     plan = method.view_plan
-    data, warnings = _data(settings, plan)
-    data = Data(images, None, None) if data.images is None and images else data
-    rate = rate_warning(optim)
-    warnings = [*([rate] if rate else []), *_view_warnings(settings, plan), *warnings]
+    index, pairs, pack, missing = _data(settings, plan)
+    data = Data(images, None, None)
+    if index is not None:
+        data = Data(len(index), int(index.box_count), index.fingerprint)
     schedule = _schedule(settings, method, data.images, processes, rows)
+    facts = Facts(settings, method, data.images, schedule.total_steps, index, pairs, pack)
+    warnings = [*_view_warnings(settings, plan), *missing, *advise(facts)]
     if schedule.epoch_steps == 0:
         warnings.append(f"optim.batch_size: {optim.batch_size} exceeds the {data.images} images")
     seconds = None
@@ -165,26 +172,37 @@ def plan_run(
     )
 
 
-def _data(settings: RunSettings, plan: ViewPlan) -> tuple[Data, list[str]]:
-    """Figures of the index, and what is missing."""
-    warnings = []
+def _data(
+    settings: RunSettings, plan: ViewPlan
+) -> tuple[Index | None, PairTable | None, Pack | None, list[str]]:
+    """The run's data as far as they can be opened here, and what is missing."""
+    data = settings.data
+    index = pairs = pack = None
+    missing = []
     try:
-        index = open_index(settings.data)
-        data = Data(len(index), int(index.box_count), index.fingerprint)
+        index = open_index(data)
+        if (lack := lack_of_boxes(index, plan, settings.views)) is not None:
+            missing.append(lack)
     except InputError as error:
-        data = Data(None, None, None)
-        warnings.append(f"the data cannot be opened here: {error}")
-    if not any(crop.region in ("pair_query", "pair_key") for crop in plan.crops):
-        return data, warnings
-    if settings.data.pairs is None:
-        return data, [*warnings, "data.pairs: this method needs a table of pairs; none is given"]
+        missing.append(f"the data cannot be opened here: {error}")
+    if plan.pairs and data.pairs is None:
+        missing.append("data.pairs: this method needs a table of pairs; none is given")
     try:
-        table = PairTable.open(Path(settings.data.pairs).expanduser())
+        if plan.pairs and data.pairs is not None:
+            pairs = PairTable.open(Path(data.pairs).expanduser())
+            if index is not None and pairs.fingerprint != index.fingerprint:
+                missing.append(f"data.pairs: {data.pairs} is of another index than the data's")
+                pairs = None
     except InputError as error:
-        return data, [*warnings, f"data.pairs: {error}"]
-    if data.fingerprint is not None and table.fingerprint != data.fingerprint:
-        warnings.append(f"data.pairs: {settings.data.pairs} is of another index than the data's")
-    return data, warnings
+        missing.append(f"data.pairs: {error}")
+    try:
+        if data.pack is not None and index is not None:
+            pack = Pack.open(Path(data.pack))
+            pack.check(index)
+    except InputError as error:
+        pack = None
+        missing.append(f"data.pack: {error}")
+    return index, pairs, pack, missing
 
 
 def _view_warnings(settings: RunSettings, plan: ViewPlan) -> list[str]:
@@ -269,9 +287,9 @@ def _schedule(
 
 
 def _warmup(optim: OptimSettings, epoch_steps: int | None) -> int | None:
-    if optim.warmup_steps or not optim.warmup_epochs:
-        return optim.warmup_steps
-    return None if epoch_steps is None else round(optim.warmup_epochs * epoch_steps)
+    if epoch_steps is None and optim.warmup_epochs:
+        return None
+    return warmup_steps(optim, epoch_steps or 0)
 
 
 def _rule(optim: OptimSettings) -> str:

@@ -84,10 +84,12 @@ class Recorder:
             for name, value in values.items()
             if name.startswith("loss/")
         )
+        weak = values.get("fallback", 0.0)
         line = (
             f"step {step}/{self._total}  loss {values['loss']:.4f}{f' ({terms})' * bool(terms)}  "
             f"lr {values['lr']:.4g}  {values['images_per_s']:.1f} images/s  "
             f"data wait {100 * values['data_wait']:.0f} %  "
+            f"{f'fallback {100 * weak:.0f} %  ' * (weak > 0)}"
             f"ETA {duration(seconds_a_step * (self._total - step))}"
         )
         end = "" if self._live else "\n"

@@ -21,7 +21,14 @@ def build_optimizer(settings: OptimSettings, method: Method) -> torch.optim.Opti
     Raises:
         InputError: LARS without timm.
     """
-    warn_of_rate(settings)
+    if settings.peak_lr != settings.lr:
+        _log.info(
+            "learning rate %g: %g for %d images, scaled to %d",
+            settings.peak_lr,
+            settings.lr,
+            settings.base_batch,
+            settings.batch_size,
+        )
     groups = parameter_groups(settings, method)
     common: dict[str, Any] = {"lr": settings.peak_lr, "weight_decay": settings.weight_decay}
     if settings.optimizer == "adamw":
@@ -73,18 +80,3 @@ def rate_warning(settings: OptimSettings) -> str | None:
         f"optim.lr={settings.lr:g} was chosen for a batch of {base}, but batch_size is {batch}; "
         f"the linear rule gives {settings.lr * batch / base:g} (optim.scale_lr=linear)"
     )
-
-
-def warn_of_rate(settings: OptimSettings) -> None:
-    """Say where batch and rate have parted."""
-    warning = rate_warning(settings)
-    if warning is not None:
-        _log.warning("%s", warning)
-    elif settings.peak_lr != settings.lr:
-        _log.info(
-            "learning rate %g: %g for %d images, scaled to %d",
-            settings.peak_lr,
-            settings.lr,
-            settings.base_batch,
-            settings.batch_size,
-        )

@@ -32,6 +32,7 @@ FREE = {
     "data.prefetch",
     "data.index",
     "hcl.statistics",
+    "views.random_regions",
     "train.device",
     "train.threads",
     "train.log_every",

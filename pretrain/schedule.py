@@ -20,12 +20,17 @@ def learning_rate(settings: OptimSettings, step: int, total_steps: int, epoch_st
         epoch_steps: of one pass over the data.
     """
     rate = settings.peak_lr * _scheduled(settings, step, total_steps, epoch_steps)
-    warmup = settings.warmup_steps or round(settings.warmup_epochs * epoch_steps)
+    warmup = warmup_steps(settings, epoch_steps)
     if step >= warmup:
         return rate
     start = settings.warmup_from
     done = (step if start > 0 else step + 1) / warmup
     return rate * (start + (1 - start) * done)
+
+
+def warmup_steps(settings: OptimSettings, epoch_steps: int) -> int:
+    """Length of the warm-up."""
+    return settings.warmup_steps or round(settings.warmup_epochs * epoch_steps)
 
 
 def _scheduled(settings: OptimSettings, step: int, total_steps: int, epoch_steps: int) -> float:

@@ -111,13 +111,15 @@ class Stepper:
         values.update(metrics)
         values["fallback"] = batch.fallback.float().mean().to(self.world.device)
         values["gradient_norm"] = norm
+        # All ranks then hold one network, which the statistics look at.
+        distributed.average_batch_norm(self.method)
         if log_statistics:
-            values.update(self.method.statistics())
+            with self.autocast():
+                values.update(self.method.statistics())
         if optim.clip_norm is not None:
             nn.utils.clip_grads_with_norm_(self.parameters, optim.clip_norm, norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        distributed.average_batch_norm(self.method)
         self.method.end_step()
         return Done(values, views, stop)
 

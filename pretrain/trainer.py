@@ -17,14 +17,17 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from pretrain import __version__, checkpoint, distributed
+from pretrain.advice import Facts, advise
 from pretrain.clock import Clock
 from pretrain.config import RunSettings
+from pretrain.data.coverage import Fallbacks, lack_of_boxes
 from pretrain.data.index import Index
 from pretrain.data.loader import BadImages, Loader, build_loader, choose_workers
 from pretrain.data.pack import Pack
 from pretrain.data.pairs import PairTable, check_pairs
 from pretrain.data.plan import Batch
 from pretrain.data.source import open_index
+from pretrain.data.views import boxes_needed
 from pretrain.distributed import World
 from pretrain.errors import InputError
 from pretrain.methods.base import Context
@@ -86,6 +89,9 @@ class Trainer:
         )
         self.method = build_method(settings.method, settings.hcl, context)
         check_pairs(self._pairs, self.method.view_plan, self.index)
+        self._pack = self._open_pack()
+        self._check_boxes()
+        self._advise()
         memory_format = torch.channels_last if train.channels_last else torch.contiguous_format
         self.method.to(device=self.device, memory_format=memory_format)  # type: ignore[call-overload]
         self.stepper = Stepper(
@@ -105,6 +111,7 @@ class Trainer:
         self._probe = build_probe(settings.probe, self.method.encoder, how, world.local_size)
         self.step = 0
         self._bad_images = BadImages(settings.data.max_bad_images, len(self.index))
+        self._fallbacks = Fallbacks()
         self._stop = StopFlag()
         self._recorder: Recorder | None = None
         self._loader: Loader | None = None
@@ -115,6 +122,29 @@ class Trainer:
             index = open_index(self.settings.data)
         distributed.barrier()
         return index if self.world.is_main else open_index(self.settings.data)
+
+    def _open_pack(self) -> Pack | None:
+        if self.settings.data.pack is None:
+            return None
+        pack = Pack.open(Path(self.settings.data.pack))
+        pack.check(self.index)
+        return pack
+
+    def _check_boxes(self) -> None:
+        lack = lack_of_boxes(self.index, self.method.view_plan, self.settings.views)
+        # A run of no steps cuts no views.
+        if lack is not None and self.total_steps > 0:
+            raise InputError(lack)
+
+    def _advise(self) -> None:
+        """Say what may make this run fail silently."""
+        if self.world.is_main:
+            facts = Facts(
+                *(self.settings, self.method, len(self.index), self.total_steps),
+                *(self.index, self._pairs, self._pack),
+            )
+            for warning in advise(facts):
+                log.warning("warning: %s", warning)
 
     def _data_fingerprint(self) -> str:
         """Of all that views are made of, but for the images' own content."""
@@ -162,6 +192,8 @@ class Trainer:
             self.folder.heartbeat(self.step, self.total_steps, state=outcome.value)
             if self._loader is not None:
                 log.info("%s", self._loader.feed.summary())
+                if boxes_needed(plan := self.method.view_plan, self.settings.views) or plan.pairs:
+                    log.info("%s", self._fallbacks.summary())
         return outcome
 
     def _record_failure(self, error: BaseException) -> None:
@@ -177,6 +209,7 @@ class Trainer:
         while self.step < self.total_steps:
             batch = clock.wait(batches)
             self._note_bad(batch)
+            self._fallbacks.add(batch)
             logged = self._is_logged(self.step + 1)
             if logged:
                 self._monitor.arm()
@@ -220,7 +253,7 @@ class Trainer:
             prefetch=data.prefetch,
             pin_memory=self.device.type == "cuda",
             device_crops=data.crop_on == "device",
-            pack=Pack.open(Path(data.pack)) if data.pack is not None else None,
+            pack=self._pack,
             pairs=self._pairs,
         )
         return iter(self._loader)

@@ -85,6 +85,21 @@ def test_preset__dry_run(preset: str, tmp_path: Path) -> None:
     assert not [w for w in plan.warnings if "has no such view" in w]
 
 
+@pytest.mark.parametrize("preset", [name for name in PRESETS if name != "quickstart"])
+def test_preset__no_advice_but_on_the_published_queue(preset: str) -> None:
+    """At full size. K = 65,536 is more than a quarter of each data set, and stays as published."""
+    where = ["data.index=null"] if load_settings(preset).data.reader != "index" else []
+    settings = load_settings(preset, where)
+    plan = plan_run(settings, images=images_of(settings))
+    advice = [text for text in plan.warnings if "cannot be opened here" not in text]
+    advice = [text for text in advice if not text.startswith("data.pairs")]
+    queues = {queue.name.startswith("base.") or settings.hcl is None for queue in plan.queues}
+    assert len(advice) == len(queues)
+    for text in advice:
+        assert ".queue=65536: the queue holds the keys of" in text
+        assert "unless you reproduce a published recipe, which has 65,536" in text
+
+
 @pytest.mark.parametrize("preset", [name for name in PRESETS if name.endswith("_1gpu")])
 def test_preset__one_gpu_has_the_same_step(preset: str) -> None:
     """But for micro-batches and the folder."""
@@ -135,6 +150,7 @@ def train(preset: str, data: list[str], cache: Path, run: Path, steps: int) -> N
         "data.leave_out=[group]",
         "data.on_bad_box=drop",
         "data.workers=0",
+        "views.min_box_area=256",  # the small scenes have no larger ones
         "train.epochs=null",
         f"train.steps={steps}",
         "train.precision=fp32",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,13 @@ from downstream.compare.plots import (
 )
 from downstream.compare.retrieval import known_ks
 from downstream.compare.table import SPACES, value_of
+
+ONE_ENCODER = "hyperbolic/key/distance"
+"""Logged by runs that compare objects and scenes by one encoder.
+
+In runs of earlier versions ``norm/object`` was the momentum encoder's and ``norm/scene`` the query
+encoder's; they are not drawn.
+"""
 
 
 @dataclass(frozen=True)
@@ -110,10 +117,11 @@ def _has_seeds(found: Collection, task: str) -> bool:
 
 
 def norm_figures(found: Collection) -> list[Figure]:
-    """Distances from the centre of the ball, in training and after it."""
+    """Distances from the centre of the ball, in training and after it, each from one encoder."""
+    compared = [run for run in found.runs if ONE_ENCODER in run.curves]
     training = _curves(
-        found,
-        "During pretraining, batch means",
+        replace(found, runs=compared),
+        "During pretraining, query encoder in evaluation mode, batch means",
         "distance from the centre",
         [("norm/object", "objects"), ("norm/scene", "scenes")],
     )

@@ -104,6 +104,11 @@ class Pack:
         side: int | None = self.meta["side"]
         return side
 
+    @property
+    def sizes(self) -> NDArray[np.int32]:
+        """Width and height of all images in the pack, px: (n, 2)."""
+        return self._sizes
+
     def size(self, row: int) -> tuple[int, int]:
         """Width and height in the pack, px; 0 of an image that could not be read."""
         width, height = self._sizes[row]

@@ -38,6 +38,8 @@ class ViewSettings(Settings):
         context: side in px up to which the box of a small object is extended at random; a box of
             at least context² px² stays as it is.
         min_boxes: images with fewer valid boxes use the fallback.
+        random_regions: train on data without any valid box too, on random rectangles; without it
+            such data are refused where the views are cut from boxes. No view depends on it.
         scene_boxes: least and greatest number of boxes in the scene, the object's included.
         official_window_bug: extend a small box downwards by what its *width* lacks, as the
             published HCL code does.
@@ -54,6 +56,7 @@ class ViewSettings(Settings):
     min_box_area: Annotated[float, Field(ge=0)] = 3136.0
     context: Annotated[int, Field(ge=1)] = 256
     min_boxes: Annotated[int, Field(ge=1)] = 2
+    random_regions: bool = False
     scene_boxes: tuple[int, int] = (2, 6)
     official_window_bug: bool = False
     official_scene_count: bool = False
@@ -129,7 +132,7 @@ def choose_regions(
         rng: the row's stream for regions.
     """
     width, height = size
-    valid = whole_pixels(boxes[_valid(boxes, settings)], size)
+    valid = whole_pixels(boxes[large_enough(boxes, settings)], size)
     count = len(valid)
     if count == 0:
         chosen = _random_rectangle(size, rng)
@@ -145,9 +148,15 @@ def choose_regions(
     return Regions(chosen, _extend(chosen, size, settings, rng), scene, fallback, count)
 
 
+def boxes_needed(plan: ViewPlan, settings: ViewSettings) -> int:
+    """Valid boxes without which an image is a fallback in this plan; 0: the plan needs none."""
+    own = {crop.region for crop in plan.crops} - PAIR_REGIONS - {"image"}
+    return settings.min_boxes if "scene" in own else int(bool(own))
+
+
 def count_objects(boxes: NDArray[np.float32], settings: ViewSettings) -> int:
     """How many of the boxes are large enough to be objects."""
-    return int(_valid(boxes, settings).sum())
+    return int(large_enough(boxes, settings).sum())
 
 
 def whole_pixels(boxes: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.int64]:
@@ -203,9 +212,6 @@ def choose_windows(
     """
     rng = streams.generator(seed, epoch, row, streams.REGIONS)
     regions = choose_regions(boxes, size, settings, rng)
-    asked = {crop.region for crop in plan.crops}
-    own = asked - PAIR_REGIONS - {"image"}
-    needed = settings.min_boxes if "scene" in own else int(bool(own))
     query, key = pair or (regions.object, regions.object)
     windows: dict[str, Window] = {}
     generators: dict[str, np.random.Generator] = {}
@@ -227,7 +233,8 @@ def choose_windows(
             random_resized(region, settings, rng) if crop.random_resized else region
         )
         generators[crop.name] = rng
-    fallback = regions.count < needed or (pair is None and bool(asked & PAIR_REGIONS))
+    needed = boxes_needed(plan, settings)
+    fallback = regions.count < needed or (pair is None and plan.pairs)
     return windows, generators, fallback
 
 
@@ -315,7 +322,7 @@ def blank_views(count: int, size: int) -> Tensor:
     return torch.empty(count, size, size, 3, dtype=torch.uint8).permute(0, 3, 1, 2)
 
 
-def _valid(boxes: NDArray[np.float32], settings: ViewSettings) -> NDArray[np.bool_]:
+def large_enough(boxes: NDArray[np.float32], settings: ViewSettings) -> NDArray[np.bool_]:
     """Which boxes are large enough to be objects: bool (n,)."""
     areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
     large: NDArray[np.bool_] = areas >= settings.min_box_area

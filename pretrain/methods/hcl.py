@@ -32,6 +32,7 @@ from pretrain.methods.base import Context, KeyedMethod, Losses, Method, Metrics,
 from pretrain.methods.hcl_settings import HCLSettings
 from pretrain.methods.spaces import build_space
 from pretrain.models import Encoder, Queue
+from pretrain.models.evaluation import evaluating
 
 __all__ = ["HCL", "HCLSettings"]
 
@@ -64,6 +65,7 @@ class HCL(Method):
         self.asking_queue = self._build_queue(context, 3) if settings.scenes_as_negatives else None
         self._fresh: list[tuple[Queue, Tensor]] = []
         self._seen: tuple[Tensor, Tensor] | None = None
+        self._crops: dict[str, Tensor] = {}
         self._before: Tensor | None = None
 
     def _build_queue(self, context: Context, stream: int) -> Queue:
@@ -151,7 +153,11 @@ class HCL(Method):
         if self.log_curvature is not None:
             self._before = self.log_curvature.detach().clone()
         self._seen = (raw.detach(), raw_keys)
-        return {**losses, "hyperbolic": self.settings.weight * loss}, {**metrics, **self._norms()}
+        self._crops = {name: views[name] for name in ("object", "scene")}
+        with torch.no_grad():
+            if (c := self.space.curvature()) is not None:
+                metrics = {**metrics, "curvature": raw.new_ones(()) * c}
+        return {**losses, "hyperbolic": self.settings.weight * loss}, metrics
 
     def negatives(self, most: int | None = None) -> Tensor:
         """Past keys, constant: (K, D), or (2K, D) with the asking crops; so many of each queue."""
@@ -162,36 +168,30 @@ class HCL(Method):
         return [queue for queue in (self.queue, self.asking_queue) if queue is not None]
 
     @torch.no_grad()
-    def _norms(self) -> Metrics:
-        """How far out scenes and objects of the last forward lie, and c."""
-        assert self._seen is not None
-        query, keys = self._seen
-        rank, _ = distributed.rank_and_size()
-        seen = (query, local_rows(keys, len(query), rank))
-        metrics = {
-            f"norm/{name}": self.space.lengths(raw).mean()
-            for name, raw in zip(self._roles(), seen, strict=True)
-        }
-        c = self.space.curvature()
-        return metrics if c is None else {**metrics, "curvature": query.new_ones(()) * c}
-
-    @torch.no_grad()
     def statistics(self) -> Metrics:
         """Of the last forward, before the optimiser's step: see ``pretrain.losses.stats``.
 
-        ``ball/scene/...`` and ``ball/object/...`` say where this rank's points lie,
-        ``hyperbolic/...`` how its queries' logits are spread, over the first rows of the queue
-        only: N x K logits are never held. Of negatives in the batch, all are looked at.
+        ``norm/object``, ``norm/scene`` (mean distance to the origin) and ``ball/object/...``,
+        ``ball/scene/...`` compare the two crops of this rank's rows. Both are encoded once more
+        for that, by the query encoder in evaluation mode: the loss sees each crop through another
+        encoder and with other batch statistics, which changes norms more than the crops do.
+
+        ``hyperbolic/...`` is what the loss sees: where queries and keys lie
+        (``hyperbolic/query/distance`` to the origin, ``hyperbolic/query/projected`` and so on),
+        and how the queries' logits are spread, over the first rows of the queue only: N x K
+        logits are never held. Of negatives in the batch, all are looked at.
         """
         metrics = self.base.statistics()
         if self._seen is None or not self.settings.statistics:
             return metrics
+        metrics.update(self._compare_crops())
         rank, _ = distributed.rank_and_size()
         raw, raw_keys = self._seen
         own_keys = local_rows(raw_keys, len(raw), rank)
-        for name, some in zip(self._roles(), (raw, own_keys), strict=True):
-            stats = self.space.whereabouts(some)
-            metrics.update({f"ball/{name}/{key}": value for key, value in stats.items()})
+        for role, some in (("query", raw), ("key", own_keys)):
+            metrics[f"hyperbolic/{role}/distance"] = self.space.lengths(some).mean()
+            where = self.space.whereabouts(some)
+            metrics.update({f"hyperbolic/{role}/{key}": value for key, value in where.items()})
         space, own = self.space, None
         if self.queue is None:
             looked_at, total, own = space.key(raw_keys), len(raw_keys), rank * len(raw)
@@ -211,6 +211,17 @@ class HCL(Method):
         share = total / max(len(looked_at), 1)
         stats["negatives/effective"] = stats["negatives/effective"] * share
         metrics.update({f"hyperbolic/{key}": value for key, value in stats.items()})
+        return metrics
+
+    def _compare_crops(self) -> Metrics:
+        """Where the query encoder in evaluation mode places objects and scenes."""
+        metrics: Metrics = {}
+        with evaluating(self.base):
+            for name, crop in self._crops.items():
+                raw = as_float(self.base.encode_query(crop))
+                metrics[f"norm/{name}"] = self.space.lengths(raw).mean()
+                where = self.space.whereabouts(raw)
+                metrics.update({f"ball/{name}/{key}": value for key, value in where.items()})
         return metrics
 
     def _roles(self) -> tuple[str, str]:

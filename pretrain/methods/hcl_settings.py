@@ -52,7 +52,8 @@ class HCLSettings(Settings):
         loss_path: which implementation of the loss against a queue, see ``pretrain.losses``.
             Where c is learned, ``plain`` or any other but ``triton``: see
             ``pretrain.losses.tangent``.
-        statistics: log where scenes and objects lie in the ball and how hard the negatives are.
+        statistics: on logged steps, log where the query encoder places scenes and objects (both
+            are encoded once more, without gradient) and how hard the negatives are.
     """
 
     weight: float = 0.1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -14,11 +14,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from pretrain.data.decode import ImageError, read_image
 from pretrain.data.views import Window, resize, scaled, whole_pixels
 from pretrain.models import Encoder
+from pretrain.models.evaluation import evaluating
 from pretrain.probes.items import Items
 
 log = logging.getLogger(__name__)
@@ -69,7 +70,7 @@ def encode(
     features = torch.zeros(len(items), width, device=how.device)
     readable = torch.zeros(len(items), dtype=torch.bool, device=how.device)
     crops = _crops(items, how)
-    with _evaluating(encoder.backbone):
+    with evaluating(encoder.backbone):
         while batch := list(islice(crops, how.batch)):
             places = torch.tensor([place for place, _ in batch], device=how.device)
             images = torch.stack([crop for _, crop in batch]).to(how.device)
@@ -79,18 +80,6 @@ def encode(
             features[places] = F.normalize(found.float(), dim=1) if unit else found.float()
             readable[places] = True
     return features, readable
-
-
-@contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
-    """In evaluation mode; every layer gets its own mode back."""
-    before = [(layer, layer.training) for layer in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        for layer, training in before:
-            layer.training = training
 
 
 def _crops(items: Items, how: Forward) -> Iterator[tuple[int, Tensor]]:

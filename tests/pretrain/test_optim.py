@@ -12,7 +12,7 @@ from torch import nn
 
 from pretrain.config import OptimSettings
 from pretrain.errors import InputError
-from pretrain.optim import build_optimizer, parameter_groups
+from pretrain.optim import build_optimizer, parameter_groups, rate_warning
 from pretrain.schedule import learning_rate
 from pretrain.settings import parse
 
@@ -73,12 +73,14 @@ def test_warm_up() -> None:
     assert found[20] == 0.4
 
 
-def test_rate_follows_the_batch_where_asked(caplog: pytest.LogCaptureFixture) -> None:
+def test_rate_follows_the_batch_where_asked() -> None:
     scaled = optim(lr=0.3, base_batch=256, batch_size=64, scale_lr="linear")
     assert learning_rate(scaled, 0, 1, 1) == pytest.approx(0.075)
-    build_optimizer(optim(lr=0.3, base_batch=256, batch_size=64), Net())  # type: ignore[arg-type]
-    assert "chosen for a batch of 256, but batch_size is 64" in caplog.text
-    assert "0.075" in caplog.text
+    warning = rate_warning(optim(lr=0.3, base_batch=256, batch_size=64))
+    assert warning is not None
+    assert "chosen for a batch of 256, but batch_size is 64" in warning
+    assert "0.075" in warning
+    assert rate_warning(scaled) is None
 
 
 @pytest.mark.parametrize(

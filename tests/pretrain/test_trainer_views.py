@@ -14,6 +14,7 @@ from pretrain import distributed
 from pretrain.config import load_settings
 from pretrain.data.pairs import Neighbour, PairTable
 from pretrain.data.source import open_index
+from pretrain.dry_run import plan_run
 from pretrain.errors import InputError
 from pretrain.metrics import read_metrics
 from pretrain.trainer import Outcome, Trainer
@@ -74,6 +75,44 @@ def test_views_of_pairs(
     changed = trainer(scenes, tmp_path / "run", world, data__pairs=tmp_path / "pairs", **pairs)
     with pytest.raises(InputError, match="the data set has changed since this run began"):
         changed.fit()
+
+
+def test_data_without_boxes(
+    scenes: Path,
+    tmp_path: Path,
+    world: distributed.World,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Refused, but for runs that need no boxes or are content with random regions."""
+    caplog.set_level("INFO")
+    bare = {
+        "data__reader": "folder",
+        "data__annotations": None,
+        "data__index": tmp_path / "bare",
+        "train__steps": 1,
+    }
+    with pytest.raises(InputError, match=r"no image of this data set has a box.*hcl data propose"):
+        trainer(scenes, tmp_path / "run", world, **bare)
+    trainer(scenes, tmp_path / "none", world, **{**bare, "train__steps": 0}).fit()
+    trainer(scenes, tmp_path / "whole", world, method__crops="image", **bare).fit()
+    assert "fallback" not in capsys.readouterr().err + caplog.text
+    run = trainer(scenes, tmp_path / "run", world, views__random_regions=True, **bare)
+    warning = "views: 100% of the images have too few boxes"
+    assert [warning in text for text in caplog.messages].count(True) == 1
+    assert run.fit() is Outcome.FINISHED
+    assert "  fallback 100 %  ETA" in capsys.readouterr().err
+    assert "regions: 100.0% of the rows were fallbacks" in caplog.text
+    # The setting changes no view, so a run from before it was there can go on.
+    words = {**bare, "views__random_regions": True, "method__crops": "image"}
+    trainer(scenes, tmp_path / "whole", world, **words)
+
+
+def test_data_without_boxes__dry_run(scenes: Path, tmp_path: Path) -> None:
+    words = [f"output={tmp_path}", f"data.images={scenes / 'train'}", "data.annotations=null"]
+    words += ["data.reader=folder", f"data.index={tmp_path / 'bare'}"]
+    plan = plan_run(load_settings("quickstart", words))
+    assert any("views.random_regions=true" in warning for warning in plan.warnings)
 
 
 def test_colours_of_a_view_that_the_method_lacks(

@@ -14,6 +14,7 @@ from PIL import Image
 import hcl
 from downstream.compare import sheets
 from downstream.compare.collect import collect
+from downstream.compare.figures import norm_figures
 from downstream.compare.pictures import inline
 from downstream.compare.plots import PALETTE, thin
 from downstream.compare.sheets import MISSING
@@ -114,6 +115,7 @@ def pretraining(folder: Path, name: str | None = None, hcl_branch: bool = True) 
             line |= {"lr": 0.1, "images_per_s": 100.0, "data_wait": 0.02}
             if hcl_branch:
                 line |= {"loss/hyperbolic": 1.0, "norm/object": 1.0, "norm/scene": 1.0 + step / 40}
+                line |= {"hyperbolic/key/distance": 0.5}
             file.write(json.dumps(line) + "\n")
     Image.fromarray(np.zeros((40, 30, 3), np.uint8)).save(folder / "views.png")
     return folder
@@ -340,6 +342,19 @@ def test_missing_pieces_are_tolerated(tmp_path):
     assert not page.images
     assert "Neighbour sheets: run hcl retrieve." in page.text
     assert "unreadable lines of metrics.jsonl" in text
+
+
+def test_norms_of_two_encoders_are_not_drawn(tmp_path):
+    """Runs of earlier versions logged objects of the momentum encoder, scenes of the query's."""
+    run = pretraining(tmp_path / "moco-hcl")
+    (figure,) = norm_figures(collect([run]))
+    assert "query encoder in evaluation mode" in figure.caption
+    file = run / "metrics.jsonl"
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    for line in lines:
+        del line["hyperbolic/key/distance"]
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert norm_figures(collect([run])) == []
 
 
 def test_only_runs_or_only_results(tmp_path):

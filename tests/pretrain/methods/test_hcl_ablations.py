@@ -92,11 +92,15 @@ def test_distance(distance: str, query: str) -> None:
     losses, metrics = method(given)
     asked, key = halves(given[query])[0], halves(given[answering])[1]
     torch.testing.assert_close(losses["hyperbolic"], reference(distance, asked, key, negatives))
-    assert {"norm/scene", "norm/object"} <= metrics.keys()
     assert ("curvature" in metrics) == (distance == "hyperbolic")
     assert (method.curvature is None) == (distance != "hyperbolic")
     if distance != "hyperbolic":
-        torch.testing.assert_close(metrics[f"norm/{query}"], asked.norm(dim=1).mean())
+        logged = method.statistics()
+        for name in ("scene", "object"):
+            expected_norm = halves(given[name])[0].norm(dim=1).mean()
+            torch.testing.assert_close(logged[f"norm/{name}"], expected_norm)
+        torch.testing.assert_close(logged["hyperbolic/query/distance"], asked.norm(dim=1).mean())
+        torch.testing.assert_close(logged["hyperbolic/key/distance"], key.norm(dim=1).mean())
     method.end_step()
     assert method.queue is not None
     expected = {"euclidean": key, "cosine": F.normalize(key, dim=1)}
