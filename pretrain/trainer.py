@@ -164,20 +164,10 @@ class Trainer:
         self._resume()
         if self.world.is_main:
             self.folder.open(self.command, self._data_fingerprint(), self.device, self.world.size)
-        train = self.settings.train
-        if train.compile:
-            for module in self.method.modules():
-                if isinstance(module, Encoder):
-                    module.compile()
-        model: nn.Module = self.method
-        if self.world.size > 1:
-            device_ids = [self.device] if self.device.type == "cuda" else None
-            # Buffers are kept equal by average_batch_norm; queues are filled alike on all ranks.
-            model = DistributedDataParallel(
-                self.method, device_ids=device_ids, broadcast_buffers=False
-            )
+        model = self._trained_model()
         if self.world.is_main:
-            events = self.folder.path / "tensorboard" if train.tensorboard else None
+            tensorboard = self.settings.train.tensorboard
+            events = self.folder.path / "tensorboard" if tensorboard else None
             self._recorder = Recorder(self.folder.metrics, events, self.step, self.total_steps)
         try:
             with self._stop:
@@ -190,11 +180,29 @@ class Trainer:
                 self._recorder.close()
         if self.world.is_main:
             self.folder.heartbeat(self.step, self.total_steps, state=outcome.value)
-            if self._loader is not None:
-                log.info("%s", self._loader.feed.summary())
-                if boxes_needed(plan := self.method.view_plan, self.settings.views) or plan.pairs:
-                    log.info("%s", self._fallbacks.summary())
+            self._summarize()
         return outcome
+
+    def _trained_model(self) -> nn.Module:
+        """The method, compiled if asked, and data-parallel where there are several processes."""
+        if self.settings.train.compile:
+            for module in self.method.modules():
+                if isinstance(module, Encoder):
+                    module.compile()
+        if self.world.size == 1:
+            return self.method
+        device_ids = [self.device] if self.device.type == "cuda" else None
+        # Buffers are kept equal by average_batch_norm; queues are filled alike on all ranks.
+        return DistributedDataParallel(self.method, device_ids=device_ids, broadcast_buffers=False)
+
+    def _summarize(self) -> None:
+        """Say at the end how data loading kept up, and how many rows lacked boxes."""
+        if self._loader is None:
+            return
+        log.info("%s", self._loader.feed.summary())
+        plan = self.method.view_plan
+        if boxes_needed(plan, self.settings.views) or plan.pairs:
+            log.info("%s", self._fallbacks.summary())
 
     def _record_failure(self, error: BaseException) -> None:
         if self.world.is_main:
