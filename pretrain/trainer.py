@@ -31,7 +31,7 @@ from pretrain.methods.base import Context
 from pretrain.methods.build import build_method
 from pretrain.methods.hcl import HCL
 from pretrain.metrics import Recorder, split_values, view_grid
-from pretrain.models import Encoder
+from pretrain.models import Encoder, use_products
 from pretrain.pretrained import Description
 from pretrain.probes.collapse import CollapseMonitor
 from pretrain.probes.encode import Forward
@@ -83,6 +83,8 @@ class Trainer:
         check_pairs(self._pairs, self.method.view_plan, self.index)
         memory_format = torch.channels_last if train.channels_last else torch.contiguous_format
         self.method.to(device=self.device, memory_format=memory_format)  # type: ignore[call-overload]
+        if self.device.type == "cpu" and not train.compile:
+            use_products(self.method)
         self.stepper = Stepper(
             settings,
             world,
