@@ -45,7 +45,7 @@ def test_equals_pytorch(
 def test_a_network_gets_the_same_gradients() -> None:
     torch.manual_seed(0)
     plain = Encoder(EncoderSettings(backbone="resnet18", hidden=8, dim=8)).double().train()
-    plain.to(memory_format=torch.channels_last)
+    plain.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     other = use_products(copy.deepcopy(plain))
     images = torch.randn(4, 3, 48, 48, dtype=torch.float64).to(memory_format=torch.channels_last)
     for network in (plain, other):
