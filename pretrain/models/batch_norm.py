@@ -22,10 +22,13 @@ REMEDY = "take another backbone, or let the method leave batch norm as it is"
 class GroupBatchNorm(nn.modules.batchnorm._BatchNorm):
     """Batch norm whose statistics in training are those of ``group`` consecutive samples.
 
-    Running statistics follow the mean over the groups. In evaluation it is plain batch norm.
+    Running statistics follow the mean over the groups of ``rows`` consecutive samples: a batch of
+    several times as many leaves what that many forwards in a row would. In evaluation it is plain
+    batch norm.
     """
 
     group: int = 0
+    rows: int | None = None
 
     def forward(self, input: Tensor) -> Tensor:
         """Normalise (N, C) or (N, C, H, W); N a multiple of ``group`` in training."""
@@ -43,10 +46,12 @@ class GroupBatchNorm(nn.modules.batchnorm._BatchNorm):
         variances = torch.ones_like(means)
         normalise = _by_one_node if _is_eager_cpu(input) else _by_node_of_each
         output = normalise(input, self, means, variances)
-        self.running_mean.lerp_(means.mean(0), self.momentum)
-        self.running_var.lerp_(variances.mean(0), self.momentum)
+        forwards = 1 if self.rows is None else max(1, count // self.rows)
+        for mean, variance in zip(means.chunk(forwards), variances.chunk(forwards), strict=True):
+            self.running_mean.lerp_(mean.mean(0), self.momentum)
+            self.running_var.lerp_(variance.mean(0), self.momentum)
         assert self.num_batches_tracked is not None
-        self.num_batches_tracked.add_(1)
+        self.num_batches_tracked.add_(forwards)
         return output
 
     def _check_input_dim(self, input: Tensor) -> None:
@@ -142,8 +147,13 @@ class _Grouped(torch.autograd.Function):
         )
 
 
-def group_batch_norm(module: nn.Module, group: int) -> nn.Module:
+def group_batch_norm(module: nn.Module, group: int, rows: int | None = None) -> nn.Module:
     """Give every batch norm of ``module`` groups of ``group`` samples, in place.
+
+    Args:
+        module: what is changed.
+        group: samples that share statistics.
+        rows: samples of a forward, a multiple of ``group``; None: all that it is given.
 
     Raises:
         InputError: a layer's rows are not samples, or it is a batch norm of another kind.
@@ -155,7 +165,7 @@ def group_batch_norm(module: nn.Module, group: int) -> nn.Module:
             raise InputError(f"model.backbone: batch norm of tokens at '{name}'; {REMEDY}")
     for _, layer in layers:
         layer.__class__ = GroupBatchNormAct if has_activation(layer) else GroupBatchNorm
-        layer.group = group
+        layer.group, layer.rows = group, rows
     return module
 
 

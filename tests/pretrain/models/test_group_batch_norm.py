@@ -114,6 +114,15 @@ def test_both_ways_agree(monkeypatch: pytest.MonkeyPatch) -> None:
         torch.testing.assert_close(buffer, other.get_buffer(name), rtol=0, atol=0)
 
 
+def test_a_forward_of_several_batches_leaves_what_forwards_in_a_row_leave() -> None:
+    one, other = layer(torch.float64, 4), layer(torch.float64, 4)
+    one.rows = 2 * GROUP
+    x = torch.randn(6 * GROUP, CHANNELS, 3, 3, dtype=torch.float64)
+    torch.testing.assert_close(one(x), torch.cat([other(part) for part in x.chunk(3)]))
+    for name, buffer in one.named_buffers():
+        torch.testing.assert_close(buffer, other.get_buffer(name))
+
+
 def test_timm_s_layer_with_an_activation() -> None:
     layers = pytest.importorskip("timm.layers")
     norm = layers.BatchNormAct2d(CHANNELS)
