@@ -92,6 +92,7 @@ class Trainer:
             total_steps=self.total_steps,
             epoch_steps=self.epoch_steps,
         )
+        self._precision_here = self.stepper.precision
         # Hooks would break a compiled encoder's graph.
         watched = train.monitor and not train.compile
         self._monitor = CollapseMonitor(self.method, self.method.encoder, enabled=watched)
@@ -129,6 +130,8 @@ class Trainer:
         self._resume()
         if self.world.is_main:
             self.folder.open(self.command, self._data_fingerprint(), self.device, self.world.size)
+            self.folder.heartbeat(self.step, self.total_steps, precision=self.stepper.precision)
+            log.info("precision of the encoders: %s", self._precision_and_why())
         train = self.settings.train
         if train.compile:
             for module in self.method.modules():
@@ -158,6 +161,18 @@ class Trainer:
             if self._loader is not None:
                 log.info("%s", self._loader.feed.summary())
         return outcome
+
+    def _precision_and_why(self) -> str:
+        precision, here = self.stepper.precision, self._precision_here
+        if self.settings.train.precision != "auto":
+            return f"{precision}, as train.precision says"
+        if precision != here:
+            slow = " and is slow in bf16" if precision == "bf16" else ""
+            return (
+                f"{precision}, as this run began; this machine would choose {here}{slow} "
+                "(train.precision=auto; --fresh starts over)"
+            )
+        return f"{precision}, chosen for this machine (train.precision=auto)"
 
     def _record_failure(self, error: BaseException) -> None:
         if self.world.is_main:
@@ -299,6 +314,7 @@ class Trainer:
             curvature=self._curvature(),
             clip_radius=settings.hcl.clip_radius if settings.hcl else None,
             config=settings.model_dump(mode="json"),
+            precision=self.stepper.precision,
         )
 
     def _curvature(self) -> float | None:
@@ -316,6 +332,8 @@ class Trainer:
         self.stepper.optimizer.load_state_dict(state["optimizer"])
         self.stepper.scaler.load_state_dict(state["scaler"])
         self.step = state["step"]
+        if self.settings.train.precision == "auto":
+            self.stepper.precision = state["description"]["precision"]
         if self.world.is_main:
             log.info("resumed from %s", path)
 
