@@ -88,8 +88,8 @@ def main() -> None:
                 row = measure(arguments, NETWORKS[name], method, branch)
                 key = f"{name} {method}{'+hcl' if branch else ''} {arguments.precision}"
                 content["rows"][key] = {**row, "about": about}
+                file.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
                 print(f"{key}: {json.dumps(row)}", flush=True)
-    file.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     print(table(content["rows"]))
 
 
