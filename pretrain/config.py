@@ -16,6 +16,7 @@ from pretrain.data.views import ViewSettings
 from pretrain.errors import InputError
 from pretrain.methods.base import MethodSettings, parse_method
 from pretrain.methods.hcl import HCLSettings
+from pretrain.mixed_precision import Precision
 from pretrain.models import EncoderSettings
 from pretrain.presets import find_config
 from pretrain.probes.settings import ProbeSettings
@@ -109,7 +110,10 @@ class TrainSettings(Settings):
         epochs: passes over the data; or give ``steps``.
         steps: number of steps; 0 writes the random initialisation, a baseline.
         device: ``auto``, ``cpu`` or ``cuda``.
-        precision: of the encoders' forwards; the losses are float32 whatever this is.
+        precision: of the encoders' forwards; the losses are float32 whatever this is. ``auto``:
+            bf16 where the device has it natively (CPUs with AMX or AVX512-BF16, GPUs of compute
+            capability 8.0 or more), else fp32. A run keeps the one it began with, on whichever
+            machine it is resumed.
         channels_last: memory format of networks and views.
         compile: torch.compile the encoders.
         deterministic: forbid algorithms whose result depends on the run; slower on CUDA.
@@ -125,7 +129,7 @@ class TrainSettings(Settings):
     epochs: int | None = None
     steps: int | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    precision: Precision | Literal["auto"] = "auto"
     channels_last: bool = True
     compile: bool = False
     deterministic: bool = False

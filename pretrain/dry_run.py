@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from pretrain.advice import Facts, advise
@@ -20,6 +21,7 @@ from pretrain.data.source import open_index
 from pretrain.errors import InputError
 from pretrain.methods.base import Context, Method
 from pretrain.methods.build import build_method
+from pretrain.mixed_precision import choose_precision
 from pretrain.models import Encoder, Queue
 from pretrain.optim import parameter_groups
 from pretrain.schedule import warmup_steps
@@ -159,7 +161,7 @@ def plan_run(
         settings.output,
         settings.method_name,
         settings.model.backbone,
-        settings.train.precision,
+        _precision(settings),
         data,
         _views(settings, plan),
         tuple(_parts(method)),
@@ -170,6 +172,15 @@ def plan_run(
         seconds,
         tuple(warnings),
     )
+
+
+def _precision(settings: RunSettings) -> str:
+    """Of the forwards; where the machine decides, what this one would take."""
+    asked = settings.train.precision
+    if asked != "auto":
+        return asked
+    cuda = settings.train.device != "cpu" and torch.cuda.is_available()
+    return f"{choose_precision(asked, torch.device('cuda' if cuda else 'cpu'))} (chosen here)"
 
 
 def _data(

@@ -11,6 +11,7 @@ from torch import nn
 
 from pretrain import checkpoint
 from pretrain.errors import InputError
+from pretrain.mixed_precision import Precision
 from pretrain.models import Encoder, EncoderSettings
 from pretrain.settings import Settings, parse
 
@@ -28,6 +29,8 @@ class Description(Settings):
         curvature: c of the ball the head was trained for; None without the HCL branch.
         clip_radius: limit on the norm before the exponential map, or None.
         config: the resolved configuration of the run.
+        precision: of the run's forwards; None in checkpoints from before it could be chosen by
+            the machine, whose ``config`` names it.
     """
 
     encoder: EncoderSettings
@@ -39,6 +42,7 @@ class Description(Settings):
     curvature: float | None
     clip_radius: float | None
     config: dict[str, Any]
+    precision: Precision | None = None
 
 
 @dataclass

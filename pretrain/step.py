@@ -18,12 +18,11 @@ from pretrain.data.plan import Batch
 from pretrain.distributed import World
 from pretrain.errors import InputError
 from pretrain.methods.base import Losses, Method, Metrics
+from pretrain.mixed_precision import PRECISIONS, choose_precision
 from pretrain.models.running_statistics import RunningStatistics
 from pretrain.optim import build_optimizer
 from pretrain.run import RunFolder
 from pretrain.schedule import learning_rate
-
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 Views = dict[str, Tensor]
 
@@ -52,6 +51,9 @@ class Stepper:
         method: on its device.
         total_steps: of the run.
         epoch_steps: of a pass over the data.
+
+    Attributes:
+        precision: of the encoders' forwards, chosen where the settings leave it open.
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class Stepper:
         self.colours = settings.augment.by_view(list(self.sides))
         self.parameters = [p for p in method.parameters() if p.requires_grad]
         self.optimizer = build_optimizer(settings.optim, method)
+        self.precision = choose_precision(settings.train.precision, world.device)
         self.scaler = GradScaler(world.device.type, enabled=settings.train.precision == "fp16")
 
     def run(
@@ -161,7 +164,7 @@ class Stepper:
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The precision of the encoders' forwards."""
-        dtype = PRECISIONS[self.settings.train.precision]
+        dtype = PRECISIONS[self.precision]
         if dtype == torch.float32:
             return nullcontext()
         return torch.autocast(self.world.device.type, dtype=dtype)

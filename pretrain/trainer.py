@@ -34,7 +34,7 @@ from pretrain.methods.base import Context
 from pretrain.methods.build import build_method
 from pretrain.methods.hcl import HCL
 from pretrain.metrics import Recorder, split_values, view_grid
-from pretrain.models import Encoder
+from pretrain.models import Encoder, use_products
 from pretrain.pretrained import Description
 from pretrain.probes.collapse import CollapseMonitor
 from pretrain.probes.encode import Forward
@@ -94,6 +94,8 @@ class Trainer:
         self._advise()
         memory_format = torch.channels_last if train.channels_last else torch.contiguous_format
         self.method.to(device=self.device, memory_format=memory_format)  # type: ignore[call-overload]
+        if self.device.type == "cpu" and not train.compile:
+            use_products(self.method)
         self.stepper = Stepper(
             settings,
             world,
@@ -101,6 +103,7 @@ class Trainer:
             total_steps=self.total_steps,
             epoch_steps=self.epoch_steps,
         )
+        self._precision_here = self.stepper.precision
         # Hooks would break a compiled encoder's graph.
         watched = train.monitor and not train.compile
         self._monitor = CollapseMonitor(self.method, self.method.encoder, enabled=watched)
@@ -164,6 +167,8 @@ class Trainer:
         self._resume()
         if self.world.is_main:
             self.folder.open(self.command, self._data_fingerprint(), self.device, self.world.size)
+            self.folder.heartbeat(self.step, self.total_steps, precision=self.stepper.precision)
+            log.info("precision of the encoders: %s", self._precision_and_why())
         model = self._trained_model()
         if self.world.is_main:
             tensorboard = self.settings.train.tensorboard
@@ -203,6 +208,18 @@ class Trainer:
         plan = self.method.view_plan
         if boxes_needed(plan, self.settings.views) or plan.pairs:
             log.info("%s", self._fallbacks.summary())
+
+    def _precision_and_why(self) -> str:
+        precision, here = self.stepper.precision, self._precision_here
+        if self.settings.train.precision != "auto":
+            return f"{precision}, as train.precision says"
+        if precision != here:
+            slow = " and is slow in bf16" if precision == "bf16" else ""
+            return (
+                f"{precision}, as this run began; this machine would choose {here}{slow} "
+                "(train.precision=auto; --fresh starts over)"
+            )
+        return f"{precision}, chosen for this machine (train.precision=auto)"
 
     def _record_failure(self, error: BaseException) -> None:
         if self.world.is_main:
@@ -345,6 +362,7 @@ class Trainer:
             curvature=self._curvature(),
             clip_radius=settings.hcl.clip_radius if settings.hcl else None,
             config=settings.model_dump(mode="json"),
+            precision=self.stepper.precision,
         )
 
     def _curvature(self) -> float | None:
@@ -363,6 +381,8 @@ class Trainer:
         self.stepper.optimizer.load_state_dict(state["optimizer"])
         self.stepper.scaler.load_state_dict(state["scaler"])
         self.step = state["step"]
+        if self.settings.train.precision == "auto":
+            self.stepper.precision = state["description"]["precision"]
         if self.world.is_main:
             log.info("resumed from %s", path)
 

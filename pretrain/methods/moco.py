@@ -108,7 +108,7 @@ class Moco(TwoViewMethod):
         self._permuted = kind in ("shuffled", "local")
         if self._permuted:
             _check_group(settings.norm_group, self.context, local=kind == "local")
-            group_batch_norm(self.encoder_q, settings.norm_group)
+            group_batch_norm(self.encoder_q, settings.norm_group, self.context.local_batch)
         elif kind == "synchronised":
             synchronise_batch_norm(self.encoder_q)
 
@@ -132,11 +132,10 @@ class Moco(TwoViewMethod):
     def forward(self, views: Mapping[str, Tensor]) -> tuple[Losses, Metrics]:
         """InfoNCE of each view's query against the other view's key and a queue."""
         self._forwards += 1
-        queries = {"view_1": F.normalize(self.encode_query(views["view_1"]), dim=1)}
         pairs = [("view_1", "view_2", self.queue_2)]
         if self.queue_1 is not None:
-            queries["view_2"] = F.normalize(self.encode_query(views["view_2"]), dim=1)
             pairs.append(("view_2", "view_1", self.queue_1))
+        queries = self._queries({asking: views[asking] for asking, _, _ in pairs})
         losses = []
         rank, _ = distributed.rank_and_size()
         for index, (asking, answering, queue) in enumerate(pairs):
@@ -156,6 +155,18 @@ class Moco(TwoViewMethod):
         with torch.no_grad():
             agreement = (queries[asking] * key).sum(1).mean()
         return {"euclidean": loss}, {"agreement": agreement}
+
+    def _queries(self, views: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Directions of the views' queries.
+
+        Where batch norm's statistics are those of groups, one forward of all views computes what
+        a forward of each does, with half the work on weights and their gradients.
+        """
+        if self._permuted:
+            raw = self.encode_query(torch.cat(list(views.values()))).chunk(len(views))
+        else:
+            raw = tuple(self.encode_query(view) for view in views.values())
+        return {name: F.normalize(some, dim=1) for name, some in zip(views, raw, strict=True)}
 
     def encode_query(self, images: Tensor) -> Tensor:
         """Raw projections of the query encoder."""

@@ -2,6 +2,7 @@
 
 from pretrain.models.backbones import build_backbone
 from pretrain.models.batch_norm import group_batch_norm
+from pretrain.models.convolution import use_products
 from pretrain.models.dense import DenseEncoder, DenseOutput
 from pretrain.models.encoder import Encoder, EncoderSettings, build_head
 from pretrain.models.momentum import momentum_copy, update_momentum
@@ -20,4 +21,5 @@ __all__ = [
     "momentum_copy",
     "synchronise_batch_norm",
     "update_momentum",
+    "use_products",
 ]

@@ -22,10 +22,13 @@ REMEDY = "take another backbone, or let the method leave batch norm as it is"
 class GroupBatchNorm(nn.modules.batchnorm._BatchNorm):
     """Batch norm whose statistics in training are those of ``group`` consecutive samples.
 
-    Running statistics follow the mean over the groups. In evaluation it is plain batch norm.
+    Running statistics follow the mean over the groups of ``rows`` consecutive samples: a batch of
+    several times as many leaves what that many forwards in a row would. In evaluation it is plain
+    batch norm.
     """
 
     group: int = 0
+    rows: int | None = None
 
     def forward(self, input: Tensor) -> Tensor:
         """Normalise (N, C) or (N, C, H, W); N a multiple of ``group`` in training."""
@@ -37,21 +40,19 @@ class GroupBatchNorm(nn.modules.batchnorm._BatchNorm):
         assert self.running_mean is not None
         assert self.running_var is not None
         assert self.momentum is not None
-        outputs, means, variances = [], [], []
-        for samples in torch.split(input, self.group):
-            # A momentum of 1 leaves the group's own statistics in these.
-            mean, variance = torch.empty_like(self.running_mean), torch.ones_like(self.running_var)
-            mean.zero_()
-            outputs.append(
-                F.batch_norm(samples, mean, variance, self.weight, self.bias, True, 1.0, self.eps)
-            )
-            means.append(mean)
-            variances.append(variance)
-        self.running_mean.lerp_(torch.stack(means).mean(0), self.momentum)
-        self.running_var.lerp_(torch.stack(variances).mean(0), self.momentum)
+        groups = count // self.group
+        # A momentum of 1 leaves the groups' own statistics in these.
+        means = self.running_mean.new_zeros((groups, self.num_features))
+        variances = torch.ones_like(means)
+        normalise = _by_one_node if _is_eager_cpu(input) else _by_node_of_each
+        output = normalise(input, self, means, variances)
+        forwards = 1 if self.rows is None else max(1, count // self.rows)
+        for mean, variance in zip(means.chunk(forwards), variances.chunk(forwards), strict=True):
+            self.running_mean.lerp_(mean.mean(0), self.momentum)
+            self.running_var.lerp_(variance.mean(0), self.momentum)
         assert self.num_batches_tracked is not None
-        self.num_batches_tracked.add_(1)
-        return torch.cat(outputs)
+        self.num_batches_tracked.add_(forwards)
+        return output
 
     def _check_input_dim(self, input: Tensor) -> None:
         assert input.ndim in (2, 4), f"(N, C) or (N, C, H, W), got {tuple(input.shape)}"
@@ -69,8 +70,90 @@ class GroupBatchNormAct(GroupBatchNorm):
         return activated
 
 
-def group_batch_norm(module: nn.Module, group: int) -> nn.Module:
+def _is_eager_cpu(input: Tensor) -> bool:
+    return input.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
+def _by_node_of_each(
+    input: Tensor, layer: nn.modules.batchnorm._BatchNorm, means: Tensor, variances: Tensor
+) -> Tensor:
+    """PyTorch's batch norm of each group: what a compiler fuses, and cuDNN has kernels for.
+
+    Args:
+        input: (N, C) or (N, C, H, W).
+        layer: whose weights are used.
+        means: (G, C), zeros; gets each group's mean.
+        variances: (G, C), ones; gets each group's unbiased variance.
+    """
+    weight, bias, eps = layer.weight, layer.bias, layer.eps
+    groups = zip(input.chunk(len(means)), means, variances, strict=True)
+    return torch.cat([F.batch_norm(x, m, v, weight, bias, True, 1.0, eps) for x, m, v in groups])
+
+
+def _by_one_node(
+    input: Tensor, layer: nn.modules.batchnorm._BatchNorm, means: Tensor, variances: Tensor
+) -> Tensor:
+    """The same numbers; each group is written where it belongs, and autograd sees one node."""
+    last = input.ndim == 4 and input.is_contiguous(memory_format=torch.channels_last)
+    input = input.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
+    output: Tensor = _Grouped.apply(  # type: ignore[no-untyped-call]
+        input, layer.weight, layer.bias, (means, variances, layer.eps)
+    )
+    return output
+
+
+class _Grouped(torch.autograd.Function):
+    """Native kernels on the groups of a dense tensor, into one result.
+
+    ``native_group_norm`` on a view of (groups, C, samples x H, W) would do the forward of a
+    channels-last map in one call, but its backward takes about thirty times as long.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, input: Tensor, weight: Tensor, bias: Tensor, rest: tuple[Tensor, Tensor, float]
+    ) -> Tensor:
+        *running, eps = rest
+        output = torch.empty_like(input)
+        saved = [torch.empty_like(running[0]) for _ in range(2)]  # mean, inverse deviation
+        groups = len(saved[0])
+        native: Any = torch.native_batch_norm
+        for x, y, *own in zip(
+            input.chunk(groups), output.chunk(groups), *running, *saved, strict=True
+        ):
+            native(x, weight, bias, *own[:2], True, 1.0, eps, out=(y, *own[2:]))
+        ctx.save_for_backward(input, weight, *saved)
+        ctx.eps = eps
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        input, weight, mean, inverse = ctx.saved_tensors
+        wanted = list(ctx.needs_input_grad[:3])
+        found = [
+            torch.ops.aten.native_batch_norm_backward(
+                g, x, weight, None, None, m, i, True, ctx.eps, wanted
+            )
+            for g, x, m, i in zip(
+                grad.chunk(len(mean)), input.chunk(len(mean)), mean, inverse, strict=True
+            )
+        ]
+        of_input, of_weight, of_bias = zip(*found, strict=True)
+        return (
+            torch.cat(of_input) if wanted[0] else None,
+            torch.stack(of_weight).sum(0) if wanted[1] else None,
+            torch.stack(of_bias).sum(0) if wanted[2] else None,
+            None,
+        )
+
+
+def group_batch_norm(module: nn.Module, group: int, rows: int | None = None) -> nn.Module:
     """Give every batch norm of ``module`` groups of ``group`` samples, in place.
+
+    Args:
+        module: what is changed.
+        group: samples that share statistics.
+        rows: samples of a forward, a multiple of ``group``; None: all that it is given.
 
     Raises:
         InputError: a layer's rows are not samples, or it is a batch norm of another kind.
@@ -82,7 +165,7 @@ def group_batch_norm(module: nn.Module, group: int) -> nn.Module:
             raise InputError(f"model.backbone: batch norm of tokens at '{name}'; {REMEDY}")
     for _, layer in layers:
         layer.__class__ = GroupBatchNormAct if has_activation(layer) else GroupBatchNorm
-        layer.group = group
+        layer.group, layer.rows = group, rows
     return module
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
@@ -71,7 +72,7 @@ class CollapseMonitor:
         self._method, self._encoder, self._enabled = method, encoder, enabled
         self._hooks: list[RemovableHandle] = []
         self._rows: list[Tensor] = []
-        self._is_first = False
+        self._wanted = 0
         self._suspicious = 0
         self.warnings: dict[str, str] = {}
         """``warning``, once there is one."""
@@ -112,13 +113,14 @@ class CollapseMonitor:
         self._judge(values["spread"].item(), values["rank"].item(), embeddings.shape[1])
         return values
 
-    def _begin(self, module: nn.Module, inputs: object) -> None:
-        self._is_first = True
+    def _begin(self, module: nn.Module, inputs: tuple[Mapping[str, Tensor]]) -> None:
+        self._wanted = len(next(iter(inputs[0].values())))
 
     def _catch(self, module: nn.Module, inputs: object, output: Tensor) -> None:
-        if self._is_first:
-            self._rows.append(output.detach())
-            self._is_first = False
+        if self._wanted:
+            # A forward may be of several views; the first comes first.
+            self._rows.append(output.detach()[: self._wanted])
+            self._wanted = 0
 
     def _judge(self, spread: float, rank: float, dim: int) -> None:
         least = LEAST_SPREAD / math.sqrt(dim)

@@ -45,6 +45,7 @@ def overrides(scenes: Path, output: Path, **more: Any) -> list[str]:
         "train.log_every": 1,
         "train.checkpoint_every": 3,
         "train.threads": 1,
+        "train.precision": "fp32",  # the same on every machine
         "train.tensorboard": False,
     }
     values.update({key.replace("__", "."): value for key, value in more.items()})

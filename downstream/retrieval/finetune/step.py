@@ -18,7 +18,7 @@ from downstream.retrieval.finetune.settings import FinetuneSettings
 from pretrain import distributed
 from pretrain.distributed import World
 from pretrain.geometry import poincare
-from pretrain.step import PRECISIONS
+from pretrain.mixed_precision import PRECISIONS
 
 
 class DivergedError(RuntimeError):

@@ -104,6 +104,33 @@ def test_groups_share_statistics_in_queries() -> None:
     torch.testing.assert_close(grouped.encode_query(images()), expected)
 
 
+def test_queries_of_both_views_in_one_forward_are_those_of_two(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Losses, gradients and running statistics, in float64."""
+    one, other = build().double(), build().double()
+    monkeypatch.setattr(
+        other,
+        "_queries",
+        lambda views: {
+            name: nn.functional.normalize(other.encode_query(view), dim=1)
+            for name, view in views.items()
+        },
+    )
+    given = {name: view.double() for name, view in views(one).items()}
+    losses = []
+    for method in (one, other):
+        method.begin_step(0, 1)
+        terms, _ = method(given)
+        terms["euclidean"].backward()
+        losses.append(terms["euclidean"])
+    torch.testing.assert_close(losses[0], losses[1])
+    for first, second in zip(one.encoder_q.parameters(), other.encoder_q.parameters(), strict=True):
+        torch.testing.assert_close(first.grad, second.grad)
+    for name, buffer in one.named_buffers():
+        torch.testing.assert_close(buffer, other.get_buffer(name))
+
+
 class Flat(Moco):
     """MoCo of a network without batch norm."""
 
