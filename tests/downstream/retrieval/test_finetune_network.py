@@ -32,6 +32,26 @@ def test_frozen_parts_stay_as_they_were(values):
         build_network(settings_of(changed(values, model={"freeze": 3})).model)
 
 
+@pytest.mark.parametrize("kind", ["trained", "fixed"])
+def test_a_cnn_is_frozen_by_stages_with_its_statistics(kind):
+    settings = ModelSettings(
+        backbone="tf_efficientnet_lite0", size=32, dim=4, freeze=2, batch_norm=kind
+    )
+    network = build_network(settings)
+    frozen = {name for name, p in network.named_parameters() if not p.requires_grad}
+    parts = ("conv_stem.", "bn1.", "blocks.0.", "blocks.1.")
+    parts = tuple(f"backbone.{part}" for part in parts)
+    assert frozen == {name for name, _ in network.named_parameters() if name.startswith(parts)}
+    before = {name: value.clone() for name, value in network.named_buffers()}
+    network.train()(torch.randn(4, 3, 32, 32))[1].sum().backward()
+    moved = {n for n, value in network.named_buffers() if not torch.equal(value, before[n])}
+    expected = {n for n in before if not n.startswith(parts)} if kind == "trained" else set()
+    assert moved == expected
+    assert network.backbone.blocks[3][0].bn1.weight.grad is not None
+    with pytest.raises(InputError, match="the backbone has 7 blocks"):
+        build_network(settings.model_copy(update={"freeze": 8}))
+
+
 def test_head_is_orthogonal(values):
     weight = build_network(settings_of(values).model).head.weight
     assert torch.allclose(weight @ weight.T, torch.eye(8), atol=1e-5)
