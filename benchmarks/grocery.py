@@ -28,7 +28,7 @@ OWN = {
 
 SINGLE = ("random", "untuned")
 SEEDED = re.compile(r"(?P<geometry>[a-z_]+)-seed(?P<seed>\d+)")
-TRIED = re.compile(r"(?P<geometry>[a-z_]+)-rate-(?P<rate>[^-]+(-\d+)?)(-temperature-.+)?")
+TRIED = re.compile(r"(?P<geometry>[a-z_]+)-(rate|temperature)-.+")
 MARGIN = 2.0
 """Points of R@1: a smaller difference counts as none (configs/pipeline/study_grocery.yaml)."""
 
@@ -64,7 +64,7 @@ def main() -> None:
 
 
 def tuning(runs: dict[str, Result]) -> dict[str, Any]:
-    """R@1 in the own ranking of every setting tried, in percent, and the best of each geometry."""
+    """R@1 in the own ranking of every setting tried, in percent, by geometry."""
     tried: dict[str, dict[str, float]] = {}
     for name, result in runs.items():
         match = TRIED.fullmatch(name)
@@ -72,10 +72,7 @@ def tuning(runs: dict[str, Result]) -> dict[str, Any]:
         geometry = match["geometry"]
         value = result.metrics[f"recall/{OWN[geometry]}@1"]
         tried.setdefault(geometry, {})[name.removeprefix(f"{geometry}-")] = round(100 * value, 2)
-    return {
-        geometry: {"tried": values, "best": max(values, key=lambda key: values[key])}
-        for geometry, values in tried.items()
-    }
+    return tried
 
 
 def seeds(runs: dict[str, Result]) -> dict[str, Any]:

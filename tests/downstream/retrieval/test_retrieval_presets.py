@@ -200,7 +200,7 @@ def test_preset_names_are_offered():
     ("name", "count"),
     [
         ("quickstart_metric_learning", 2 + 5 * 3 + 3 * 3 + 4 + 4),
-        ("study_grocery", 2 + 4 * 2 * 3 + 2 + 5 * 3 + 4 + 4 + 4),
+        ("study_grocery", 2 + 3 + 3 * 3 + 5 + 1 + 5 * 3 + 4 + 4 + 4),
     ],
 )
 def test_the_words_of_a_study_mean_something(tmp_path, name, count):
