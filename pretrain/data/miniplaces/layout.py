@@ -77,14 +77,16 @@ def find_layout(root: Path) -> Layout:
 
 
 def _published(root: Path, lists: Path) -> Layout:
-    places = [folder for base in (lists, root) for folder in (base / "images", base)]
-    images = next((folder for folder in places if (folder / "train").is_dir()), None)
-    if images is None:
-        raise InputError(f"{places[0] / 'train'}: not there; {REMEDY}")
+    places = [
+        (images, base / "objects") for base in (lists, root) for images in (base / "images", base)
+    ]
+    found = [place for place in places if (place[0] / "train").is_dir()]
+    if not found:
+        raise InputError(f"{places[0][0] / 'train'}: not there; {REMEDY}")
+    images, objects = found[0]
     scenes = _names(lists / "categories.txt")
     listed = {split: _text_list(lists / f"{split}.txt", len(scenes)) for split in SPLITS}
-    folders = (images.parent / "objects", images / "objects")
-    outlines = next((folder for folder in folders if folder.is_dir()), None)
+    outlines = objects if objects.is_dir() else None
     names = _names(lists / "object_categories.txt") if outlines is not None else ()
     return Layout(images, scenes, listed, outlines, names, {})
 
