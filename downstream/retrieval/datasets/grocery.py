@@ -1,9 +1,11 @@
 """Grocery Store Dataset: photographs of goods in shops, 81 fine classes in 43 coarse ones.
 
-Its own lists divide the *images*, and pictures of a class were taken in series. Here the *classes*
-are divided, as in metric learning: the lists are taken together, the first coarse classes that
-hold at most half of the fine ones are trained on, the others tested. So no fine class and no
-coarse class is on both sides.
+Its own lists divide the *images*. Here the *classes* are divided, as in metric learning: the first
+coarse classes that hold at most half of the fine ones are trained on, the others tested, so no fine
+class and no coarse class is on both sides. Pictures of a class were taken in series, and the
+nearest picture is mostly of the same series: colors alone find it. So the tested images are not
+searched among themselves: those of the list ``test`` are the queries, those of ``train`` and
+``val``, which are of other series, the gallery.
 """
 
 from __future__ import annotations
@@ -25,7 +27,9 @@ from pretrain.errors import InputError
 
 FOLDER = "dataset"
 TABLE = "classes.csv"
-LISTS = ("train.txt", "val.txt", "test.txt")
+LISTS: dict[str, Split] = {"train.txt": "gallery", "val.txt": "gallery", "test.txt": "query"}
+"""What the images of a list are where their class is tested."""
+
 COLUMNS = ("Class Name (str)", "Class ID (int)", "Coarse Class Name (str)", "Coarse Class ID (int)")
 REMEDY = (
     "clone GroceryStoreDataset (its folder 'dataset' holds classes.csv, train.txt, val.txt, "
@@ -47,11 +51,16 @@ def read(root: Path) -> LabelledImages:
     base = find_root(root, FOLDER, TABLE, REMEDY)
     classes = _classes(base / TABLE)
     count = first_half([entry.coarse for entry in classes])
-    images = [image for name in LISTS for image in _read_list(base / name, classes)]
+    images = [
+        (path, number, tested)
+        for name, tested in LISTS.items()
+        for path, number in _read_list(base / name, classes)
+    ]
     items = []
-    for path, number in sorted(images, key=lambda image: image[1]):
-        split: Split = "train" if number < count else "test"
-        items.append(Item(path, classes[number].name, split, group=classes[number].coarse))
+    for path, number, tested in sorted(images, key=lambda image: image[1]):
+        entry = classes[number]
+        split: Split = "train" if number < count else tested
+        items.append(Item(path, entry.name, split, group=entry.coarse, tested_as=tested))
     return collect("grocery", base, items)
 
 

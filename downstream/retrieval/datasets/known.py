@@ -76,7 +76,7 @@ KNOWN = {
     "grocery": Known(
         "Grocery Store Dataset",
         grocery.read,
-        {"train": (2_865, 38), "test": (2_556, 43)},
+        {"train": (2_865, 38), "query": (1_149, 43), "gallery": (1_407, 43)},
         grocery.REMEDY,
         (1, 2, 4, 8),
         ("images_train.tar", "images_val.tar", "images_test.tar"),

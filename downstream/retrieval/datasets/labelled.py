@@ -27,6 +27,7 @@ class Item(NamedTuple):
         box: x1 y1 x2 y2 in px; None: the whole image.
         size: width and height of the image by the annotations, given where ``box`` is.
         group: the coarse class that ``label`` belongs to; None: the set has none.
+        tested_as: its part of the set where its class is tested.
     """
 
     path: str
@@ -35,6 +36,7 @@ class Item(NamedTuple):
     box: tuple[int, int, int, int] | None = None
     size: tuple[int, int] | None = None
     group: str | None = None
+    tested_as: Split = "test"
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,7 @@ class LabelledImages:
         labels: int64 (N,), positions in ``classes``; one numbering for all splits.
         classes: names as in the source, in order of first appearance.
         splits: (N,), each one of ``SPLITS``.
+        tested_as: (N,), the splits that images have where their classes are tested.
         groups: coarse class of each of ``classes``; None where the set has none.
     """
 
@@ -64,6 +67,7 @@ class LabelledImages:
     labels: NDArray[np.int64]
     classes: tuple[str, ...]
     splits: NDArray[np.str_]
+    tested_as: NDArray[np.str_]
     groups: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
@@ -126,6 +130,7 @@ def collect(name: str, root: Path, items: Sequence[Item]) -> LabelledImages:
         np.array(labels, np.int64),
         tuple(numbers),
         np.array([item.split for item in items], dtype=str),
+        np.array([item.tested_as for item in items], dtype=str),
         _groups(items),
     )
 
@@ -173,7 +178,8 @@ def within_training(images: LabelledImages) -> LabelledImages:
         sizes=None if images.sizes is None else images.sizes[rows],
         labels=labels,
         classes=tuple(images.classes[label] for label in kept),
-        splits=np.where(labels < count, "train", "test"),
+        splits=np.where(labels < count, "train", images.tested_as[rows]),
+        tested_as=images.tested_as[rows],
         groups=None if images.groups is None else tuple(groups),
     )
 

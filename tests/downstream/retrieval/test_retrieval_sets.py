@@ -356,13 +356,20 @@ def grocery_folder(request, tmp_path) -> Path:
 
 def test_grocery_divides_classes_and_no_coarse_class(grocery_folder):
     found = grocery.read(grocery_folder.parent)
-    assert found.counts() == {"train": (18, 3), "test": (18, 3)}
+    assert found.counts() == {"train": (18, 3), "query": (6, 3), "gallery": (12, 3)}
     assert found.classes == tuple(fine for fine, _, _ in GROCERY)
     assert found.groups == tuple(above for _, above, _ in GROCERY)
     train = {found.classes[label] for label in found.labels[found.rows("train")]}
     assert train == {"Pink-Lady", "Royal-Gala", "Lime"}
-    lists = {path.split("/")[0] for path in found.paths}
-    assert lists == {"train", "val", "test"}  # their division of the images is not looked at
+    lists = {
+        split: {found.paths[row].split("/")[0] for row in found.rows(split)}
+        for split in ("train", "query", "gallery")
+    }
+    assert lists == {
+        "train": {"train", "val", "test"},
+        "query": {"test"},
+        "gallery": {"train", "val"},
+    }
 
 
 def test_grocery_coarse_labels_keep_the_division(grocery_folder):
@@ -371,7 +378,7 @@ def test_grocery_coarse_labels_keep_the_division(grocery_folder):
         open_images(parse(DataSettings, {**values, "classes": kind}, source="test"))
         for kind in ("fine", "coarse")
     )
-    assert coarse.counts() == {"train": (18, 2), "test": (18, 2)}
+    assert coarse.counts() == {"train": (18, 2), "query": (6, 2), "gallery": (12, 2)}
     assert coarse.classes == ("Apple", "Lime", "Milk", "Leek")
     assert coarse.paths == fine.paths
     assert (coarse.splits == fine.splits).all()
@@ -387,7 +394,7 @@ def test_validation_looks_at_training_classes_alone(grocery_folder):
     table.write_text(table.read_text().replace("Royal-Gala,1,Apple", "Royal-Gala,1,Pear"))
     found = open_images(parse(DataSettings, values, source="test"))
     assert found.classes == ("Pink-Lady", "Royal-Gala", "Lime")
-    assert found.counts() == {"train": (6, 1), "test": (12, 2)}
+    assert found.counts() == {"train": (6, 1), "query": (4, 2), "gallery": (8, 2)}
     assert not {"Oat-Milk", "Soy-Milk", "Leek"} & {path.split("/")[-2] for path in found.paths}
 
 
@@ -423,7 +430,7 @@ def test_grocery_files_that_are_not_as_they_should_be(grocery_folder, tmp_path):
 def test_grocery_is_prepared_from_its_folder(grocery_folder, capsys):
     arguments = ["data", "prepare", "grocery", str(grocery_folder)]
     assert hcl.main(arguments) == 2
-    assert "18 images of 3 classes, not 2556 of 43" in capsys.readouterr().err
+    assert "query 6 images of 3 classes, not 1149 of 43" in capsys.readouterr().err
     assert hcl.main([*arguments, "--partial"]) == 0
     assert "not the whole set" in capsys.readouterr().out
 
