@@ -13,7 +13,7 @@ import stat
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, NamedTuple
@@ -22,6 +22,9 @@ from pretrain.errors import InputError
 from pretrain.locks import open_lock
 
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+DOWNLOADS = "downloads"
+"""Folder below a data set's root for its archives."""
+
 DONE = ".unpacked"
 """Folder of a note on every archive that has been unpacked completely."""
 
@@ -67,6 +70,31 @@ class _Member(NamedTuple):
 def is_archive(file: Path) -> bool:
     """Whether the name is that of an archive ``unpack`` knows."""
     return file.name.lower().endswith(SUFFIXES)
+
+
+def find_archives(root: Path, given: Sequence[Path], names: Iterable[str]) -> list[Path]:
+    """The archives to unpack: those given, and of ``names`` those below ``root``.
+
+    Args:
+        root: folder of a data set; archives lie in it or in its ``downloads``.
+        given: by the user; one of the same name below the root is left out.
+        names: under which the set's archives circulate.
+
+    Raises:
+        InputError: one that was given is no file, or no archive by its name.
+    """
+    for archive in given:
+        if not archive.is_file():
+            raise InputError(f"{archive}: no such archive; check --archive")
+        if not is_archive(archive):
+            raise InputError(f"{archive}: not a zip or tar archive by its name; check --archive")
+    found = list(given)
+    for name in names:
+        places = (root / DOWNLOADS / name, root / name)
+        there = [place for place in places if place.is_file() and is_archive(place)]
+        if there and name not in {archive.name for archive in given}:
+            found.append(there[0])
+    return found
 
 
 def unpack(archive: Path, folder: Path, progress: Callable[[int], None] | None = None) -> Unpacked:

@@ -7,16 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pretrain.data.archives import is_archive, unpack
+from pretrain.data.archives import DOWNLOADS, find_archives, unpack
 from pretrain.data.download import download_all
 from pretrain.data.index import Index
 from pretrain.data.releases import RELEASES, Release
 from pretrain.data.source import DataSettings, open_index
 from pretrain.errors import InputError
 from pretrain.settings import parse
-
-DOWNLOADS = "downloads"
-"""Folder below the root for archives."""
 
 Say = Callable[[str], None]
 Progress = Callable[[int], None]
@@ -65,7 +62,8 @@ def prepare(
     release = RELEASES.get(plan.reader, {}).get(plan.release)
     if plan.download:
         _download(plan, release, say, received)
-    for archive in _archives(plan, release):
+    names = [file.name for file in release.files] if release else []
+    for archive in find_archives(plan.root, plan.archives, names):
         target = plan.root / (release.unpack_to if release else "")
         result = unpack(archive, target, unpacked)
         say(result.summary())
@@ -89,23 +87,6 @@ def _download(plan: Plan, release: Release | None, say: Say, received: Progress 
     for file in others:
         download_all([file], plan.root / file.folder, received)
     say(f"downloaded: {', '.join(file.name for file in release.files)}")
-
-
-def _archives(plan: Plan, release: Release | None) -> list[Path]:
-    """Those given, and those of the release that are found."""
-    for archive in plan.archives:
-        if not archive.is_file():
-            raise InputError(f"{archive}: no such archive; check --archive")
-        if not is_archive(archive):
-            raise InputError(f"{archive}: not a zip or tar archive by its name; check --archive")
-    found = list(plan.archives)
-    names = {archive.name for archive in found}
-    for file in release.files if release else ():
-        places = (plan.root / DOWNLOADS / file.name, plan.root / file.name)
-        there = [place for place in places if place.is_file() and is_archive(place)]
-        if there and file.name not in names:
-            found.append(there[0])
-    return found
 
 
 def _settings(plan: Plan, release: Release | None) -> DataSettings:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from downstream.retrieval.datasets import cars, cub, inshop, sop
+from downstream.retrieval.datasets import cars, cub, grocery, inshop, sop
 from downstream.retrieval.datasets.labelled import LabelledImages, Split
 from pretrain.errors import InputError
 
@@ -72,6 +72,15 @@ KNOWN = {
         (1, 10, 20, 30, 40, 50),
         ("img.zip", "In-shop Clothes Retrieval Benchmark.zip"),
         {"img.zip": "Img"},
+    ),
+    "grocery": Known(
+        "Grocery Store Dataset",
+        grocery.read,
+        {"train": (2_865, 38), "query": (1_149, 43), "gallery": (1_407, 43)},
+        grocery.REMEDY,
+        (1, 2, 4, 8),
+        ("images_train.tar", "images_val.tar", "images_test.tar"),
+        {},
     ),
 }
 

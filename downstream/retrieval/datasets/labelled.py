@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -26,6 +26,8 @@ class Item(NamedTuple):
         split: which part of the set it belongs to.
         box: x1 y1 x2 y2 in px; None: the whole image.
         size: width and height of the image by the annotations, given where ``box`` is.
+        group: the coarse class that ``label`` belongs to; None: the set has none.
+        tested_as: its part of the set where its class is tested.
     """
 
     path: str
@@ -33,6 +35,8 @@ class Item(NamedTuple):
     split: Split
     box: tuple[int, int, int, int] | None = None
     size: tuple[int, int] | None = None
+    group: str | None = None
+    tested_as: Split = "test"
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,8 @@ class LabelledImages:
         labels: int64 (N,), positions in ``classes``; one numbering for all splits.
         classes: names as in the source, in order of first appearance.
         splits: (N,), each one of ``SPLITS``.
+        tested_as: (N,), the splits that images have where their classes are tested.
+        groups: coarse class of each of ``classes``; None where the set has none.
     """
 
     name: str
@@ -61,6 +67,8 @@ class LabelledImages:
     labels: NDArray[np.int64]
     classes: tuple[str, ...]
     splits: NDArray[np.str_]
+    tested_as: NDArray[np.str_]
+    groups: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -122,7 +130,70 @@ def collect(name: str, root: Path, items: Sequence[Item]) -> LabelledImages:
         np.array(labels, np.int64),
         tuple(numbers),
         np.array([item.split for item in items], dtype=str),
+        np.array([item.tested_as for item in items], dtype=str),
+        _groups(items),
     )
+
+
+def _groups(items: Sequence[Item]) -> tuple[str, ...] | None:
+    above = {item.label: item.group for item in items}
+    found = tuple(group for group in above.values() if group is not None)
+    assert len(found) in (0, len(above)), "groups for all classes, or none"
+    return found or None
+
+
+def coarse(images: LabelledImages) -> LabelledImages:
+    """The same images in the same parts, labelled with their coarse classes."""
+    assert images.groups is not None, "checked by the settings"
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(images.groups))}
+    above = np.array([numbers[name] for name in images.groups], np.int64)
+    return replace(images, labels=above[images.labels], classes=tuple(numbers), groups=None)
+
+
+def within_training(images: LabelledImages) -> LabelledImages:
+    """The training images alone: the first half of their classes to train on, the others to test.
+
+    For choosing settings without a look at the test classes. Classes of one coarse class stay
+    together.
+
+    Raises:
+        InputError: the training classes cannot be divided so.
+    """
+    rows = images.rows("train")
+    kept = np.unique(images.labels[rows])
+    groups = [
+        images.classes[label] if images.groups is None else images.groups[label] for label in kept
+    ]
+    count = first_half(groups)
+    if not count:
+        raise InputError(
+            f"{images.root}: {len(kept)} classes to train on cannot be divided; data.validation "
+            "needs two or more, not all of one coarse class"
+        )
+    labels = np.searchsorted(kept, images.labels[rows])
+    return replace(
+        images,
+        paths=tuple(images.paths[row] for row in rows),
+        boxes=None if images.boxes is None else images.boxes[rows],
+        sizes=None if images.sizes is None else images.sizes[rows],
+        labels=labels,
+        classes=tuple(images.classes[label] for label in kept),
+        splits=np.where(labels < count, "train", images.tested_as[rows]),
+        tested_as=images.tested_as[rows],
+        groups=None if images.groups is None else tuple(groups),
+    )
+
+
+def first_half(groups: Sequence[str]) -> int:
+    """How many of the first classes make at most half of them without dividing a group.
+
+    Args:
+        groups: the group of each class, in order; classes of a group follow each other.
+    """
+    count = len(groups) // 2
+    while count and groups[count - 1] == groups[count]:
+        count -= 1
+    return count
 
 
 def halves(classes: Sequence[str], train_classes: int | None, source: Path) -> dict[str, Split]:

@@ -1,16 +1,13 @@
-"""``hcl data prepare cub|cars|sop|inshop``: unpack, read, count."""
+"""``hcl data prepare cub|cars|sop|inshop|grocery``: unpack, read, count."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
-from downstream.retrieval.datasets.known import KNOWN, Known, check_counts
+from downstream.retrieval.datasets.known import KNOWN, check_counts
 from downstream.retrieval.datasets.labelled import LabelledImages
-from pretrain.data.archives import is_archive, unpack
-from pretrain.errors import InputError
-
-DOWNLOADS = "downloads"
+from pretrain.data.archives import find_archives, unpack
 
 
 def main(argv: list[str]) -> int:
@@ -44,7 +41,7 @@ def prepare(
         InputError: naming what is missing or wrong, and what to do.
     """
     known = KNOWN[name]
-    for archive in _archives(root, archives, known):
+    for archive in find_archives(root, archives, known.archives):
         result = unpack(archive, root / known.unpack_to.get(archive.name, ""))
         print(result.summary())
         for member, reason in result.skipped:
@@ -54,18 +51,6 @@ def prepare(
         check_counts(name, found, known.counts)
     found.check_files(known.remedy)
     return found
-
-
-def _archives(root: Path, given: tuple[Path, ...], known: Known) -> list[Path]:
-    for archive in given:
-        if not archive.is_file():
-            raise InputError(f"{archive}: no such archive; check --archive")
-        if not is_archive(archive):
-            raise InputError(f"{archive}: not a zip or tar archive by its name; check --archive")
-    names = {archive.name for archive in given}
-    places = [root / DOWNLOADS / n for n in known.archives] + [root / n for n in known.archives]
-    found = {place.name: place for place in places if place.is_file()}
-    return [*given, *(place for name, place in found.items() if name not in names)]
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from downstream.retrieval.datasets import crops, folder
 from downstream.retrieval.datasets.known import KNOWN
-from downstream.retrieval.datasets.labelled import LabelledImages
+from downstream.retrieval.datasets.labelled import LabelledImages, coarse, within_training
 from pretrain.settings import Settings
 
 
@@ -17,23 +17,27 @@ class DataSettings(Settings):
     """Which images, and what each of them is.
 
     Attributes:
-        name: ``cub``, ``cars``, ``sop``, ``inshop``; ``folder``, any folder of class folders;
-            ``crops``, the objects of a COCO-format set.
+        name: ``cub``, ``cars``, ``sop``, ``inshop``, ``grocery``; ``folder``, any folder of class
+            folders; ``crops``, the objects of a COCO-format set.
         root: folder of the set; of the images for ``crops``.
         annotations: COCO-format instances, for ``crops``.
-        classes: for ``crops``: ``fine``, the categories, or ``coarse``, their supercategories.
+        classes: for ``crops`` and ``grocery``: ``fine``, the categories, or ``coarse``, their
+            supercategories.
         train_classes: for ``folder`` and ``crops``: how many classes, the first, are trained on;
             None: half of them.
+        validation: leave the test classes out, train on the first half of the training classes
+            and test on the others: to choose settings.
         min_side: for ``crops``: px, boxes with a shorter side are left out.
         context: for ``crops``: share of its extent by which a box grows on every side.
         workers: processes that decode images; 0: the main one.
     """
 
-    name: Literal["cub", "cars", "sop", "inshop", "folder", "crops"]
+    name: Literal["cub", "cars", "sop", "inshop", "grocery", "folder", "crops"]
     root: str
     annotations: str | None = None
     classes: crops.Classes = "fine"
     train_classes: Annotated[int, Field(ge=1)] | None = None
+    validation: bool = False
     min_side: Annotated[float, Field(ge=0)] = 16.0
     context: Annotated[float, Field(ge=0)] = 0.1
     workers: Annotated[int, Field(ge=0)] = 4
@@ -42,6 +46,10 @@ class DataSettings(Settings):
     def _consistent(self) -> DataSettings:
         if (self.name == "crops") != (self.annotations is not None):
             raise ValueError("name=crops and 'annotations' need each other")
+        if self.classes == "coarse" and self.name not in ("crops", "grocery"):
+            raise ValueError(
+                f"'classes': {self.name} has no coarse classes; crops and grocery have"
+            )
         if self.train_classes is not None and self.name in KNOWN:
             raise ValueError(f"'train_classes' is fixed by the protocol of {self.name}")
         return self
@@ -53,6 +61,15 @@ def open_images(settings: DataSettings) -> LabelledImages:
     Raises:
         InputError: it is not there or not as it should be.
     """
+    images = _read(settings)
+    if settings.validation:
+        images = within_training(images)
+    if settings.classes == "coarse" and settings.name != "crops":
+        images = coarse(images)  # after the division, which is then that of the fine classes
+    return images
+
+
+def _read(settings: DataSettings) -> LabelledImages:
     root = Path(settings.root).expanduser()
     if settings.name in KNOWN:
         return KNOWN[settings.name].read(root)

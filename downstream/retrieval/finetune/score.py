@@ -17,6 +17,7 @@ from downstream.compare.published import rows_beside
 from downstream.results import Result, write_result
 from downstream.retrieval.datasets import LabelledImages, open_images
 from downstream.retrieval.datasets.known import KNOWN
+from downstream.retrieval.datasets.labelled import coarse
 from downstream.retrieval.delta import sampled_delta
 from downstream.retrieval.finetune.histogram import histograms
 from downstream.retrieval.finetune.images import CentredImages, sound, stack
@@ -33,6 +34,8 @@ from pretrain.export.header import sha256
 from pretrain.geometry import poincare
 
 KS = (1, 2, 4, 8)
+COARSE = "coarse-"
+"""Before the names of metrics by coarse classes, which some sets have besides their own."""
 
 
 class Embedded(NamedTuple):
@@ -157,11 +160,13 @@ def score(
     ways = rankings(embedded, settings.loss)
     if histogram:
         ways["colours/euclidean"] = sphere(histograms(test_images(images, rows.tolist(), settings)))
-    for name, ranking in ways.items():
-        found = measure(ranking, images.labels[rows], ks, ties=ties, engine=engine, **parts)
-        metrics |= {f"recall/{name}@{k}": value for k, value in found.recall.items()}
-        metrics[f"r-precision/{name}"] = found.r_precision
-        metrics[f"map@r/{name}"] = found.map_at_r
+    labels = {COARSE: coarse(images).labels[rows]} if images.groups is not None else {}
+    for kind, classes in {**labels, "": images.labels[rows]}.items():
+        for name, ranking in ways.items():
+            found = measure(ranking, classes, ks, ties=ties, engine=engine, **parts)
+            metrics |= {f"{kind}recall/{name}@{k}": value for k, value in found.recall.items()}
+            metrics[f"{kind}r-precision/{name}"] = found.r_precision
+            metrics[f"{kind}map@r/{name}"] = found.map_at_r
     assert found is not None, "there are always two rankings"
     if settings.loss.geometry != "sphere":
         points = ball_points(embedded.projections.double(), settings.loss)
@@ -232,20 +237,29 @@ def ties_of(settings: FinetuneSettings) -> Ties:
     return "query" if settings.data.name == "inshop" else "index"
 
 
+def _rows(result: Result, kind: str) -> list[str]:
+    """A head and a line for each ranking; ``kind``: what the metrics' names begin with."""
+    ks = result.protocol["ks"]
+    start = f"{kind}map@r/"
+    names = [key.removeprefix(start) for key in result.metrics if key.startswith(start)]
+    lines = [f"{'':<22}" + "".join(f"{f'R@{k}':>8}" for k in ks) + f"{'mAP@R':>8}{'R-prec':>8}"]
+    for name in names:
+        values = [result.metrics[f"{kind}recall/{name}@{k}"] for k in ks]
+        values += [result.metrics[f"{kind}{at_r}/{name}"] for at_r in ("map@r", "r-precision")]
+        lines.append(f"{name:<22}" + "".join(f"{100 * value:8.1f}" for value in values))
+    return lines
+
+
 def summary(result: Result) -> str:
     """What the user sees."""
-    ks = result.protocol["ks"]
-    names = [key.removeprefix("map@r/") for key in result.metrics if key.startswith("map@r/")]
     facts = result.provenance
     lines = [
         f"{result.run}: {facts['queries']} queries, {facts['gallery']} images to search"
         + (f", {facts['without_positive']} without any to find" * bool(facts["without_positive"])),
-        f"{'':<22}" + "".join(f"{f'R@{k}':>8}" for k in ks) + f"{'mAP@R':>8}{'R-prec':>8}",
+        *_rows(result, ""),
     ]
-    for name in names:
-        values = [result.metrics[f"recall/{name}@{k}"] for k in ks]
-        values += [result.metrics[f"map@r/{name}"], result.metrics[f"r-precision/{name}"]]
-        lines.append(f"{name:<22}" + "".join(f"{100 * value:8.1f}" for value in values))
+    if any(key.startswith(COARSE) for key in result.metrics):
+        lines += ["by coarse classes", *_rows(result, COARSE)]
     if "norm/mean" in result.metrics:
         mean, std = result.metrics["norm/mean"], result.metrics["norm/std"]
         lines.append(f"distance from the centre of the ball: {mean:.4f}, deviation {std:.2g}")

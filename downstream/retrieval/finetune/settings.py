@@ -25,14 +25,17 @@ class ModelSettings(Settings):
     Attributes:
         backbone: timm's name, such as ``vit_small_patch16_224`` (with a tag or without).
         options: arguments of timm's constructor, such as ``img_size``.
-        weights: a file of the backbone's weights (.safetensors, .pth, .npz); ``timm`` to download
-            them by the name; None: random.
+        weights: a file of the backbone's weights (.safetensors, .pth, .npz); ``package:NAME``, the
+            file that an installed Python package brings along; ``timm`` to download them by the
+            name; None: random.
         run: instead of ``backbone`` and ``weights``: a run folder or checkpoint of `hcl pretrain`,
             or of `hcl retrieve train`, whose backbone is tuned further below a new layer.
         dim: of the embedding.
         size: side of the images, px.
-        freeze: transformers: 0 freezes the patch embedding, n also the first n blocks; None
-            trains everything.
+        freeze: 0 freezes the patch embedding of a transformer or the stem of a CNN, n also the
+            first n blocks (a CNN's stages, with their running statistics); None trains everything.
+        batch_norm: ``fixed``: running statistics are used and kept in training too, which the
+            small batches of metric learning often need; ``trained``: those of the batch are used.
         tokens: what a distilled DeiT gives: ``class`` or ``mean`` of class and distillation token;
             ``released``: class in training, mean in evaluation, as timm did when Hyp-ViT was
             trained.
@@ -47,6 +50,7 @@ class ModelSettings(Settings):
     dim: Count = 128
     size: Count = 224
     freeze: Annotated[int, Field(ge=0)] | None = None
+    batch_norm: Literal["trained", "fixed"] = "trained"
     tokens: Literal["class", "mean", "released"] = "mean"
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None

@@ -35,6 +35,7 @@ RETRIEVAL = {
     "cars": "Cars-196, likewise",
     "sop": "Stanford Online Products, likewise",
     "inshop": "In-Shop Clothes Retrieval, likewise",
+    "grocery": "Grocery Store Dataset, likewise",
 }
 RETRIEVAL_MODULE = "downstream.retrieval.datasets.prepare"
 
@@ -52,6 +53,10 @@ def main(argv: list[str]) -> int:
         from pretrain.data.commands import scenes
 
         return scenes.main(argv[1:])
+    if argv[:1] == ["miniplaces"]:  # two kinds of labels, two splits: four indexes
+        from pretrain.data.commands import miniplaces
+
+        return miniplaces.main(argv[1:])
     if argv and argv[0] in RETRIEVAL:
         status: int = importlib.import_module(RETRIEVAL_MODULE).main(argv)
         return status
@@ -114,6 +119,7 @@ def _parser() -> argparse.ArgumentParser:
     readers = parser.add_subparsers(dest="reader", required=True, metavar="READER")
     for name, (what, release) in READERS.items():
         _add(readers.add_parser(name, help=what, description=f"{what}."), name, release)
+    readers.add_parser("miniplaces", help="MiniPlaces: 100 kinds of scenes, objects in some")
     for name, what in RETRIEVAL.items():
         readers.add_parser(name, help=what)
     return parser

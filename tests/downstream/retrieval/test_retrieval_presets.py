@@ -20,7 +20,8 @@ from slurm.graph import load_pipeline
 
 EVERY = sorted(path.stem for path in (configs_root() / "retrieval").glob("*.yaml"))
 QUICK = [name for name in EVERY if name.startswith("quickstart_")]
-PRESETS = [name for name in EVERY if name not in QUICK]
+GROCERY = [name for name in EVERY if name.startswith("grocery_")]
+PRESETS = [name for name in EVERY if name not in QUICK and name not in GROCERY]
 BACKBONES = ("vits", "deits", "dino")
 SETS = ("cub", "cars", "sop", "inshop")
 SHAPES = {"cub": (100, 9), "cars": (98, 9), "sop": (450, 2), "inshop": (450, 2)}
@@ -75,6 +76,60 @@ def test_quick_presets_differ_in_the_loss_alone():
     assert released.loss == parity.loss
     assert released.optim.clip_scaled
     assert released.train.precision == parity.train.precision
+
+
+def test_grocery_presets_differ_in_the_loss_and_the_rate_alone():
+    settings = {name.removeprefix("grocery_"): load_settings(name) for name in GROCERY}
+    assert set(settings) == {"sphere", "ball", "mixed_logits", "mixed_losses", "released"}
+    same = settings["sphere"].model_dump(exclude={"output", "loss", "optim"})
+    for name, other in settings.items():
+        assert other.output == f"runs/grocery_{name}"
+        assert other.model_dump(exclude={"output", "loss", "optim"}) == same
+        rate = other.optim.lr
+        assert other.optim.model_copy(update={"lr": 1.0}) == settings["sphere"].optim.model_copy(
+            update={"lr": 1.0}
+        )
+        assert rate in (3e-4, 1e-3), "one that study_grocery tries"
+        assert other.loss.geometry == name.split("_")[0].replace("released", "mixed")
+    assert settings["released"].loss == load_settings("hypmix_released_vits_cub").loss
+
+
+def test_grocery_preset_runs_scaled_down_with_coarse_classes(tmp_path):
+    names = ("Pink-Lady", "Royal-Gala", "Lime", "Oat-Milk", "Soy-Milk", "Leek")
+    above = ("Apple", "Apple", "Lime", "Milk", "Milk", "Leek")
+    head = "Class Name (str),Class ID (int),Coarse Class Name (str),Coarse Class ID (int)"
+    rows = [f"{name},{n},{above[n]},0" for n, name in enumerate(names)]
+    (tmp_path / "classes.csv").write_text("\n".join([head, *rows]) + "\n")
+    for part in ("train", "val", "test"):
+        (tmp_path / part).mkdir()
+        for n, name in enumerate(names):
+            Image.new("RGB", (40, 36), (40 * n, 80, 20)).save(tmp_path / part / f"{name}.jpg")
+        lines = [f"{part}/{name}.jpg, {n}, 0\n" for n, name in enumerate(names)]
+        (tmp_path / f"{part}.txt").write_text("".join(lines))
+    small = [
+        *(f"data.root={tmp_path}", "model.weights=null", "model.size=32", "train.steps=1"),
+        *("sampler.classes=2", "sampler.samples=2", f"output={tmp_path / 'run'}"),
+    ]
+    assert hcl.main(["retrieve", "train", "grocery_mixed_losses", *small]) == 0
+    metrics = read_result(tmp_path / "run").metrics
+    for ranking in ("backbone/euclidean", "head/euclidean", "head/hyperbolic", "head/fused"):
+        for k in (1, 2, 4, 8):
+            fine, coarse = metrics[f"recall/{ranking}@{k}"], metrics[f"coarse-recall/{ranking}@{k}"]
+            assert 0 <= fine <= coarse <= 1
+    assert (
+        hcl.main(
+            [
+                "retrieve",
+                "eval",
+                str(tmp_path / "run"),
+                "data.classes=coarse",
+                f"--output={tmp_path / 'coarse'}",
+            ]
+        )
+        == 0
+    )
+    other = read_result(tmp_path / "coarse").metrics
+    assert other["map@r/head/fused"] == metrics["coarse-map@r/head/fused"]
 
 
 @pytest.mark.parametrize("preset", ["sph_dino_cars", "hyp_deits_cub", "hypmix_released_vits_cub"])
@@ -141,9 +196,16 @@ def test_preset_names_are_offered():
     assert Path(configs_root()).is_dir()
 
 
-def test_the_words_of_the_study_mean_something(tmp_path):
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [
+        ("quickstart_metric_learning", 2 + 5 * 3 + 3 * 3 + 4 + 4),
+        ("study_grocery", 2 + 3 + 3 * 3 + 5 + 1 + 5 * 3 + 4 + 4 + 4),
+    ],
+)
+def test_the_words_of_a_study_mean_something(tmp_path, name, count):
     """Every run's settings are sound, and every analysis is of runs that the study makes."""
-    pipeline = load_pipeline("quickstart_metric_learning", [f"output={tmp_path}"])
+    pipeline = load_pipeline(name, [f"output={tmp_path}"])
     made, seen = set(), set()
     for step in pipeline.steps.values():
         assert step.words[0] in hcl.COMMANDS
@@ -151,13 +213,13 @@ def test_the_words_of_the_study_mean_something(tmp_path):
             settings = load_settings(step.words[2], step.words[3:])
             made.add(settings.output)
             assert step.makes == (f"{settings.output}/result.json",)
-            loss = settings.loss.model_dump_json()
-            assert (loss, settings.seed, settings.train.steps) not in seen, "the same run twice"
-            seen.add((loss, settings.seed, settings.train.steps))
+            key = settings.model_dump_json(exclude={"output"})
+            assert key not in seen, "the same run twice"
+            seen.add(key)
             assert settings.model.run in {None, *made}
         if step.words[0] == "analyze":
             arguments = analyses.parser(step.words[1]).parse_intermixed_args(step.words[2:])
             runs = getattr(arguments, "items", None) or arguments.runs
             assert {str(run) for run in runs} <= made
             assert step.makes == (f"{arguments.output}/report.html",)
-    assert len(made) == 2 + 5 * 3 + 3 * 3 + 4 + 4
+    assert len(made) == count

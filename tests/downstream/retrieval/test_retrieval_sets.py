@@ -18,6 +18,7 @@ from downstream.retrieval.datasets import (
     cars,
     cub,
     folder,
+    grocery,
     inshop,
     known,
     open_images,
@@ -319,11 +320,138 @@ def test_prepare_finds_archives_and_names_lost_images(tmp_path):
         prepare("inshop", tmp_path / "set", partial=True)
 
 
+GROCERY = (
+    # fine, coarse, department
+    ("Pink-Lady", "Apple", "Fruit"),
+    ("Royal-Gala", "Apple", "Fruit"),
+    ("Lime", "Lime", "Fruit"),
+    ("Oat-Milk", "Milk", "Packages"),
+    ("Soy-Milk", "Milk", "Packages"),
+    ("Leek", "Leek", "Vegetables"),
+)
+
+
+@pytest.fixture(params=[", ", " "], ids=["commas", "spaces"])
+def grocery_folder(request, tmp_path) -> Path:
+    """Two photographs of each class in every list, as the repository lays them out."""
+    base = tmp_path / "GroceryStoreDataset/dataset"
+    columns = [*grocery.COLUMNS, "Iconic Image Path (str)", "Product Description Path (str)"]
+    coarse = list(dict.fromkeys(c for _, c, _ in GROCERY))
+    rows = [
+        f"{fine},{n},{above},{coarse.index(above)},/x,/y"
+        for n, (fine, above, _) in enumerate(GROCERY)
+    ]
+    base.mkdir(parents=True)
+    (base / "classes.csv").write_text("\n".join([",".join(columns), *rows]) + "\n")
+    for name in grocery.LISTS:
+        lines = []
+        for n, (fine, above, department) in enumerate(GROCERY):
+            for k in (1, 2):
+                path = f"{name[:-4]}/{department}/{above}/{fine}/{fine}_{k:03d}.jpg"
+                picture(base / path)
+                lines.append(request.param.join([path, str(n), str(coarse.index(above))]))
+        (base / name).write_text("\n".join(lines) + "\n")
+    return base
+
+
+def test_grocery_divides_classes_and_no_coarse_class(grocery_folder):
+    found = grocery.read(grocery_folder.parent)
+    assert found.counts() == {"train": (18, 3), "query": (6, 3), "gallery": (12, 3)}
+    assert found.classes == tuple(fine for fine, _, _ in GROCERY)
+    assert found.groups == tuple(above for _, above, _ in GROCERY)
+    train = {found.classes[label] for label in found.labels[found.rows("train")]}
+    assert train == {"Pink-Lady", "Royal-Gala", "Lime"}
+    lists = {
+        split: {found.paths[row].split("/")[0] for row in found.rows(split)}
+        for split in ("train", "query", "gallery")
+    }
+    assert lists == {
+        "train": {"train", "val", "test"},
+        "query": {"test"},
+        "gallery": {"train", "val"},
+    }
+
+
+def test_grocery_coarse_labels_keep_the_division(grocery_folder):
+    values = {"name": "grocery", "root": str(grocery_folder)}
+    fine, coarse = (
+        open_images(parse(DataSettings, {**values, "classes": kind}, source="test"))
+        for kind in ("fine", "coarse")
+    )
+    assert coarse.counts() == {"train": (18, 2), "query": (6, 2), "gallery": (12, 2)}
+    assert coarse.classes == ("Apple", "Lime", "Milk", "Leek")
+    assert coarse.paths == fine.paths
+    assert (coarse.splits == fine.splits).all()
+    assert coarse.fingerprint != fine.fingerprint
+
+
+def test_validation_looks_at_training_classes_alone(grocery_folder):
+    values = {"name": "grocery", "root": str(grocery_folder), "validation": True}
+    with pytest.raises(InputError, match="3 classes to train on cannot be divided"):
+        open_images(parse(DataSettings, values, source="test"))
+    # As two coarse classes the first two can be divided.
+    table = grocery_folder / "classes.csv"
+    table.write_text(table.read_text().replace("Royal-Gala,1,Apple", "Royal-Gala,1,Pear"))
+    found = open_images(parse(DataSettings, values, source="test"))
+    assert found.classes == ("Pink-Lady", "Royal-Gala", "Lime")
+    assert found.counts() == {"train": (6, 1), "query": (4, 2), "gallery": (8, 2)}
+    assert not {"Oat-Milk", "Soy-Milk", "Leek"} & {path.split("/")[-2] for path in found.paths}
+
+
+def test_validation_of_a_set_without_coarse_classes(tmp_path):
+    for n in range(8):
+        picture(tmp_path / f"class{n}/a.jpg")
+    values = {"name": "folder", "root": str(tmp_path), "validation": True}
+    found = open_images(parse(DataSettings, values, source="test"))
+    assert found.counts() == {"train": (2, 2), "test": (2, 2)}
+    assert found.classes == ("class0", "class1", "class2", "class3")
+
+
+def test_grocery_files_that_are_not_as_they_should_be(grocery_folder, tmp_path):
+    with pytest.raises(InputError, match=r"classes.csv: not there; clone GroceryStoreDataset"):
+        grocery.read(tmp_path / "nothing")
+    listed = (grocery_folder / "val.txt").read_text()
+    for line, message in (
+        ("a.jpg", "expected PATH, FINE, COARSE"),
+        ("../a.jpg 0 0", "expected PATH, FINE, COARSE"),
+        ("a.jpg 6 0", "class 6 is not in classes.csv"),
+    ):
+        (grocery_folder / "val.txt").write_text(f"{line}\n{listed}")
+        with pytest.raises(InputError, match=rf"val.txt: line 1: .*{message}"):
+            grocery.read(grocery_folder)
+    (grocery_folder / "val.txt").unlink()
+    with pytest.raises(InputError, match=r"val.txt: not there"):
+        grocery.read(grocery_folder)
+    (grocery_folder / "classes.csv").write_text("name,id\nApple,0\n")
+    with pytest.raises(InputError, match="has no column 'Class Name"):
+        grocery.read(grocery_folder)
+
+
+def test_grocery_is_prepared_from_its_folder(grocery_folder, capsys):
+    arguments = ["data", "prepare", "grocery", str(grocery_folder)]
+    assert hcl.main(arguments) == 2
+    assert "query 6 images of 3 classes, not 1149 of 43" in capsys.readouterr().err
+    assert hcl.main([*arguments, "--partial"]) == 0
+    assert "not the whole set" in capsys.readouterr().out
+
+
+def test_coarse_classes_of_a_set_that_has_none_are_refused(tmp_path):
+    values = {"name": "cub", "root": str(tmp_path), "classes": "coarse"}
+    with pytest.raises(InputError, match="cub has no coarse classes"):
+        parse(DataSettings, values, source="test")
+
+
 def test_published_counts_add_up():
     total = {
         name: sum(images for images, _ in s.counts.values()) for name, s in known.KNOWN.items()
     }
-    assert total == {"cub": 11_788, "cars": 16_185, "sop": 120_053, "inshop": 52_712}
+    assert total == {
+        "cub": 11_788,
+        "cars": 16_185,
+        "sop": 120_053,
+        "inshop": 52_712,
+        "grocery": 5_421,
+    }
 
 
 def test_help_lists_the_sets(capsys):

@@ -1,0 +1,1 @@
+"""MiniPlaces: photographs of 100 kinds of scenes, some of them with outlined objects."""
