@@ -174,7 +174,7 @@ class HCL(Method):
         ``norm/object``, ``norm/scene`` (mean distance to the origin) and ``ball/object/...``,
         ``ball/scene/...`` compare the two crops of this rank's rows. Both are encoded once more
         for that, by the query encoder in evaluation mode: the loss sees each crop through another
-        encoder and with other batch statistics, which changes norms more than the crops do.
+        encoder, one of which lags behind, and with batch statistics of its own.
 
         ``hyperbolic/...`` is what the loss sees: where queries and keys lie
         (``hyperbolic/query/distance`` to the origin, ``hyperbolic/query/projected`` and so on),
