@@ -1,6 +1,6 @@
 """Our training step beside the bare network's forwards and backwards, and beside lightly's MoCo.
 
-    python benchmarks/train_step.py [--device cuda] [--networks resnet18-64 ...] [--repeats 5]
+    python benchmarks/train_step.py [--device cuda] [--networks resnet18-64 ...] [--cpu-time]
 
 from the root of the repository, with PYTHONPATH=. where the package is not installed. Writes
 benchmarks/results/train_step_DEVICE.json, where other networks' rows stay, and prints the table.
@@ -78,8 +78,11 @@ def main() -> None:
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     file = RESULTS / f"train_step_{arguments.device}.json"
-    about = {**surroundings(arguments.device, PACKAGES), "threads": torch.get_num_threads()}
-    content = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {"rows": {}}
+    about = {
+        **surroundings(arguments.device, PACKAGES),
+        "threads": torch.get_num_threads(),
+        "clock": "CPU time" if arguments.cpu_time else "wall time",
+    }
     if load_lightly() is None:
         print("lightly is not installed: no comparison with it")
     for name in arguments.networks:
@@ -87,10 +90,18 @@ def main() -> None:
             for branch in (False, True):
                 row = measure(arguments, NETWORKS[name], method, branch)
                 key = f"{name} {method}{'+hcl' if branch else ''} {arguments.precision}"
-                content["rows"][key] = {**row, "about": about}
-                file.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
                 print(f"{key}: {json.dumps(row)}", flush=True)
-    print(table(content["rows"]))
+                rows = {**_written(file), key: {**row, "about": about}}
+                file.write_text(json.dumps({"rows": rows}, indent=1) + "\n", encoding="utf-8")
+    print(table(_written(file)))
+
+
+def _written(file: Path) -> dict[str, Any]:
+    """The rows that are there, by name."""
+    if not file.is_file():
+        return {}
+    rows: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))["rows"]
+    return rows
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -101,6 +112,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, help="of the CPU; all, if not given")
+    parser.add_argument(
+        "--cpu-time",
+        action="store_true",
+        help="CPU seconds of the process: for one thread on a machine that others use",
+    )
     return parser
 
 
@@ -117,7 +133,7 @@ def measure(
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
     for turn in range(arguments.repeats + 1):
         for name in random.sample(list(contestants), len(contestants)):
-            spent = _seconds(contestants[name], arguments.device)
+            spent = _seconds(contestants[name], arguments)
             if turn:  # the first one warms up
                 seconds[name].append(spent)
     median = {name: statistics.median(values) for name, values in seconds.items()}
@@ -140,12 +156,13 @@ def _name(network: Network) -> str:
     return next(name for name, one in NETWORKS.items() if one == network)
 
 
-def _seconds(step: Step, device: str) -> float:
-    start = time.perf_counter()
+def _seconds(step: Step, arguments: argparse.Namespace) -> float:
+    clock = time.process_time if arguments.cpu_time else time.perf_counter
+    start = clock()
     step()
-    if device == "cuda":
+    if arguments.device == "cuda":
         torch.cuda.synchronize()
-    return time.perf_counter() - start
+    return clock() - start
 
 
 def run_settings(

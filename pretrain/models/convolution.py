@@ -1,8 +1,8 @@
 """Convolutions whose weights' gradient is one matrix product where a CPU's own way is slow.
 
 PyTorch's kernel spends most of the backward of a network for small images on the weights of its
-last stages: for maps of 2 x 2 cells, six times what the same numbers cost as a matrix product. In
-float32, forward + backward of a ResNet-18 takes two thirds of the time (docs/performance.md).
+last stages: for maps of 2 x 2 cells, six times what the same numbers cost as a matrix product
+(docs/performance.md). That was seen in float32; under autocast PyTorch's own way stays.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-ROWS_PER_CHANNEL = 8
+CELLS_PER_CHANNEL = 16
 """Output cells of a batch up to which the product is the faster way, per output channel.
 
-The kernel's excess grows with the weights, the product's with the cells. Measured with 1 thread of
-an AVX2 CPU: from a sixth of the time at a quarter of a cell per channel over nine tenths at 9 to
-three times as long at 256.
+The kernel's excess grows with the weights, the product's with the cells. On one thread of an AVX2
+CPU the product takes from a sixth of the time at 0.25, half at 2 and nine tenths at 18, to one and
+a half times as long at 32 and three times at 256.
 """
 
 
@@ -48,7 +48,7 @@ class ProductConv2d(nn.Conv2d):
             input.shape[2:], self.kernel_size, self.stride, self.padding, strict=True
         ):
             cells *= (size + 2 * padding - kernel) // stride + 1
-        return cells <= ROWS_PER_CHANNEL * self.out_channels
+        return cells <= CELLS_PER_CHANNEL * self.out_channels
 
 
 class _Convolution(torch.autograd.Function):

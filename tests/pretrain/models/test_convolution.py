@@ -78,6 +78,7 @@ def test_the_product_is_for_small_maps_in_training(monkeypatch: pytest.MonkeyPat
     def takes(*shape: int, memory_format: torch.memory_format = torch.channels_last) -> bool:
         return layer._wants_product(torch.zeros(shape).to(memory_format=memory_format))
 
+    monkeypatch.setattr(convolution, "CELLS_PER_CHANNEL", 8)
     assert takes(4, 4, 4, 4)
     assert not takes(4, 4, 4, 5)
     assert not takes(4, 4, 4, 4, memory_format=torch.contiguous_format)
@@ -85,5 +86,5 @@ def test_the_product_is_for_small_maps_in_training(monkeypatch: pytest.MonkeyPat
         assert not takes(4, 4, 4, 4)
     with torch.autocast("cpu", torch.bfloat16):
         assert not takes(4, 4, 4, 4)
-    monkeypatch.setattr(convolution, "ROWS_PER_CHANNEL", 1)
+    monkeypatch.setattr(convolution, "CELLS_PER_CHANNEL", 1)
     assert not takes(4, 4, 4, 4)
