@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from downstream.probe import linear, scores
+from downstream.probe import linear, logistic, scores
 
 
 def problem(several: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
@@ -60,34 +60,46 @@ def test_many_correlated_features_under_a_weak_penalty_converge(
     assert float(slopes.abs().max()) == pytest.approx(found.gradient, rel=1e-3)
     # Stopped early it is far from that, and says so.
     with caplog.at_level(logging.WARNING):
-        early = linear.fit(features, targets, 1e-5, classes=5, iterations=20)
+        early = linear.fit(features, targets, 1e-5, classes=5, iterations=2)
     assert early.gradient > linear.CONVERGED
     assert "penalty 1e-05 has not converged: gradient" in caplog.text
 
 
-def test_the_final_fit_begins_from_the_chosen_solution(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_fit_begins_from_the_solution_before(monkeypatch: pytest.MonkeyPatch) -> None:
     features, targets = problem()
-    starts: list[linear.Linear | None] = []
-    plain = linear.fit
+    fits: list[tuple[int, float, float | None]] = []
+    plain = linear._solve
 
-    def watched(*given, start=None, **named):
-        starts.append(start)
-        return plain(*given, start=start, **named)
+    def watched(problem, penalty, start=None, *rest):
+        fits.append((problem.samples, penalty, start and start.penalty))
+        return plain(problem, penalty, start, *rest)
 
-    monkeypatch.setattr(linear, "fit", watched)
+    monkeypatch.setattr(linear, "_solve", watched)
     held_out = torch.arange(200) % 5 == 4
-    found, _ = linear.choose(
+    found, tried = linear.choose(
         features, targets, held_out, lambda a, b: scores.top(a, b, 1), classes=3
     )
-    assert [s if s is None else s.penalty for s in starts[:-1]] == [None, *linear.PENALTIES[:-1]]
-    assert starts[-1] is not None
-    assert starts[-1].penalty == found.penalty
+    penalties = list(tried)
+    before = [None, *penalties[:-1]]
+    assert fits[:-1] == [(160, p, b) for p, b in zip(penalties, before, strict=True)]
+    assert fits[-1] == (200, found.penalty, found.penalty)
+
+
+def test_weak_penalties_are_not_tried_after_two_that_judge_worse() -> None:
+    features, targets = problem()
+    held_out = torch.arange(200) % 5 == 4
+    given = iter([0.1, 0.5, 0.4, 0.5, 0.4, 0.3])
+    found, tried = linear.choose(features, targets, held_out, lambda a, b: next(given), classes=3)
+    assert (found.penalty, len(tried)) == (0.1, 6)  # of equals the first; they are no step back
+    given = iter([0.1, 0.5, 0.4, 0.3])
+    found, tried = linear.choose(features, targets, held_out, lambda a, b: next(given), classes=3)
+    assert (found.penalty, len(tried)) == (0.1, 4)
 
 
 def test_parts_of_the_samples_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     features, targets = problem()
     whole = linear.fit(features, targets, 0.1, classes=3)
-    monkeypatch.setattr(linear, "ROWS", 64)
+    monkeypatch.setitem(logistic.ROWS, "cpu", 64)
     parts = linear.fit(features, targets, 0.1, classes=3)
     assert torch.allclose(whole.weights, parts.weights, atol=1e-5)
 
@@ -103,7 +115,7 @@ def test_the_penalty_is_the_one_that_judges_best_and_all_samples_are_fitted() ->
     assert found.penalty == max(tried, key=lambda p: tried[p]) >= 1e-2
     again = linear.fit(features, targets, found.penalty, classes=3)
     assert torch.allclose(found.weights, again.weights, atol=1e-5)
-    assert list(tried) == list(linear.PENALTIES)
+    assert list(tried) == list(linear.PENALTIES)[: len(tried)]
 
 
 def test_top_counts_ties_and_unknown_labels_against_the_sample() -> None:
