@@ -133,8 +133,11 @@ def _of_config(path: Path) -> dict[str, str]:
     if not isinstance(model, dict):
         return {}
     fpn = "fpn" in str(_at(model, "BACKBONE", "NAME"))
-    found = {"model": f"R{_at(model, 'RESNETS', 'DEPTH')}-{'FPN' if fpn else 'C4'}"}
-    norms = {"backbone": _at(model, "RESNETS", "NORM")}
+    timm = _at(config, "HCL", "TIMM", "NAME")
+    network = timm or f"R{_at(model, 'RESNETS', 'DEPTH')}"
+    found = {"model": f"{network}-{'FPN' if fpn else 'C4'}"}
+    norm = _at(config, "HCL", "TIMM", "NORM") if timm else _at(model, "RESNETS", "NORM")
+    norms = {"backbone": norm}
     if fpn:
         box = _at(model, "ROI_BOX_HEAD") or {}
         found["head"] = f"{box.get('NUM_CONV', 0)}conv{box.get('NUM_FC', 0)}fc"

@@ -62,8 +62,8 @@ def _parser() -> argparse.ArgumentParser:
         "--weights",
         type=Path,
         metavar="FILE",
-        help="a ResNet: export, run folder or checkpoint of `hcl`, or a checkpoint of torchvision, "
-        "timm, MoCo, DenseCL or ORL (default: random initialisation)",
+        help="a backbone: export, run folder or checkpoint of `hcl`, or a ResNet's checkpoint of "
+        "torchvision, timm, MoCo, DenseCL or ORL (default: random initialisation)",
     )
     add("--output", type=Path, required=True, metavar="DIR", help="result folder")
     for split in ("train", "val"):

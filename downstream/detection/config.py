@@ -17,6 +17,11 @@ from downstream.detection.compat import check_amp
 from pretrain.errors import InputError
 
 TRAIN, VAL = "hcl_train", "hcl_val"
+TIMM_FPN = "build_timm_fpn_backbone"
+"""Value of MODEL.BACKBONE.NAME for a network of timm with an FPN."""
+
+TIMM_OPTIONS = "HCL.TIMM.OPTIONS"
+TIMM_NORMS = ("BN", "SyncBN", "FrozenBN")
 # Keys that say where and when, not what is computed.
 CIRCUMSTANCES = ("OUTPUT_DIR", "MODEL.WEIGHTS", "MODEL.DEVICE", "DATALOADER.NUM_WORKERS")
 
@@ -28,7 +33,9 @@ def load_config(path: Path, overrides: Sequence[str]) -> Any:
     ``HCL`` are this project's:
 
     - ``ACCUMULATE``: parts of a step, each IMS_PER_BATCH / ACCUMULATE images;
-    - ``LABELS.PERCENT``: of the training images, chosen by ``LABELS.SEED``.
+    - ``LABELS.PERCENT``: of the training images, chosen by ``LABELS.SEED``;
+    - ``TIMM``: the network where MODEL.BACKBONE.NAME is ``TIMM_FPN``: timm's ``NAME``, the
+      ``OPTIONS`` of its constructor, and ``NORM``, what becomes of its batch norms.
 
     Raises:
         InputError: unreadable file, unknown key, wrong type, or a key without a value.
@@ -38,12 +45,17 @@ def load_config(path: Path, overrides: Sequence[str]) -> Any:
     config = get_cfg()
     config.MODEL.DEVICE = "auto"
     config.HCL = CfgNode({"ACCUMULATE": 1, "LABELS": {"PERCENT": 100.0, "SEED": 0}})
+    config.HCL.TIMM = CfgNode({"NAME": "", "NORM": "BN"})
+    config.HCL.TIMM.OPTIONS = CfgNode({}, new_allowed=True)
     if len(overrides) % 2:
         raise InputError(f"overrides are pairs KEY VALUE; '{overrides[-1]}' stands alone")
     _merge(config, str(path), lambda: config.merge_from_file(str(path), allow_unsafe=False))
     for place in range(0, len(overrides), 2):
         pair = list(overrides[place : place + 2])
-        _merge(config, f"override '{' '.join(pair)}'", partial(config.merge_from_list, pair))
+        merge = partial(config.merge_from_list, pair)
+        if pair[0] == TIMM_OPTIONS or pair[0].startswith(f"{TIMM_OPTIONS}."):
+            merge = partial(_set_option, config, *pair)
+        _merge(config, f"override '{' '.join(pair)}'", merge)
     return config
 
 
@@ -89,10 +101,28 @@ def adapt(
     return said
 
 
+def uses_timm(config: Any) -> bool:
+    """Whether the backbone is the network of ``HCL.TIMM``."""
+    return bool(config.MODEL.BACKBONE.NAME == TIMM_FPN)
+
+
+def norm_key(config: Any) -> str:
+    """The key that says which norm the backbone has."""
+    return "HCL.TIMM.NORM" if uses_timm(config) else "MODEL.RESNETS.NORM"
+
+
+def get(config: Any, key: str) -> Any:
+    """The value of a dotted key."""
+    for part in key.split("."):
+        config = config[part]
+    return config
+
+
 def norms(config: Any) -> dict[str, str]:
     """The norm of every part of the detector that has one: keys of the config and its values."""
     model = config.MODEL
-    found = {"MODEL.RESNETS.NORM": model.RESNETS.NORM}
+    key = norm_key(config)
+    found = {key: get(config, key)}
     if "fpn" in model.BACKBONE.NAME:
         found["MODEL.FPN.NORM"] = model.FPN.NORM
         found["MODEL.ROI_BOX_HEAD.NORM"] = model.ROI_BOX_HEAD.NORM
@@ -106,7 +136,7 @@ def as_yaml(config: Any) -> str:
     text: str = config.dump()
     content = yaml.safe_load(text)
     own = content.pop("HCL")
-    if own["ACCUMULATE"] == 1 and own["LABELS"]["PERCENT"] == 100:
+    if own["ACCUMULATE"] == 1 and own["LABELS"]["PERCENT"] == 100 and not own["TIMM"]["NAME"]:
         return str(yaml.safe_dump(content))
     return text
 
@@ -141,16 +171,21 @@ def _check_parts(config: Any, world: int) -> None:
             f"times the processes ({world})"
         )
     synchronised = [k for k, norm in norms(config).items() if norm in ("SyncBN", "nnSyncBN")]
+    # timm's batch norms have no counterpart of detectron2's own synchronisation.
+    other = "BN" if synchronised[:1] == ["HCL.TIMM.NORM"] else "naiveSyncBN"
     if world > 1 and synchronised and not str(config.MODEL.DEVICE).startswith("cuda"):
         raise InputError(
             f"{synchronised[0]} is SyncBN, which torch has on CUDA alone where there are several "
-            "processes; on the CPU set it to naiveSyncBN, or use one process"
+            f"processes; on the CPU set it to {other}, or use one process"
         )
 
 
 def digest(config: Any, without: Sequence[str] = ()) -> str:
     """A hexadecimal digest of what the config computes, leaving out keys ``without``."""
     plain = yaml.safe_load(config.dump())
+    if not uses_timm(config):
+        # Results of before there was this key keep their digest.
+        plain["HCL"].pop("TIMM")
     for key in (*CIRCUMSTANCES, *without):
         *parents, last = key.split(".")
         node = plain
@@ -176,6 +211,18 @@ def _merge(config: Any, source: str, merge: Callable[[], None]) -> None:
         if reason.startswith("Non-existent"):
             reason = _unknown(reason, config)
         raise InputError(f"{source}: {reason or 'not a detectron2 config'}") from None
+
+
+def _set_option(config: Any, key: str, value: str) -> None:
+    """``HCL.TIMM.OPTIONS`` or one of them; detectron2 takes no new key from an override."""
+    from detectron2.config import CfgNode
+
+    content, name = yaml.safe_load(value), key.removeprefix(TIMM_OPTIONS).removeprefix(".")
+    if name:
+        content = {**config.HCL.TIMM.OPTIONS, name: content}
+    elif not isinstance(content, dict):
+        raise ValueError("needs options by name, such as {stem_width: 16}")
+    config.HCL.TIMM.OPTIONS = CfgNode(content, new_allowed=True)
 
 
 def _set_device(config: Any) -> list[str]:

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from downstream.detection.config import norms
+from downstream.detection.config import get, norm_key, norms
 from downstream.detection.heads import EXTRA_NORM_HEAD
-from downstream.detection.strict import get
 from pretrain.errors import InputError
 
 FORMS = ("ssl", "stock", "free")
@@ -44,7 +43,7 @@ def check_form(config: Any, form: str) -> None:
 def warnings(config: Any) -> list[str]:
     """What self-supervised weights are known to suffer from, whatever the form."""
     found = []
-    if config.MODEL.RESNETS.NORM == "FrozenBN":
+    if get(config, norm_key(config)) == "FrozenBN":
         found.append("frozen batch norm: not comparable with self-supervised papers")
     elif config.MODEL.BACKBONE.FREEZE_AT:
         stages = config.MODEL.BACKBONE.FREEZE_AT
@@ -68,7 +67,7 @@ def _ssl(config: Any) -> dict[str, tuple[Any, ...]]:
 
 def _stock(config: Any) -> dict[str, tuple[Any, ...]]:
     wanted: dict[str, tuple[Any, ...]] = dict.fromkeys(norms(config), ("",))
-    wanted["MODEL.RESNETS.NORM"] = ("FrozenBN",)
+    wanted[norm_key(config)] = ("FrozenBN",)
     wanted["MODEL.BACKBONE.FREEZE_AT"] = (2,)
     wanted["TEST.PRECISE_BN.ENABLED"] = (False,)
     if "fpn" in config.MODEL.BACKBONE.NAME:

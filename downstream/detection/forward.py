@@ -8,15 +8,14 @@ from typing import Any
 
 import numpy as np
 import torch
-import torchvision
 from PIL import Image
 from torch import Tensor, nn
 
 from downstream.detection.heads import NORM
+from downstream.detection.sources import source_features
 from downstream.detection.weights import Backbone
 from pretrain.errors import InputError
-from pretrain.export.features import LAYERS, probe, torchvision_features
-from pretrain.export.names import detectron2_name
+from pretrain.export.features import LAYERS, probe
 
 TOLERANCE = 1e-4
 """Of the largest feature of a layer."""
@@ -25,8 +24,8 @@ TOLERANCE = 1e-4
 def check_forward(weights: Backbone, model: nn.Module, config: Any) -> float:
     """Compare the features of random images, read and scaled by detectron2, with the source's.
 
-    The source is torchvision's network with the file's tensors, on RGB images scaled by the
-    statistics of pretraining. FPN: res2 to res5 of the bottom-up path. C4: res4 of the backbone
+    The source is torchvision's or timm's network with the file's tensors, on RGB images scaled by
+    the statistics of pretraining. FPN: res2 to res5 of the bottom-up path. C4: res4 of the backbone
     and the head's res5 on it, before the head's own norm.
 
     Args:
@@ -40,10 +39,10 @@ def check_forward(weights: Backbone, model: nn.Module, config: Any) -> float:
     Raises:
         InputError: it exceeds ``TOLERANCE``, or features are not finite.
     """
-    network, mean, std = source_network(weights)
     images = probe()
-    expected = torchvision_features(network, images, mean, std)
+    expected = source_features(weights, images)
     found = detector_features(model, images, str(config.INPUT.FORMAT))
+    network = "HCL.TIMM" if weights.of_timm else "MODEL.RESNETS"
     worst = 0.0
     for layer, features in found.items():
         source = expected[layer]
@@ -59,29 +58,15 @@ def check_forward(weights: Backbone, model: nn.Module, config: Any) -> float:
             raise InputError(
                 f"{weights.path}: the detector's backbone computes another function: features of "
                 f"{layer} differ by {difference:.2g} of their scale (limit {TOLERANCE:g}); compare "
-                "INPUT.FORMAT, MODEL.PIXEL_MEAN, MODEL.PIXEL_STD and MODEL.RESNETS of the config "
-                "with the pretraining"
+                f"INPUT.FORMAT, MODEL.PIXEL_MEAN, MODEL.PIXEL_STD and {network} of the config with "
+                "the pretraining"
             )
         worst = max(worst, difference)
     return worst
 
 
-def source_network(
-    weights: Backbone,
-) -> tuple[nn.Module, tuple[float, ...], tuple[float, ...]]:
-    """Torchvision's network with the weights, and its mean and deviation for images in [0, 1]."""
-    network: nn.Module = getattr(torchvision.models, weights.architecture)(weights=None)
-    names = [name for name in network.state_dict() if not name.startswith("fc.")]
-    network.load_state_dict({n: weights.tensors[detectron2_name(n)] for n in names}, strict=False)
-    mean, std = (
-        tuple(value / 255 for value in weights.config[f"MODEL.PIXEL_{kind}"])
-        for kind in ("MEAN", "STD")
-    )
-    return network, mean, std
-
-
 def detector_features(model: nn.Module, images: Tensor, channels: str) -> dict[str, Tensor]:
-    """Outputs of the detector's ResNet by torchvision's layer names, on the CPU.
+    """Outputs of the detector's backbone by torchvision's layer names, on the CPU.
 
     Args:
         model: a detector.

@@ -12,7 +12,7 @@ import torch
 
 from downstream.detection.checkpoints import Trained
 from downstream.detection.coco import CocoSet
-from downstream.detection.config import digest
+from downstream.detection.config import digest, get, norm_key
 from downstream.detection.draw import draw_detections
 from downstream.detection.forms import SYNCHRONISED
 from downstream.detection.measure import ByCategory, metric_of
@@ -93,7 +93,8 @@ def _protocol(job: Job) -> dict[str, Any]:
     config = job.config
     iterations = job.trained.iterations if job.trained else config.SOLVER.MAX_ITER
     parts, batch = config.HCL.ACCUMULATE, config.SOLVER.IMS_PER_BATCH
-    joined = config.MODEL.RESNETS.NORM in SYNCHRONISED
+    norm = get(config, norm_key(config))
+    joined = norm in SYNCHRONISED
     seen = batch // parts // (1 if joined else job.world)
     found: dict[str, Any] = {
         "config": job.options.config.stem,
@@ -103,11 +104,11 @@ def _protocol(job: Job) -> dict[str, Any]:
         "iterations": iterations,
         "images_per_batch": batch,
         "base_lr": config.SOLVER.BASE_LR,
-        "backbone_norm": config.MODEL.RESNETS.NORM,
+        "backbone_norm": norm,
         "freeze_at": config.MODEL.BACKBONE.FREEZE_AT,
         "val_annotations_sha256": job.val.sha256,
     }
-    if config.MODEL.RESNETS.NORM != "FrozenBN":
+    if norm != "FrozenBN":
         found["images_per_norm"] = seen
     if job.train is not None:
         found["train_annotations_sha256"] = job.train.sha256

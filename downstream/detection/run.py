@@ -64,14 +64,15 @@ def detect(options: Options, world: World) -> Result | None:
 def _prepare(options: Options, world: World) -> tuple[Job, list[str], str | None]:
     """The job, remarks on it, and the annotations of a labelled part that are to be written."""
     version = compat.require()
+    from downstream.detection import heads, timm_backbone
     from downstream.detection.checkpoints import read_trained
     from downstream.detection.forms import check_form, claimed, warnings
-    from downstream.detection.heads import register
     from downstream.detection.record import Job
     from downstream.detection.sets import read_set, resolve
     from downstream.detection.strict import check_config, check_tensors
 
-    register()
+    heads.register()
+    timm_backbone.register()
     config = load_config(options.config, options.overrides)
     trained = read_trained(options.eval_only) if options.eval_only else None
     weights = None if trained else _backbone(options, config)
@@ -80,6 +81,7 @@ def _prepare(options: Options, world: World) -> tuple[Job, list[str], str | None
         check_config(weights, config)
     form = options.form or claimed(options.config.stem)
     check_form(config, form)
+    timm_backbone.check_choice(config)
     tests = tuple(config.DATASETS.TEST)
     val = read_set(resolve(options.val, tests, "--val"), () if options.val else tests)
     train, labels, said = (None, None, []) if trained else _training_set(options, config)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import torch
 from torch import nn
 
+from downstream.detection.config import get, uses_timm
 from downstream.detection.heads import NORM
-from downstream.detection.layouts import COUNTER, shapes
+from downstream.detection.layouts import COUNTER
+from downstream.detection.sources import tensor_shapes
 from downstream.detection.weights import Backbone
 from pretrain.errors import InputError
-from pretrain.export.header import DEPTH
-from pretrain.export.names import detectron2_name
 
 # Batch norms that compute, in evaluation, what the pretrained ones do.
 BATCH_NORMS = ("BN", "SyncBN", "nnSyncBN", "naiveSyncBN", "naiveSyncBN_N", "FrozenBN")
@@ -26,10 +27,9 @@ def check_tensors(weights: Backbone) -> None:
             another shape, or holds what is not a number.
     """
     backbone = weights.architecture
-    if backbone not in DEPTH:
-        raise InputError(f"{weights.path}: unknown backbone '{backbone}'")
-    expected = {detectron2_name(name): shape for name, shape in shapes(backbone).items()}
-    remedy = "export the run again with `hcl export RUN --to detectron2`"
+    expected = tensor_shapes(weights)
+    target = "timm" if weights.of_timm else "detectron2"
+    remedy = f"export the run again with `hcl export RUN --to {target}`"
     foreign = sorted(set(weights.tensors) - set(expected))
     if foreign:
         raise InputError(
@@ -63,13 +63,19 @@ def check_config(weights: Backbone, config: Any) -> None:
         InputError: naming every key that differs and the value to set.
     """
     faults = []
+    if uses_timm(config) and not weights.of_timm:
+        faults.append(
+            f"MODEL.BACKBONE.NAME is {config.MODEL.BACKBONE.NAME} and the weights are a plain "
+            f"{weights.architecture}: set it to build_resnet_fpn_backbone and HCL.TIMM.NAME to ''"
+        )
     for key, wanted in weights.config.items():
         found = get(config, key)
-        if key == "MODEL.RESNETS.NORM":
+        if key in ("MODEL.RESNETS.NORM", "HCL.TIMM.NORM"):
             if found not in BATCH_NORMS:
                 faults.append(f"{key} is '{found}', not a batch norm: set it to SyncBN or BN")
         elif not _equal(found, wanted):
-            faults.append(f"{key} is {found}: set it to {_value(wanted)}")
+            shown = _value(found) if isinstance(found, dict) else found
+            faults.append(f"{key} is {shown}: set it to {_value(wanted)}")
     if faults:
         raise InputError(
             f"{weights.path}: pretrained otherwise than the config says: {'; '.join(faults)}"
@@ -90,6 +96,9 @@ def load_backbone(weights: Backbone, model: nn.Module) -> int:
     fpn = any(name.startswith("backbone.bottom_up.") for name in state)
     roots = ("backbone.bottom_up.",) if fpn else ("backbone.", "roi_heads.")
     remedy = "is MODEL.BACKBONE.NAME a plain ResNet of MODEL.RESNETS?"
+    if weights.of_timm:
+        roots = ("backbone.bottom_up.network.",)
+        remedy = f"are MODEL.BACKBONE.NAME and HCL.TIMM those of {weights.architecture}?"
     left, count = set(weights.tensors), 0
     for place, target in state.items():
         root = next((root for root in roots if place.startswith(root)), None)
@@ -113,13 +122,6 @@ def load_backbone(weights: Backbone, model: nn.Module) -> int:
     return count
 
 
-def get(config: Any, key: str) -> Any:
-    """The value of a dotted key."""
-    for part in key.split("."):
-        config = config[part]
-    return config
-
-
 def _equal(found: Any, wanted: Any) -> bool:
     if isinstance(wanted, list | tuple):
         same = isinstance(found, list | tuple) and len(found) == len(wanted)
@@ -131,4 +133,5 @@ def _equal(found: Any, wanted: Any) -> bool:
 def _value(wanted: Any) -> str:
     if isinstance(wanted, list | tuple):
         return "[" + ", ".join(f"{value:.3f}" for value in wanted) + "]"
-    return str(wanted)
+    # A mapping in a form that an override takes.
+    return json.dumps(wanted) if isinstance(wanted, dict) else str(wanted)

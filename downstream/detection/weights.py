@@ -15,10 +15,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from downstream.detection.config import TIMM_FPN
 from downstream.detection.layouts import strip
 from pretrain.errors import InputError
-from pretrain.export.header import DEPTH, detectron2_config, read_detectron2, sha256
+from pretrain.export.header import (
+    DEPTH,
+    detectron2_config,
+    pixel_config,
+    read_detectron2,
+    sha256,
+)
 from pretrain.export.names import detectron2_name
+from pretrain.models.backbones import TIMM, is_timm
 from pretrain.pretrained import Pretrained, load_pretrained
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -27,14 +35,14 @@ IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 @dataclass(frozen=True)
 class Backbone:
-    """One pretrained ResNet.
+    """One pretrained network.
 
     Attributes:
         path: where it was read.
         sha256: of that file.
         layout: whose names the file has.
-        architecture: torchvision's name of the network.
-        tensors: by detectron2's names, without any prefix; float32.
+        architecture: torchvision's name of a ResNet, or timm's name of another network.
+        tensors: a ResNet's by detectron2's names, without any prefix; others' by timm's. float32.
         config: detectron2 keys and the values under which the backbone computes what it
             computed in pretraining; pixel statistics are for images in 0..255.
         name: for the table.
@@ -52,12 +60,18 @@ class Backbone:
     origin: dict[str, Any]
     notes: tuple[str, ...] = ()
 
+    @property
+    def of_timm(self) -> bool:
+        """Whether the network is timm's; a plain ResNet of timm's counts as torchvision's."""
+        return "HCL.TIMM.NAME" in self.config
+
 
 def read_backbone(path: Path) -> Backbone:
     """Read an export, run folder or checkpoint of this project, or a checkpoint of another's.
 
     Others are torchvision's and timm's ResNets, MoCo's, DenseCL's and ORL's (``layouts``), as a
-    torch file or safetensors. They must say nothing of their input, or RGB; without a statement
+    torch file or safetensors. Other networks of timm must come from this project, whose files say
+    how to build them. Others' files must say nothing of their input, or RGB; without a statement
     ImageNet's mean and deviation are assumed, and that is noted.
 
     Raises:
@@ -65,17 +79,18 @@ def read_backbone(path: Path) -> Backbone:
     """
     if not path.exists():
         raise InputError(
-            f"{path}: no such weights file; write it with `hcl export RUN --to detectron2`"
+            f"{path}: no such weights file; write it with `hcl export RUN --to detectron2`, or "
+            "--to timm for a network of timm"
         )
     if path.is_dir():
-        return _of_run(path, load_pretrained(path))
+        return _of_run(load_pretrained(path))
     if path.suffix == ".safetensors":
         return _of_safetensors(path)
     content = load_torch(path)
     if isinstance(content.get("hcl"), dict):
         return _of_export(path)
     if "description" in content and "model" in content:
-        return _of_run(path, load_pretrained(path))
+        return _of_run(load_pretrained(path))
     state = _state(path, content)
     epoch = content.get("epoch")
     more = {"epoch": epoch} if isinstance(epoch, int) else {}
@@ -124,15 +139,18 @@ def _of_export(path: Path) -> Backbone:
     )
 
 
-def _of_run(path: Path, pretrained: Pretrained) -> Backbone:
+def _of_run(pretrained: Pretrained) -> Backbone:
     description = pretrained.description
-    architecture = description.encoder.backbone
-    if architecture not in DEPTH:
-        raise InputError(
-            f"{path}: its backbone is {architecture}, and detectron2's detectors here have only "
-            f"the ResNets {', '.join(DEPTH)}"
-        )
-    state = pretrained.backbone.state_dict()
+    encoder = description.encoder
+    pixels = description.mean, description.std
+    state = {name: value.contiguous() for name, value in pretrained.backbone.state_dict().items()}
+    network = _network_of_timm(encoder.backbone, encoder.options)
+    if network is None:
+        architecture = encoder.backbone.removeprefix(TIMM)
+        config = detectron2_config(architecture, *pixels)
+        state = {detectron2_name(name): value for name, value in state.items()}
+    else:
+        architecture, config = network[0], _timm_config(network, *pixels)
     folder = pretrained.checkpoint.resolve().parent
     run = folder.parent.name if folder.name == "checkpoints" else folder.name
     digest = sha256(pretrained.checkpoint)
@@ -141,8 +159,8 @@ def _of_run(path: Path, pretrained: Pretrained) -> Backbone:
         digest,
         "hcl run",
         architecture,
-        {detectron2_name(name): value.contiguous() for name, value in state.items()},
-        detectron2_config(architecture, description.mean, description.std),
+        state,
+        config,
         run,
         {
             "run": run,
@@ -177,6 +195,23 @@ def _of_safetensors(path: Path) -> Backbone:
         mean, std = IMAGENET
         notes = ("RGB and ImageNet's mean and deviation assumed",)
     known: dict[str, Any] = {k: header[k] for k in ("run", "method", "step") if k in header}
+    network = _network_of_header(path, header)
+    if network is not None:
+        tensors, more = _single(state)
+        name = str(known.get("run", path.stem))
+        config = _timm_config(network, mean, std)
+        origin = {"layout": "hcl export", **known}
+        return Backbone(
+            path,
+            sha256(path),
+            "hcl export",
+            network[0],
+            tensors,
+            config,
+            name,
+            origin,
+            notes + more,
+        )
     return _foreign(path, state, (mean, std), notes, known)
 
 
@@ -199,14 +234,9 @@ def _foreign(
     more: dict[str, Any],
 ) -> Backbone:
     found = strip(path, state)
-    notes += found.notes
-    half = sorted({str(t.dtype) for t in found.tensors.values() if t.dtype.itemsize == 2})
-    if half:
-        notes += (f"stored as {half[0].removeprefix('torch.')}, trained on as float32",)
-    tensors = {
-        detectron2_name(name): value.float() if value.is_floating_point() else value
-        for name, value in found.tensors.items()
-    }
+    single, half = _single(found.tensors)
+    notes += found.notes + half
+    tensors = {detectron2_name(name): value for name, value in single.items()}
     digest = sha256(path)
     name = str(more.get("run", path.name.removesuffix(".tar").rpartition(".")[0]))
     return Backbone(
@@ -220,3 +250,54 @@ def _foreign(
         {"layout": found.layout, **more},
         notes,
     )
+
+
+def _single(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """The tensors in float32, and a note where some were stored in half precision."""
+    half = sorted({str(value.dtype) for value in state.values() if value.dtype.itemsize == 2})
+    tensors = {
+        n: value.float() if value.is_floating_point() else value for n, value in state.items()
+    }
+    kind = half[0].removeprefix("torch.") if half else ""
+    return tensors, (f"stored as {kind}, trained on as float32",) if half else ()
+
+
+Network = tuple[str, dict[str, Any]]
+"""timm's name, and the options of its constructor."""
+
+
+def _network_of_timm(backbone: str, options: Mapping[str, Any]) -> Network | None:
+    """None where ``backbone`` is a ResNet that torchvision has too, with the same names."""
+    name = backbone.removeprefix(TIMM)
+    if not is_timm(backbone) or (name in DEPTH and not options):
+        return None
+    return name, dict(options)
+
+
+def _network_of_header(path: Path, header: Mapping[str, str]) -> Network | None:
+    """What a safetensors file of ``hcl export`` says; None where it is a ResNet or says nothing."""
+    try:
+        if "architecture" in header and "model_args" in header:  # --to timm
+            arguments = json.loads(header["model_args"])
+            options = {key: value for key, value in arguments.items() if key != "num_classes"}
+            return _network_of_timm(TIMM + header["architecture"], options)
+        # --to safetensors
+        return _network_of_timm(header.get("backbone", ""), json.loads(header.get("options", "{}")))
+    except (KeyError, ValueError, AttributeError):
+        raise InputError(
+            f"{path}: its header does not say how to build the network; write it again with "
+            "`hcl export RUN --to timm`"
+        ) from None
+
+
+def _timm_config(
+    network: Network, mean: tuple[float, ...], std: tuple[float, ...]
+) -> dict[str, Any]:
+    name, options = network
+    return {
+        **pixel_config(mean, std),
+        "MODEL.BACKBONE.NAME": TIMM_FPN,
+        "HCL.TIMM.NAME": name,
+        "HCL.TIMM.OPTIONS": options,
+        "HCL.TIMM.NORM": "BN",
+    }

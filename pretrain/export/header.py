@@ -52,6 +52,15 @@ class Header(Settings):
     provenance: Provenance
 
 
+def pixel_config(mean: tuple[float, ...], std: tuple[float, ...]) -> dict[str, Any]:
+    """The detectron2 keys by which images are read and scaled; arguments as below."""
+    return {
+        "INPUT.FORMAT": "RGB",
+        "MODEL.PIXEL_MEAN": [255.0 * value for value in mean],
+        "MODEL.PIXEL_STD": [255.0 * value for value in std],
+    }
+
+
 def detectron2_config(
     backbone: str, mean: tuple[float, ...], std: tuple[float, ...]
 ) -> dict[str, Any]:
@@ -64,9 +73,7 @@ def detectron2_config(
     """
     depth = DEPTH[backbone]
     return {
-        "INPUT.FORMAT": "RGB",
-        "MODEL.PIXEL_MEAN": [255.0 * value for value in mean],
-        "MODEL.PIXEL_STD": [255.0 * value for value in std],
+        **pixel_config(mean, std),
         "MODEL.RESNETS.DEPTH": depth,
         "MODEL.RESNETS.RES2_OUT_CHANNELS": 64 if depth < 50 else 256,
         # torchvision strides in the 3x3 convolution; detectron2's default is the 1x1.

@@ -214,9 +214,11 @@ def _read_header(path: Path) -> dict[str, str]:
 def _torchvision_only(target: str, pretrained: Pretrained) -> None:
     backbone = pretrained.description.encoder.backbone
     if is_timm(backbone):
+        reader = ", which `hcl detect` reads" if target == "detectron2" else ""
         raise InputError(
             f"--to {target}: the run's backbone is {backbone}, and {target} has only the ResNets "
-            "of torchvision; use --to timm, or pretrain with one of them (model.backbone=resnet50)"
+            f"of torchvision; use --to timm{reader}, or pretrain with one of them "
+            "(model.backbone=resnet50)"
         )
 
 
