@@ -17,8 +17,8 @@ def add_option(parser: argparse.ArgumentParser) -> None:
         "--source",
         default="procedural",
         metavar="SOURCE",
-        help="procedural (default); procedural:CONTEXT,...: only some of its contexts, with the "
-        "categories that are at home there; tuxpaint: photographs of objects before photographs, from "
+        help="procedural (default); procedural:CONTEXT,...: some of its contexts alone, with the "
+        "categories at home there; tuxpaint: photographs of objects before photographs, from "
         "Debian's packages, fetched with apt-get; tuxpaint:DIR: the same, unpacked in DIR",
     )
 
@@ -29,13 +29,13 @@ def open_source(text: str) -> Source:
     Raises:
         InputError: there is none of the name, or its pictures are missing.
     """
-    name, colon, folder = text.partition(":")
-    if name == "procedural" and (folder or not colon):
-        return _procedural(folder)
-    if name == "tuxpaint" and (folder or not colon):
+    name, colon, rest = text.partition(":")
+    if name == "procedural" and (rest or not colon):
+        return _procedural(rest)
+    if name == "tuxpaint" and (rest or not colon):
         from pretrain.data.scenes.tuxpaint.bank import open_tuxpaint
 
-        return open_tuxpaint(Path(folder) if folder else None)
+        return open_tuxpaint(Path(rest) if rest else None)
     raise InputError(f"--source '{text}': unknown; choose from {NAMES}")
 
 
