@@ -271,7 +271,8 @@ def _network_of_timm(backbone: str, options: Mapping[str, Any]) -> Network | Non
     name = backbone.removeprefix(TIMM)
     if not is_timm(backbone) or (name in DEPTH and not options):
         return None
-    return name, dict(options)
+    # Lists as configs have them: a run's settings have tuples in their place.
+    return name, json.loads(json.dumps(options))
 
 
 def _network_of_header(path: Path, header: Mapping[str, str]) -> Network | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
@@ -38,6 +38,17 @@ class World:
 
     categories: tuple[Category, ...]
     names: tuple[str, ...]
+
+    def only(self, names: tuple[str, ...]) -> World:
+        """The part of the world in some of its contexts: categories whose home is one of them."""
+        return World(
+            tuple(
+                replace(category, contexts=tuple(c for c in category.contexts if c in names))
+                for category in self.categories
+                if category.contexts[0] in names
+            ),
+            names,
+        )
 
     @cached_property
     def contexts(self) -> dict[str, tuple[Category, ...]]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from pretrain.data.scenes.backgrounds import BACKGROUNDS
 from pretrain.data.scenes.clutter import fragment, stray
-from pretrain.data.scenes.contexts import PROCEDURAL, Category
+from pretrain.data.scenes.contexts import PROCEDURAL, Category, World
 from pretrain.data.scenes.drawing import Sprite, Style, pose, render
 from pretrain.data.scenes.forms import FORMS
 from pretrain.data.scenes.source import Background, Drawn, Light
@@ -17,16 +17,21 @@ from pretrain.data.scenes.source import Background, Drawn, Light
 
 @dataclass(frozen=True)
 class ProceduralSource:
-    """Objects from parametric forms, backgrounds from noise and patterns."""
+    """Objects from parametric forms, backgrounds from noise and patterns.
+
+    Attributes:
+        world: the categories and contexts to draw from; see ``World.only`` for a part of them.
+    """
+
+    world: World = PROCEDURAL
 
     name = "procedural"
     description = "Procedural scenes of many objects"
-    world = PROCEDURAL
     clutter_shadows = False
 
     def info(self) -> dict[str, Any]:
         """See ``Source.info``."""
-        return {}
+        return {} if self.world == PROCEDURAL else {"only_contexts": list(self.world.names)}
 
     def of_split(self, split: str) -> ProceduralSource:
         """See ``Source.of_split``: no two objects are the same, so nothing is held out."""

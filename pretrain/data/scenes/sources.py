@@ -8,7 +8,7 @@ from pathlib import Path
 from pretrain.data.scenes.source import Source
 from pretrain.errors import InputError
 
-NAMES = "procedural, tuxpaint, tuxpaint:DIR"
+NAMES = "procedural, procedural:CONTEXT,..., tuxpaint, tuxpaint:DIR"
 
 
 def add_option(parser: argparse.ArgumentParser) -> None:
@@ -17,7 +17,8 @@ def add_option(parser: argparse.ArgumentParser) -> None:
         "--source",
         default="procedural",
         metavar="SOURCE",
-        help="procedural (default); tuxpaint: photographs of objects before photographs, from "
+        help="procedural (default); procedural:CONTEXT,...: some of its contexts alone, with the "
+        "categories at home there; tuxpaint: photographs of objects before photographs, from "
         "Debian's packages, fetched with apt-get; tuxpaint:DIR: the same, unpacked in DIR",
     )
 
@@ -28,13 +29,28 @@ def open_source(text: str) -> Source:
     Raises:
         InputError: there is none of the name, or its pictures are missing.
     """
-    name, colon, folder = text.partition(":")
-    if name == "procedural" and not colon:
-        from pretrain.data.scenes.procedural import ProceduralSource
-
-        return ProceduralSource()
-    if name == "tuxpaint" and (folder or not colon):
+    name, colon, rest = text.partition(":")
+    if name == "procedural" and (rest or not colon):
+        return _procedural(rest)
+    if name == "tuxpaint" and (rest or not colon):
         from pretrain.data.scenes.tuxpaint.bank import open_tuxpaint
 
-        return open_tuxpaint(Path(folder) if folder else None)
+        return open_tuxpaint(Path(rest) if rest else None)
     raise InputError(f"--source '{text}': unknown; choose from {NAMES}")
+
+
+def _procedural(contexts: str) -> Source:
+    """The drawn scenes, all of them or those of some contexts (separated by commas)."""
+    from pretrain.data.scenes.contexts import PROCEDURAL
+    from pretrain.data.scenes.procedural import ProceduralSource
+
+    if not contexts:
+        return ProceduralSource()
+    names = tuple(contexts.split(","))
+    unknown = [name for name in names if name not in PROCEDURAL.names]
+    if unknown or len(set(names)) < max(len(names), 2):
+        raise InputError(
+            f"--source 'procedural:{contexts}': name two or more different contexts of "
+            f"{', '.join(PROCEDURAL.names)}"
+        )
+    return ProceduralSource(PROCEDURAL.only(names))

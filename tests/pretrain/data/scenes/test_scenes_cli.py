@@ -56,6 +56,36 @@ def test_a_damaged_set_is_noticed_and_mended(
     assert "instances_val.json is missing" in capsys.readouterr().err
 
 
+def test_some_contexts_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "set"
+    small = ["--images", "12", "--val", "0", "--size", "64", "--workers", "1"]
+    assert run(out, *small, "--source", "procedural:sea,sky") == 0
+    content = json.loads(annotation_file(out, "train").read_text())
+    assert content["info"]["only_contexts"] == ["sea", "sky"]
+    assert {image["context"] for image in content["images"]} == {"sea", "sky"}
+    homes = {category["id"]: category["supercategory"] for category in content["categories"]}
+    assert list(homes) == list(range(1, 12))
+    assert set(homes.values()) == {"sea", "sky"}
+    assert all(set(c["contexts"]) <= {"sea", "sky"} for c in content["categories"])
+    assert {a["category_id"] for a in content["annotations"]} <= set(homes)
+
+    assert run(out, *small, "--source", "procedural:sea,street") == 2
+    assert "only_contexts ['sea', 'sky'] instead of ['sea', 'street']" in capsys.readouterr().err
+    assert run(tmp_path / "all", *small) == 0
+    info = json.loads(annotation_file(tmp_path / "all", "train").read_text())["info"]
+    assert "only_contexts" not in info
+
+
+@pytest.mark.parametrize("contexts", ["sea", "sea,sea", "sea,moon", "sea,"])
+def test_contexts_that_cannot_be_drawn(
+    contexts: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(tmp_path / "out", *SMALL, "--source", f"procedural:{contexts}") == 2
+    message = capsys.readouterr().err
+    assert f"--source 'procedural:{contexts}': name two or more different contexts" in message
+    assert "kitchen" in message
+
+
 def test_strange_files_are_never_overwritten(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
