@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 .PHONY: help install quickstart test test-slurm lint format clean
 
 help:
-	@echo "make quickstart  install, then the whole road on embedded data: table and report"
+	@echo "make quickstart  install, then pretrain, judge and compare three rows on embedded data"
 	@echo "make test        the whole test suite"
 	@echo "make test-slurm  of these, the jobs on a real Slurm, which it gets and starts itself"
 	@echo "make lint        ruff, mypy, import directions"

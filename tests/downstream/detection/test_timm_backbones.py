@@ -109,6 +109,13 @@ def test_the_detector_computes_what_the_run_computes(
         assert (features - source_map).abs().max() <= TOLERANCE * source_map.abs().max()
 
 
+def test_a_list_among_the_options_of_a_run(runs: Callable[..., Path], config_file: Path) -> None:
+    """The settings of a run hold it as a tuple, a detector's config as a list."""
+    options = {"channels": (16, 24, 32, 40), "stem_width": 8}
+    weights = read_backbone(runs(f"timm/{RESNET[0]}", options))
+    check_config(weights, load_config(config_file, []))
+
+
 @pytest.mark.parametrize("freeze_at", range(6))
 def test_frozen_stages_are_those_of_detectron2_s_resnets(freeze_at: int, run: Path) -> None:
     backbone = TimmBackbone(*RESNET, "BN", freeze_at)
