@@ -36,7 +36,7 @@ LONGEST_QUEUE = 0.25
 
 PUBLISHED_QUEUE = 65_536
 
-MOST_INITIAL = 0.05
+MOST_INITIAL = 0.1
 """Share of the random initialisation in the key encoder's weights at the end of the run."""
 
 RATES = (0.03, 0.3)

@@ -20,7 +20,10 @@ from pretrain.metrics import read_metrics
 from pretrain.presets import configs_root
 
 PRESETS = sorted(path.stem for path in (configs_root() / "pretrain").glob("*.yaml"))
+PUBLISHED = [name for name in PRESETS if not name.startswith(("quickstart", "study_"))]
+SMALL = [name for name in PRESETS if name not in PUBLISHED and name != "quickstart"]
 IMAGES = {"coco": 118_287, "coco_plus": 241_690, "openimages": 212_753}
+IMAGES_OF_SMALL = {"quickstart": 1_600, "study": 24_441}
 DISTINCT = (
     "coco_r50_mocov2",
     "coco_r50_mocov2_hcl",
@@ -56,7 +59,7 @@ def images_of(settings: RunSettings) -> int:
     return IMAGES["coco_plus" if name.startswith("coco_plus") else name.split("_")[0]]
 
 
-@pytest.mark.parametrize("preset", [name for name in PRESETS if not name.startswith("quickstart")])
+@pytest.mark.parametrize("preset", PUBLISHED)
 def test_preset(preset: str) -> None:
     """Numbers that must agree with each other, whatever they are."""
     settings = load_settings(preset)
@@ -86,7 +89,16 @@ def test_preset__dry_run(preset: str, tmp_path: Path) -> None:
     assert not [w for w in plan.warnings if "has no such view" in w]
 
 
-@pytest.mark.parametrize("preset", [name for name in PRESETS if name != "quickstart"])
+@pytest.mark.parametrize("preset", SMALL)
+def test_preset__no_advice(preset: str) -> None:
+    """On the number of images that it is for."""
+    where = ["data.index=null"] if load_settings(preset).data.reader != "index" else []
+    images = IMAGES_OF_SMALL[preset.split("_", maxsplit=1)[0]]
+    plan = plan_run(load_settings(preset, where), images=images)
+    assert [text for text in plan.warnings if "cannot be opened here" not in text] == []
+
+
+@pytest.mark.parametrize("preset", PUBLISHED)
 def test_preset__no_advice_but_on_the_published_queue(preset: str) -> None:
     """At full size. K = 65,536 is more than a quarter of each data set, and stays as published."""
     where = ["data.index=null"] if load_settings(preset).data.reader != "index" else []
@@ -139,7 +151,7 @@ def pair_table(index: Index, folder: Path) -> Path:
 
 def train(preset: str, data: list[str], cache: Path, run: Path, steps: int) -> None:
     given = load_settings(preset)
-    reset = [f"data.{name}=null" for name in ("classes", "split", "class_folders", "pairs")]
+    reset = [f"data.{name}=null" for name in ("classes", "split", "class_folders", "pairs", "pack")]
     words = [
         preset,
         *scaled(preset),
