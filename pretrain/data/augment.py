@@ -202,7 +202,8 @@ def _apply(
         x = images.to(torch.float32, memory_format=torch.contiguous_format)
         if _selects(x.device):
             count = max(1, IN_CACHE // x[:1].nbytes)
-            for part, own in zip(x.split(count), parameters.split(count), strict=True):
+            parts = zip(torch.split(x, count), torch.split(parameters, count), strict=True)
+            for part, own in parts:
                 _chain(part, own, radius, mean, std)
         else:
             _chain(x, parameters, radius, mean, std)
