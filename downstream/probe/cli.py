@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import logging
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from downstream.arguments import positive, positive_int
 
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
 
 def main(argv: list[str]) -> int:
     """Probe one run and write ``result.json``."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     arguments = _parser().parse_args(argv)
     from downstream.probe.run import Options, probe
     from downstream.probe.samples import source
@@ -42,6 +45,8 @@ def main(argv: list[str]) -> int:
     )
     result, reused = probe(options, ["hcl", "probe", *argv])
     print(_summary(result))
+    if arguments.against is not None:
+        print(_differences(arguments.output, arguments.against))
     verb = "already there, same weights and options" if reused else "written"
     print(f"{arguments.output / 'result.json'}: {verb}")
     if reused:
@@ -68,12 +73,31 @@ def _summary(result: Result) -> str:
         f"{facts['readable']['train']} to learn from, {facts['readable']['val']} to test"
     ]
     lines += [
-        f"{title:<34}{100 * result.metrics[key]:6.1f} %"
+        f"{title:<34}{100 * result.metrics[key]:6.1f} %{_interval(facts, key)}"
         for key, title in TITLES.items()
         if key in result.metrics
     ]
     if "penalty" in facts:
         lines.append(f"penalty {facts['penalty']:g}, chosen on a fifth of the training images")
+    return "\n".join(lines)
+
+
+def _interval(facts: dict[str, Any], key: str) -> str:
+    if key not in facts.get("intervals", {}):
+        return ""
+    low, high = facts["intervals"][key]
+    return f"  [{100 * low:.1f}, {100 * high:.1f}]"
+
+
+def _differences(output: Path, against: Path) -> str:
+    from downstream.probe.intervals import compare
+
+    lines = [f"less {against}, over the same draws of test images (95 % interval):"]
+    lines += [
+        f"{TITLES[name]:<34}{found.value:+6.1f}    [{found.low:+.1f}, {found.high:+.1f}]"
+        f"  p {found.p:.3f}"
+        for name, found in compare(output, against).items()
+    ]
     return "\n".join(lines)
 
 
@@ -129,5 +153,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--batch", type=positive_int, default=256, metavar="N", help="default: 256")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1 ... (default: auto)")
+    add(
+        "--against",
+        type=Path,
+        metavar="DIR",
+        help="the --output of another probe with the same --val: print the difference and its "
+        "paired bootstrap interval",
+    )
     add("--overwrite", action="store_true", help="measure again even if the result is there")
     return parser

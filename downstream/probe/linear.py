@@ -32,6 +32,9 @@ ROWS = 8192
 TOLERANCE = 1e-7
 """A fit ends when no entry of the gradient is greater."""
 
+JUDGED = 1e-6
+"""A fit that is only judged ends with a step that lowers the objective by no greater share."""
+
 CONVERGED = 1e-5
 """A fit whose gradient has a greater entry is warned of."""
 
@@ -130,7 +133,7 @@ def choose(
     problem = Problem(features[~held_out], targets[~held_out], classes, device)
     for penalty in penalties:
         begun = time.monotonic()
-        last = _solve(problem, penalty, last)
+        last = _solve(problem, penalty, last, enough=JUDGED)
         tried[penalty] = score(last.logits(judging), judged)
         log.info(
             "penalty %g: held-out score %.4f, fitted in %.1f s",
@@ -149,9 +152,17 @@ def choose(
 
 
 def _solve(
-    problem: Problem, penalty: float, start: Linear | None = None, iterations: int = 100
+    problem: Problem,
+    penalty: float,
+    start: Linear | None = None,
+    iterations: int = 100,
+    enough: float = 0.0,
 ) -> Linear:
-    """Newton's method from ``start``, or from zero."""
+    """Newton's method from ``start``, or from zero.
+
+    It ends when the gradient is within ``TOLERANCE``, or after a full step that was expected to
+    lower the objective by no more than ``enough`` times its value.
+    """
     at = torch.zeros(
         problem.coordinates, problem.classes, dtype=torch.float64, device=problem.mean.device
     )
@@ -160,10 +171,12 @@ def _solve(
         if not problem.several:
             at = centered(at)
     value, slopes, greatest = problem.evaluate(at, penalty)
+    damping = torch.zeros_like(value)
     for _ in range(iterations):
         if greatest <= TOLERANCE:
             break
-        step = _newton_step(problem, penalty, slopes, precision=min(0.1, greatest**0.25))
+        precision = min(0.1, greatest**0.25)
+        step, expected = _newton_step(problem, penalty, slopes, damping, precision)
         gain = _inner(problem, slopes, step)
         length = torch.ones_like(gain)
         for _ in range(HALVINGS):
@@ -176,8 +189,11 @@ def _solve(
             length = torch.where(short, length / 2, length)
         else:
             break
+        damping = _damped(damping, length, (value - reached) / expected.clamp(min=1e-300))
         at, value, slopes, greatest = candidate, reached, new_slopes, new_greatest
-    if not greatest <= CONVERGED:
+        if bool((-gain / 2 <= enough * value).all()):
+            break
+    if not enough and not greatest <= CONVERGED:
         log.warning(
             "the linear classifier of penalty %g has not converged: gradient %.1e",
             penalty,
@@ -186,7 +202,26 @@ def _solve(
     return Linear(problem.mean, problem.scale, problem.from_basis(at), penalty, greatest)
 
 
-def _newton_step(problem: Problem, penalty: float, slopes: Tensor, precision: float) -> Tensor:
+def _damped(damping: Tensor, length: Tensor, ratio: Tensor) -> Tensor:
+    """How much the next step is damped, after one of ``length`` (Levenberg and Marquardt's way).
+
+    Far from the minimum the curvature is too small for samples that are far on the wrong side, and
+    whole steps go too far; damping is cheaper than steps that must be shortened.
+
+    Args:
+        damping: of the step done.
+        length: of it, 1 if it was not shortened.
+        ratio: of the fall of the objective to the expected one.
+    """
+    after = torch.where(ratio > 0.7, damping / 4, damping)
+    after = torch.where(ratio < 0.25, (2 * damping).clamp(min=0.05), after)
+    after = torch.where(length < 1, (4 * damping).clamp(min=0.1), after)
+    return torch.where(after < 1e-3, 0.0, after)
+
+
+def _newton_step(
+    problem: Problem, penalty: float, slopes: Tensor, damping: Tensor, precision: float
+) -> tuple[Tensor, Tensor]:
     """The Hessian's inverse times the negative slopes (R + 1, C), by conjugate gradients.
 
     Where classes are independent, each has conjugate gradients of its own, side by side.
@@ -195,26 +230,34 @@ def _newton_step(problem: Problem, penalty: float, slopes: Tensor, precision: fl
         problem: evaluated where the step begins.
         penalty: of the objective.
         slopes: there.
+        damping: so many times the preconditioner is added to the Hessian.
         precision: share of the residual, in the preconditioner's norm, that may be left.
+
+    Returns:
+        The step, and the fall of the objective that the quadratic model expects of it.
     """
-    inverse = problem.preconditioner(penalty)
+    metric = problem.preconditioner(penalty)
     step = torch.zeros_like(slopes)
     residual = -slopes
-    scaled = inverse(residual)
+    scaled = metric.solve(residual) / (1 + damping)
     direction = scaled
     size = _inner(problem, residual, scaled)
     enough = precision**2 * size
     for _ in range(PRODUCTS):
         bent = problem.product(direction, penalty)
+        if bool(damping.any()):
+            bent += damping * metric.times(direction)
         length = _over(size, _inner(problem, direction, bent))
         step += length * direction
         residual -= length * bent
-        scaled = inverse(residual)
+        scaled = metric.solve(residual) / (1 + damping)
         before, size = size, _inner(problem, residual, scaled)
         if bool((size <= enough).all()):
             break
         direction = scaled + _over(size, before) * direction
-    return step
+    # H step = -slopes - residual - damping * metric step
+    bent = -slopes - residual - damping * metric.times(step)
+    return step, -_inner(problem, slopes, step) - _inner(problem, step, bent) / 2
 
 
 def _inner(problem: Problem, first: Tensor, second: Tensor) -> Tensor:

@@ -19,7 +19,8 @@ features that lie in the memory of the host reach the device block by block.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -33,6 +34,31 @@ KEPT = 2**28
 
 SILENT = 1e-12
 """A feature of no greater standard deviation is taken as constant."""
+
+
+@dataclass(frozen=True)
+class Preconditioner:
+    """An approximate Hessian that is easily inverted.
+
+    Attributes:
+        diagonal: float64 (R + 1, C).
+        classes: float64 (C, C), the basis of classes in which it is diagonal; None: their own.
+    """
+
+    diagonal: Tensor
+    classes: Tensor | None
+
+    def times(self, direction: Tensor) -> Tensor:
+        """The approximate Hessian times a direction (R + 1, C)."""
+        if self.classes is None:
+            return direction * self.diagonal
+        return centered((direction @ self.classes * self.diagonal) @ self.classes.T)
+
+    def solve(self, slopes: Tensor) -> Tensor:
+        """Its inverse times slopes (R + 1, C)."""
+        if self.classes is None:
+            return slopes / self.diagonal
+        return centered((slopes @ self.classes / self.diagonal) @ self.classes.T)
 
 
 class Problem:
@@ -141,8 +167,8 @@ class Problem:
         result[:-1] += penalty * direction[:-1]
         return result
 
-    def preconditioner(self, penalty: float) -> Callable[[Tensor], Tensor]:
-        """An approximate inverse of the Hessian where ``evaluate`` was last called.
+    def preconditioner(self, penalty: float) -> Preconditioner:
+        """An approximation of the Hessian where ``evaluate`` was last called.
 
         It is diagonal in the products of two bases: that of the features' covariance, and that of
         the classes' mean covariance E[diag p - p p'], which couples classes that are confused.
@@ -169,12 +195,7 @@ class Problem:
         diagonal[:-1] += penalty
         diagonal[-1] += 1e-9
 
-        def apply(slopes: Tensor) -> Tensor:
-            if classes is None:
-                return slopes / diagonal
-            return centered((slopes @ classes / diagonal) @ classes.T)
-
-        return apply
+        return Preconditioner(diagonal, classes)
 
     def _confusion(self) -> Tensor:
         """Eigenvectors float64 (C, C) of the mean of diag p - p p'."""
@@ -204,7 +225,8 @@ class Problem:
             x = (features.double() - self.mean) * self.scale
             values, vectors = torch.linalg.eigh(x @ x.T)
             spanned = values > 1e-14 * values[-1].clamp(min=SILENT)
-            return x.T @ (vectors[:, spanned] / values[spanned].sqrt())
+            found: Tensor = x.T @ (vectors[:, spanned] / values[spanned].sqrt())
+            return found
         covariance = torch.zeros(width, width, dtype=torch.float64, device=self._device)
         for (part,) in self._blocks(self._features):
             single = ((part.double() - self.mean) * self.scale).float()
@@ -219,7 +241,7 @@ class Problem:
         rotated[:, -1] = 1
         basis = self.basis.float()
         for (part,), target in zip(
-            self._blocks(self._features), rotated.split(self._rows), strict=True
+            self._blocks(self._features), torch.split(rotated, self._rows), strict=True
         ):
             x = ((part.double() - self.mean) * self.scale).float()
             target[:, :-1] = (x @ basis).to(where)
@@ -236,7 +258,9 @@ class Problem:
 
     def _blocks(self, *tensors: Tensor, rows: int | None = None) -> Iterator[tuple[Tensor, ...]]:
         """The same rows of every tensor, on the device that computes."""
-        for parts in zip(*(tensor.split(rows or self._rows) for tensor in tensors), strict=True):
+        for parts in zip(
+            *(torch.split(tensor, rows or self._rows) for tensor in tensors), strict=True
+        ):
             yield tuple(part.to(self._device, non_blocking=True) for part in parts)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shlex
 import time
 from contextlib import nullcontext
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from downstream.probe import linear, scores
+from downstream.probe.intervals import Judged, intervals, judged_scores
 from downstream.probe.samples import Labels, Samples, choose_samples, features
 from downstream.results import Result, finished, write_result
 from downstream.retrieval.task import device_of, row_name
@@ -25,6 +27,8 @@ from pretrain.export.header import sha256
 from pretrain.pretrained import Pretrained, load_pretrained
 from pretrain.probes.encode import Forward
 from pretrain.probes.knn import classify
+
+log = logging.getLogger(__name__)
 
 Kind = Literal["linear", "knn"]
 HELD_OUT = 5
@@ -99,6 +103,7 @@ def probe(options: Options, command: list[str]) -> tuple[Result, bool]:
 
     how = _forward(pretrained, size, options, device)
     encoder = pretrained.encoder.to(device).eval()
+    log.info("features of %d + %d samples at %d px", len(train.items), len(val.items), size)
     known_features, train = features(encoder, train, how)
     asked_features, val = features(encoder, val, how)
     for option, part in (("--train", train), ("--val", val)):
@@ -111,13 +116,30 @@ def probe(options: Options, command: list[str]) -> tuple[Result, bool]:
                 "take an earlier checkpoint"
             )
     encoded = time.monotonic()
+    log.info("features in %.1f s", encoded - start)
     metrics = _reference(train, val)
     facts: dict[str, Any] = {}
+    judged = Judged(val.items.rows, {})
     if "linear" in options.kinds:
-        found, facts = _linear(known_features, train, asked_features, val)
-        metrics |= found
+        logits, facts = _linear(known_features, train, asked_features)
+        if val.targets.ndim == 2:
+            metrics["linear/map"] = scores.mean_average_precision(logits, val.targets)
+            judged = judged_scores(val.items.rows, logits, val.targets)
+        else:
+            metrics |= {
+                "linear@1": scores.top(logits, val.targets, 1),
+                "linear@5": scores.top(logits, val.targets, 5),
+                "linear/per-class": scores.per_class(logits.argmax(dim=1), val.targets),
+            }
+            judged.right["linear@1"] = scores.named(logits, val.targets, 1).numpy()
     if "knn" in options.kinds:
-        metrics |= _knn(known_features, train, asked_features, val, options)
+        voted = _knn(known_features, train, asked_features, options)
+        right = voted == val.targets
+        metrics |= {
+            "knn@1": float(right.double().mean()),
+            "knn/per-class": scores.per_class(voted, val.targets),
+        }
+        judged.right["knn@1"] = right.numpy()
     result = Result(
         task="probe",
         run=name,
@@ -132,6 +154,7 @@ def probe(options: Options, command: list[str]) -> tuple[Result, bool]:
             "categories": len(train.items.categories),
             "readable": {"train": len(train.items), "val": len(val.items)},
             **facts,
+            "intervals": intervals(judged),
             "versions": versions(),
             "machine": machine(device),
             "seconds": {
@@ -139,6 +162,7 @@ def probe(options: Options, command: list[str]) -> tuple[Result, bool]:
                 "classifiers": round(time.monotonic() - encoded, 2),
             },
         },
+        artifacts={"samples": judged.write(options.output)},
     )
     write_result(result, options.output)
     return result, False
@@ -167,9 +191,8 @@ def _reference(train: Samples, val: Samples) -> dict[str, float]:
     return {"majority": float((val.targets == frequency.argmax()).double().mean())}
 
 
-def _linear(
-    known: Tensor, train: Samples, asked: Tensor, val: Samples
-) -> tuple[dict[str, float], dict[str, Any]]:
+def _linear(known: Tensor, train: Samples, asked: Tensor) -> tuple[Tensor, dict[str, Any]]:
+    """Logits of what is asked for, float64 (Q, C), and how they came about."""
     rows = torch.from_numpy(train.items.rows)
     place = torch.unique(rows, return_inverse=True)[1]
     held_out = place % HELD_OUT == HELD_OUT - 1
@@ -184,24 +207,15 @@ def _linear(
         score,
         classes=len(train.items.categories),
     )
-    logits = classifier.logits(asked)
-    facts = {
+    return classifier.logits(asked), {
         "penalty": classifier.penalty,
         "penalties": {f"{p:g}": s for p, s in tried.items()},
         "gradient": classifier.gradient,
     }
-    if several:
-        return {"linear/map": scores.mean_average_precision(logits, val.targets)}, facts
-    return {
-        "linear@1": scores.top(logits, val.targets, 1),
-        "linear@5": scores.top(logits, val.targets, 5),
-        "linear/per-class": scores.per_class(logits.argmax(dim=1), val.targets),
-    }, facts
 
 
-def _knn(
-    known: Tensor, train: Samples, asked: Tensor, val: Samples, options: Options
-) -> dict[str, float]:
+def _knn(known: Tensor, train: Samples, asked: Tensor, options: Options) -> Tensor:
+    """The label voted for, int64 (Q,)."""
     unit = torch.nn.functional.normalize
     voted, _ = classify(
         unit(asked, dim=1),
@@ -210,7 +224,4 @@ def _knn(
         k=options.k,
         temperature=options.temperature,
     )
-    return {
-        "knn@1": float((voted == val.targets).double().mean()),
-        "knn/per-class": scores.per_class(voted, val.targets),
-    }
+    return voted

@@ -7,7 +7,12 @@ from torch import Tensor
 
 
 def top(logits: Tensor, labels: Tensor, k: int) -> float:
-    """Share of samples whose label is among the ``k`` highest logits.
+    """Share of samples whose label is among the ``k`` highest logits (see ``named``)."""
+    return float(named(logits, labels, k).double().mean())
+
+
+def named(logits: Tensor, labels: Tensor, k: int) -> Tensor:
+    """Whether a sample's label is among its ``k`` highest logits: bool (N,).
 
     Classes of equal logits count against the sample, and so do logits that are not numbers; a
     label of -1 is never right.
@@ -19,7 +24,7 @@ def top(logits: Tensor, labels: Tensor, k: int) -> float:
     """
     own = logits.gather(1, labels.clamp(min=0)[:, None])
     before = (~(logits < own)).sum(dim=1) - 1
-    return float(((before < k) & (labels >= 0)).double().mean())
+    return (before < k) & (labels >= 0)
 
 
 def per_class(predicted: Tensor, labels: Tensor) -> float:

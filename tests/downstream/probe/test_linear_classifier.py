@@ -70,9 +70,9 @@ def test_every_fit_begins_from_the_solution_before(monkeypatch: pytest.MonkeyPat
     fits: list[tuple[int, float, float | None]] = []
     plain = linear._solve
 
-    def watched(problem, penalty, start=None, *rest):
+    def watched(problem, penalty, start=None, *rest, **named):
         fits.append((problem.samples, penalty, start and start.penalty))
-        return plain(problem, penalty, start, *rest)
+        return plain(problem, penalty, start, *rest, **named)
 
     monkeypatch.setattr(linear, "_solve", watched)
     held_out = torch.arange(200) % 5 == 4
@@ -96,12 +96,57 @@ def test_weak_penalties_are_not_tried_after_two_that_judge_worse() -> None:
     assert (found.penalty, len(tried)) == (0.1, 4)
 
 
-def test_parts_of_the_samples_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    features, targets = problem()
+@pytest.mark.parametrize("several", [False, True])
+def test_blocks_and_probabilities_computed_again_change_nothing(
+    monkeypatch: pytest.MonkeyPatch, several: bool
+) -> None:
+    features, targets = problem(several)
     whole = linear.fit(features, targets, 0.1, classes=3)
     monkeypatch.setitem(logistic.ROWS, "cpu", 64)
-    parts = linear.fit(features, targets, 0.1, classes=3)
-    assert torch.allclose(whole.weights, parts.weights, atol=1e-5)
+    monkeypatch.setattr(logistic, "KEPT", 0)
+    parts = linear.fit(features, targets, 0.1, classes=3, device=torch.device("cpu"))
+    assert torch.allclose(whole.weights, parts.weights, atol=1e-6)
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_more_features_than_samples(several: bool) -> None:
+    features, targets = problem(several)
+    noise = torch.randn(200, 300, generator=torch.Generator().manual_seed(1))
+    features = torch.cat([features, noise], 1)[:60]
+    targets = targets[:60]
+    found = linear.fit(features, targets, 0.01, classes=3)
+    assert logistic.Problem(features, targets, 3).basis.shape[1] == 59
+    x = (features.double() - found.mean) * found.scale
+    if several:
+        errors = torch.sigmoid(found.logits(features)) - targets.double()
+    else:
+        errors = torch.softmax(found.logits(features), 1) - torch.eye(3)[targets]
+    slopes = x.T @ errors / 60 + 0.01 * found.weights[:-1]
+    assert float(slopes.abs().max()) < 1e-6
+
+
+def test_the_hessian_product_is_the_gradients_derivative() -> None:
+    for several in (False, True):
+        features, targets = problem(several)
+        at = logistic.Problem(features, targets, 3)
+        generator = torch.Generator().manual_seed(2)
+        weights, direction = torch.randn(
+            2, at.coordinates, 3, generator=generator, dtype=torch.float64
+        )
+        _, after, _ = at.evaluate(weights + 1e-5 * direction, 0.1)
+        _, before, _ = at.evaluate(weights - 1e-5 * direction, 0.1)
+        at.evaluate(weights, 0.1)
+        bent = at.product(direction, 0.1)
+        assert torch.allclose(bent, (after - before) / 2e-5, atol=1e-4)
+        metric = at.preconditioner(0.1)
+        centered = direction if several else logistic.centered(direction)
+        assert torch.allclose(metric.solve(metric.times(centered)), centered, atol=1e-6)
+
+
+def test_the_same_fit_twice_is_the_same_to_the_bit() -> None:
+    features, targets = problem()
+    first, second = (linear.fit(features, targets, 1e-3, classes=3) for _ in range(2))
+    assert torch.equal(first.weights, second.weights)
 
 
 def test_the_penalty_is_the_one_that_judges_best_and_all_samples_are_fitted() -> None:

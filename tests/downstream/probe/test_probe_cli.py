@@ -43,9 +43,14 @@ def test_objects_told_apart_by_colour(place: Path, tmp_path: Path, monkeypatch, 
     assert result["provenance"]["penalty"] in (1.0, 0.1, 1e-2, 1e-3, 1e-4, 1e-5)
     said = capsys.readouterr().out
     assert "60 to learn from, 18 to test" in said
+    low, high = result["provenance"]["intervals"]["knn@1"]
+    assert low <= result["metrics"]["knn@1"] <= high
+    assert f"[{100 * low:.1f}, {100 * high:.1f}]" in said
     # Again: nothing is measured; other options: refused.
-    assert hcl.main(words(place, str(output))) == 0
-    assert "already there" in capsys.readouterr().out
+    assert hcl.main(words(place, str(output), "--against", str(output))) == 0
+    said = capsys.readouterr().out
+    assert "already there" in said
+    assert "+0.0    [+0.0, +0.0]  p 1.000" in said
     assert hcl.main(words(place, str(output), "--k", "3")) == 2
     assert "holds another result (k)" in capsys.readouterr().err
     again = tmp_path / "again"

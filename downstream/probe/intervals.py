@@ -1,0 +1,173 @@
+"""How sure a probe's numbers are: a bootstrap over the test images, alone and between two probes.
+
+The images are drawn again with replacement (``downstream.compare.bootstrap``), all samples of an
+image together, and the same draws for every result on the same test set, so that two results are
+compared pair by pair. The interval speaks of other test images, not of other seeds of training.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from downstream.compare.bootstrap import Difference, difference, interval, weights_of
+from downstream.results import Result, read_result
+from pretrain.errors import InputError
+
+FILE_NAME = "samples.npz"
+DRAWS = 1000
+CHUNK = 100
+"""Draws at a time."""
+
+Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What the classifiers made of every test sample.
+
+    Attributes:
+        images: int64 (N,), rows of the test set's index.
+        right: by metric, bool (N,): the sample's label was named.
+        scores: float32 (N, C), of samples with several categories; None of others.
+        targets: bool (N, C), beside ``scores``.
+    """
+
+    images: npt.NDArray[np.int64]
+    right: dict[str, npt.NDArray[np.bool_]]
+    scores: npt.NDArray[np.float32] | None = None
+    targets: npt.NDArray[np.bool_] | None = None
+
+    def write(self, folder: Path) -> str:
+        """Write ``samples.npz``; returns its name.
+
+        Raises:
+            InputError: the folder cannot be written to.
+        """
+        arrays: dict[str, npt.NDArray[np.generic]] = {"images": self.images}
+        arrays |= {f"right/{name}": values for name, values in self.right.items()}
+        if self.scores is not None and self.targets is not None:
+            arrays |= {"scores": self.scores, "targets": self.targets}
+        path = folder / FILE_NAME
+        temporary = path.with_suffix(".tmp")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with temporary.open("wb") as file:
+                np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+            temporary.replace(path)
+        except OSError as error:
+            raise InputError(f"{path}: cannot be written ({error.strerror})") from None
+        return FILE_NAME
+
+    @classmethod
+    def read(cls, path: Path) -> Judged:
+        """Read what ``write`` wrote.
+
+        Raises:
+            InputError: it is missing or damaged.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                arrays = {name: file[name] for name in file.files}
+            return cls(
+                arrays["images"],
+                {k.removeprefix("right/"): v for k, v in arrays.items() if k[:6] == "right/"},
+                arrays.get("scores"),
+                arrays.get("targets"),
+            )
+        except (OSError, ValueError, KeyError, EOFError) as error:
+            raise InputError(
+                f"{path}: cannot be read ({error}); run that probe again with --overwrite"
+            ) from None
+
+    def sampled(self, draws: int = DRAWS) -> dict[str, Array]:
+        """By metric (1 + draws,): with every image once, and under each draw."""
+        numbers, place = np.unique(self.images, return_inverse=True)
+        weights = weights_of(len(numbers), draws, seed=0)
+        found = {}
+        for name, right in self.right.items():
+            hits = np.bincount(place, right, len(numbers))
+            samples = np.bincount(place, minlength=len(numbers))
+            found[name] = (weights @ hits) / (weights @ samples)
+        if self.scores is not None and self.targets is not None:
+            found["linear/map"] = _mean_average_precision(
+                self.scores, self.targets, weights[:, place]
+            )
+        return found
+
+
+def judged_scores(images: npt.NDArray[np.int64], scores: Tensor, targets: Tensor) -> Judged:
+    """Of samples with several categories: scores (N, C) and targets bool (N, C)."""
+    return Judged(images, {}, scores.float().numpy(), targets.numpy())
+
+
+def intervals(judged: Judged) -> dict[str, tuple[float, float]]:
+    """95 % percentile interval by metric."""
+    return {name: interval(values) for name, values in judged.sampled().items()}
+
+
+def compare(first: Path, second: Path) -> dict[str, Difference]:
+    """The first result less the second by metric, in percent, over the same draws.
+
+    Args:
+        first: folder of a probe's result.
+        second: of another, on the same test samples.
+
+    Raises:
+        InputError: one is no probe, its samples are missing, or the test samples differ.
+    """
+    sides = []
+    for folder in (first, second):
+        result = read_result(folder)
+        sides.append((result, Judged.read(_samples_of(result, folder))))
+    (result, one), (other, two) = sides
+    keys = ("labels", "val_fingerprint")
+    if any(result.protocol.get(k) != other.protocol.get(k) for k in keys) or not np.array_equal(
+        one.images, two.images
+    ):
+        raise InputError(
+            f"{second}: has other test samples than {first}; probe both on the same --val"
+        )
+    left, right = one.sampled(), two.sampled()
+    return {name: difference(100 * left[name], 100 * right[name]) for name in left if name in right}
+
+
+def _samples_of(result: Result, folder: Path) -> Path:
+    name = result.artifacts.get("samples")
+    if result.task != "probe" or not isinstance(name, str):
+        raise InputError(
+            f"{folder}: has no results by sample; give the --output of a probe, measured again "
+            "with --overwrite if an earlier version wrote it"
+        )
+    # The name stands in a file that may come from anywhere: never a path out of its folder.
+    return folder / Path(name).name
+
+
+def _mean_average_precision(
+    scores: npt.NDArray[np.float32],
+    targets: npt.NDArray[np.bool_],
+    weights: npt.NDArray[np.int32],
+) -> Array:
+    """Of each row of weights (B, N): the mean over the categories that occur in it."""
+    total = np.zeros(len(weights))
+    occurring = np.zeros(len(weights))
+    for category in np.flatnonzero(targets.any(axis=0)):
+        order = np.argsort(-scores[:, category], kind="stable")
+        sorted_scores, wanted = scores[order, category], targets[order, category]
+        # Equal scores are one threshold: its end is the last of them.
+        ends = np.flatnonzero(np.append(sorted_scores[1:] != sorted_scores[:-1], True))
+        for start in range(0, len(weights), CHUNK):
+            rows = slice(start, start + CHUNK)
+            drawn = weights[rows][:, order]
+            seen = np.cumsum(drawn, axis=1)[:, ends]
+            found = np.cumsum(drawn * wanted, axis=1)[:, ends]
+            steps = np.diff(found, axis=1, prepend=0)
+            positives = found[:, -1]
+            area = (steps * found / np.maximum(seen, 1)).sum(axis=1) / np.maximum(positives, 1)
+            total[rows] += area
+            occurring[rows] += positives > 0
+    return np.where(occurring > 0, total / np.maximum(occurring, 1), np.nan)
