@@ -38,6 +38,8 @@ _IDENTITY = np.array([BRIGHTNESS, CONTRAST, SATURATION, HUE, 1, 1, 1, 0, 0, 0, 0
 TINY = 1e-12
 LUMA = (0.2989, 0.587, 0.114)
 SOLARIZE_FROM = 128 / 255
+IN_CACHE = 2**18
+"""Bytes of views that a CPU augments at a time: they stay in its core's cache."""
 BLUR_EXTENT = 3.0
 """The kernel of the blur reaches this many standard deviations of the strongest blur."""
 
@@ -198,52 +200,17 @@ def _apply(
     with torch.autocast(images.device.type, enabled=False):
         # One plane a channel: most operations take the channels apart.
         x = images.to(torch.float32, memory_format=torch.contiguous_format)
-        centre, scale = (torch.tensor(c, device=x.device).view(1, 3, 1, 1) for c in (mean, std))
         if _selects(x.device):
-            # One sample at a time stays in the core's cache.
-            for one, own in zip(x.chunk(len(x)), parameters.chunk(len(x)), strict=True):
-                _chain_of_one(one, own, radius)
-                one.sub_(centre).div_(scale)
+            count = max(1, IN_CACHE // x[:1].nbytes)
+            parts = zip(torch.split(x, count), torch.split(parameters, count), strict=True)
+            for part, own in parts:
+                _chain(part, own, radius, mean, std)
         else:
-            _chain(x, parameters, radius)
-            x.sub_(centre).div_(scale)
+            _chain(x, parameters, radius, mean, std)
     return x
 
 
-def _chain_of_one(x: Tensor, parameters: Tensor, radius: int) -> None:
-    """What ``_chain`` does, of one sample on a CPU: its numbers are read, its idle steps left out.
-
-    For small views the calls cost more than the pixels.
-    """
-    values = parameters[0].tolist()
-    x.div_(255)
-    for kind in map(int, values[ORDER]):
-        factor = values[FACTORS][kind]
-        if kind == HUE and factor != 0:
-            x.copy_(_shift_hue(x, parameters[:, FACTORS][:, HUE]))
-        elif kind != HUE and factor != 1:
-            x.copy_(_blend_one(x, kind, factor))
-    if values[GRAY] > 0:
-        x.copy_(_luma(x).expand_as(x))
-    if values[SIGMA] > 0:
-        x.copy_(_blur(x, parameters[:, SIGMA], radius))
-    if values[SOLARIZE] > 0:
-        x.copy_(_solarize(x))
-    if values[FLIP] > 0:
-        x.copy_(x.flip(-1))
-
-
-def _blend_one(x: Tensor, kind: int, factor: float) -> Tensor:
-    """``_blend`` of one sample."""
-    if kind == BRIGHTNESS:
-        other = torch.zeros((), dtype=x.dtype)
-    else:
-        grey = _luma(x)
-        other = grey.mean((1, 2, 3), keepdim=True) if kind == CONTRAST else grey
-    return torch.lerp(other, x, factor).clamp_(0, 1)
-
-
-def _chain(x: Tensor, parameters: Tensor, radius: int) -> None:
+def _chain(x: Tensor, parameters: Tensor, radius: int, mean: Channels, std: Channels) -> None:
     """All operations on float32 (B, 3, S, S) of 0..255, in place."""
     x.div_(255)
     _jitter(x, parameters)
@@ -251,6 +218,8 @@ def _chain(x: Tensor, parameters: Tensor, radius: int) -> None:
     _change(x, parameters[:, SIGMA] > 0, parameters, lambda x, p: _blur(x, p[:, SIGMA], radius))
     _change(x, parameters[:, SOLARIZE] > 0, parameters, lambda x, _: _solarize(x))
     _change(x, parameters[:, FLIP] > 0, parameters, lambda x, _: x.flip(-1))
+    x -= torch.tensor(mean, device=x.device, dtype=x.dtype).view(1, 3, 1, 1)
+    x /= torch.tensor(std, device=x.device, dtype=x.dtype).view(1, 3, 1, 1)
 
 
 def _change(
@@ -258,9 +227,17 @@ def _change(
 ) -> None:
     """Replace the masked samples of ``x`` by what the operation makes of them.
 
-    All are computed: to ask an accelerator which are wanted would cost a synchronisation.
+    An accelerator computes all samples: to ask it which are wanted would cost a synchronisation.
+    A CPU computes those that are wanted.
     """
-    x.copy_(torch.where(mask.view(-1, 1, 1, 1), operation(x, parameters), x))
+    if _selects(x.device):
+        rows = mask.nonzero()[:, 0]
+        if len(rows) == len(x):
+            x.copy_(operation(x, parameters))
+        elif len(rows):
+            x[rows] = operation(x[rows], parameters[rows])
+    else:
+        x.copy_(torch.where(mask.view(-1, 1, 1, 1), operation(x, parameters), x))
 
 
 def _selects(device: torch.device) -> bool:
