@@ -315,12 +315,8 @@ class Trainer:
         record.update(probed)
         self._recorder.log(self.step, record)
         rate = round(steps * self.settings.optim.batch_size / seconds, 1)
-        self.folder.heartbeat(
-            *(self.step, self.total_steps),
-            images_per_s=rate,
-            **self._monitor.warnings,
-            **self._rim.warnings,
-        )
+        said = {**self._monitor.warnings, **self._rim.warnings}
+        self.folder.heartbeat(self.step, self.total_steps, images_per_s=rate, **said)
 
     def _show_views(self, views: dict[str, Tensor]) -> None:
         settings = self.settings.augment
