@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
         hint = f"did you mean 'hcl {near[0]}'?" if near else f"commands: {', '.join(COMMANDS)}"
         print(f"hcl: unknown command '{name}'; {hint}", file=sys.stderr)
         return 2
-    from pretrain.errors import InputError
+    from pretrain.core.errors import InputError
 
     try:
         status: int = importlib.import_module(COMMANDS[name][0]).main(rest)

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pretrain.errors import InputError
-from pretrain.files import write_text
-from pretrain.settings import Settings
+from pretrain.core.errors import InputError
+from pretrain.core.files import write_text
+from pretrain.core.settings import Settings
 
 SCHEMA = 1
 FILE_NAME = "result.json"

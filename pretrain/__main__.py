@@ -123,7 +123,7 @@ def _positive(kind: Callable[[str], Number]) -> Callable[[str], Number]:
 
 
 if __name__ == "__main__":
-    from pretrain.errors import InputError
+    from pretrain.core.errors import InputError
 
     try:
         sys.exit(main(sys.argv[1:]))

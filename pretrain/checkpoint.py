@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from pretrain.errors import InputError
-from pretrain.files import replacing
+from pretrain.core.errors import InputError
+from pretrain.core.files import replacing
 
 log = logging.getLogger(__name__)
 

@@ -10,17 +10,17 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
+from pretrain.core.errors import InputError
+from pretrain.core.presets import find_config
+from pretrain.core.settings import Settings, parse
 from pretrain.data.augment import AugmentSettings
 from pretrain.data.source import DataSettings
 from pretrain.data.views import ViewSettings
-from pretrain.errors import InputError
 from pretrain.methods.base import MethodSettings, parse_method
 from pretrain.methods.hcl import HCLSettings
 from pretrain.mixed_precision import Precision
 from pretrain.models import EncoderSettings
-from pretrain.presets import find_config
 from pretrain.probes.settings import ProbeSettings
-from pretrain.settings import Settings, parse
 
 
 class OptimSettings(Settings):

@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from pretrain.errors import InputError
+from pretrain.core.errors import InputError
 
 
 @dataclass(frozen=True)

@@ -12,13 +12,13 @@ from torch import nn
 
 from pretrain.advice import Facts, advise
 from pretrain.config import OptimSettings, RunSettings
+from pretrain.core.errors import InputError
 from pretrain.data.coverage import lack_of_boxes
 from pretrain.data.index import Index
 from pretrain.data.pack import Pack
 from pretrain.data.pairs import PairTable
 from pretrain.data.plan import ViewPlan
 from pretrain.data.source import open_index
-from pretrain.errors import InputError
 from pretrain.methods.base import Context, Method
 from pretrain.methods.build import build_method
 from pretrain.mixed_precision import choose_precision

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pretrain.files import write_text
+from pretrain.core.files import write_text
 
 Value = float | list[float]
 """What one name of a logged step holds: a number, or a histogram's shares."""

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from pretrain.config import OptimSettings
-from pretrain.errors import InputError
+from pretrain.core.errors import InputError
 from pretrain.methods.base import Method
 
 _log = logging.getLogger(__name__)

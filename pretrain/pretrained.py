@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 from pretrain import checkpoint
-from pretrain.errors import InputError
+from pretrain.core.errors import InputError
+from pretrain.core.settings import Settings, parse
 from pretrain.mixed_precision import Precision
 from pretrain.models import Encoder, EncoderSettings
-from pretrain.settings import Settings, parse
 
 
 class Description(Settings):

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from pretrain import distributed
+from pretrain.core.errors import InputError
+from pretrain.core.locks import BUSY, alone_in
 from pretrain.distributed import World
-from pretrain.errors import InputError
-from pretrain.locks import BUSY, alone_in
 
 PATIENCE = 180.0
 """Seconds that a requeued job waits for a folder: NFS frees the locks of a lost node late."""

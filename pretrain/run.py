@@ -17,10 +17,10 @@ import yaml
 
 from pretrain import checkpoint
 from pretrain.config import RunSettings, dump_yaml, from_values, read_yaml
+from pretrain.core.errors import InputError
+from pretrain.core.files import TEMPORARY, remove_unfinished, write_text
+from pretrain.core.locks import LOCK
 from pretrain.environment import machine, versions
-from pretrain.errors import InputError
-from pretrain.files import TEMPORARY, remove_unfinished, write_text
-from pretrain.locks import LOCK
 
 log = logging.getLogger(__name__)
 

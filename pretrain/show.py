@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from pretrain.errors import InputError
+from pretrain.core.errors import InputError
 
 MAX_ROWS = 200
 

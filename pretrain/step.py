@@ -13,10 +13,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from pretrain import distributed, replay
 from pretrain.config import RunSettings
+from pretrain.core.errors import InputError
 from pretrain.data import device
 from pretrain.data.plan import Batch
 from pretrain.distributed import World
-from pretrain.errors import InputError
 from pretrain.methods.base import Losses, Method, Metrics
 from pretrain.mixed_precision import PRECISIONS, choose_precision
 from pretrain.models.running_statistics import RunningStatistics

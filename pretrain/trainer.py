@@ -20,6 +20,7 @@ from pretrain import __version__, checkpoint, distributed
 from pretrain.advice import Facts, advise
 from pretrain.clock import Clock
 from pretrain.config import RunSettings
+from pretrain.core.errors import InputError
 from pretrain.data.coverage import Fallbacks, lack_of_boxes
 from pretrain.data.index import Index
 from pretrain.data.loader import BadImages, Loader, build_loader, choose_workers
@@ -29,7 +30,6 @@ from pretrain.data.plan import Batch
 from pretrain.data.source import open_index
 from pretrain.data.views import boxes_needed
 from pretrain.distributed import World
-from pretrain.errors import InputError
 from pretrain.methods.base import Context
 from pretrain.methods.build import build_method
 from pretrain.methods.hcl import HCL

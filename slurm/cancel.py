@@ -8,7 +8,7 @@ import os
 import signal
 from pathlib import Path
 
-from pretrain.errors import InputError
+from pretrain.core.errors import InputError
 from slurm.chosen import add_jobs, chosen_jobs, try_queue
 
 

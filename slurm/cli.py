@@ -10,8 +10,8 @@ from collections.abc import Collection, Mapping, Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
-from pretrain.errors import InputError
-from pretrain.locks import alone_in
+from pretrain.core.errors import InputError
+from pretrain.core.locks import alone_in
 
 if TYPE_CHECKING:
     from slurm.graph import Pipeline, Step

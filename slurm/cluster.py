@@ -11,9 +11,9 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field, field_validator
 
-from pretrain.errors import InputError
-from pretrain.presets import configs_root, find_config
-from pretrain.settings import Settings, parse
+from pretrain.core.errors import InputError
+from pretrain.core.presets import configs_root, find_config
+from pretrain.core.settings import Settings, parse
 
 Positive = Annotated[int, Field(ge=1)]
 VARIABLE = "HCL_CLUSTER"

@@ -11,8 +11,8 @@ import io
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from pretrain.errors import InputError
-from pretrain.presets import find_config
+from pretrain.core.errors import InputError
+from pretrain.core.presets import find_config
 
 OUTER = ("pipeline", "submit", "status", "cancel", "logs")
 """Commands about other commands: no step or job of their own."""

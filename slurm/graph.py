@@ -12,9 +12,9 @@ from typing import Any
 
 import yaml
 
-from pretrain.errors import InputError
-from pretrain.presets import find_config
-from pretrain.settings import Settings, parse
+from pretrain.core.errors import InputError
+from pretrain.core.presets import find_config
+from pretrain.core.settings import Settings, parse
 
 VARIABLE = re.compile(r"\$\$\{|\$\{([^}]*)\}")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")

@@ -12,8 +12,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from pretrain.errors import InputError
-from pretrain.settings import Settings
+from pretrain.core.errors import InputError
+from pretrain.core.settings import Settings
 from slurm.cluster import ClusterSettings
 
 SPEC, EVENTS, ALIVE, ID, LOGS = "job.json", "events.jsonl", "alive", "id", "log"

@@ -7,9 +7,9 @@ import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from pretrain.errors import InputError
-from pretrain.presets import find_config
-from pretrain.settings import parse
+from pretrain.core.errors import InputError
+from pretrain.core.presets import find_config
+from pretrain.core.settings import parse
 from slurm.cluster import ClusterSettings, parse_overrides
 from slurm.commands import check_command, parsed
 from slurm.graph import Pipeline, Step

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 
-from pretrain.errors import InputError
+from pretrain.core.errors import InputError
 
 PATIENCE_S = 8
 

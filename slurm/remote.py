@@ -7,8 +7,8 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pretrain.errors import InputError
-from pretrain.settings import parse
+from pretrain.core.errors import InputError
+from pretrain.core.settings import parse
 from slurm.cluster import ClusterSettings, parse_overrides
 from slurm.graph import Pipeline, Step
 from slurm.job import Job

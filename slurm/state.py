@@ -9,9 +9,9 @@ from typing import Literal
 
 from pydantic import ValidationError
 
-from pretrain.errors import InputError
-from pretrain.files import write_text
-from pretrain.settings import Settings
+from pretrain.core.errors import InputError
+from pretrain.core.files import write_text
+from pretrain.core.settings import Settings
 
 VERSION = 1
 FILE = "pipeline.json"

@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from pretrain.errors import InputError
+from pretrain.core.errors import InputError
 from slurm.cluster import ClusterSettings
 from slurm.commands import check_command, parsed
 from slurm.job import LOGS, Job, Spec, plain

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import hcl
-from pretrain.presets import configs_root
+from pretrain.core.presets import configs_root
 from slurm.graph import Pipeline, load_pipeline
 
 NAMES = sorted(file.stem for file in (configs_root() / "pipeline").glob("*.yaml"))

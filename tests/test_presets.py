@@ -12,12 +12,12 @@ import pytest
 
 import hcl
 from pretrain.config import RunSettings, load_settings
+from pretrain.core.presets import configs_root
 from pretrain.data.index import Index
 from pretrain.data.pairs import Neighbour, PairTable
 from pretrain.data.source import open_index
 from pretrain.dry_run import plan_run
 from pretrain.metrics import read_metrics
-from pretrain.presets import configs_root
 
 PRESETS = sorted(path.stem for path in (configs_root() / "pretrain").glob("*.yaml"))
 PUBLISHED = [name for name in PRESETS if not name.startswith(("quickstart", "study_"))]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from downstream.analysis import options
-from pretrain.errors import InputError
+from pretrain.core.errors import InputError
 
 # Where a path is meant to stand: a setting.
 _OVERRIDE = re.compile(r"[a-z_]+(\.\w+)+=")

@@ -24,8 +24,8 @@ from downstream.retrieval.finetune.tuned import load_tuned, with_overrides
 from downstream.retrieval.objects import choose_objects
 from downstream.retrieval.spaces import Floats, Rows
 from downstream.retrieval.task import device_of
+from pretrain.core.errors import InputError
 from pretrain.data.readers.coco import read
-from pretrain.errors import InputError
 from pretrain.export.header import sha256
 from pretrain.pretrained import load_pretrained
 

@@ -19,7 +19,7 @@ from downstream.analysis.record import (
     now,
     write_record,
 )
-from pretrain.files import write_text
+from pretrain.core.files import write_text
 
 
 @dataclass(frozen=True)

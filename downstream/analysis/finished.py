@@ -9,7 +9,7 @@ from typing import Any
 from downstream.analysis.record import Source
 from downstream.results import FILE_NAME, Result, read_result
 from pretrain.config import read_yaml
-from pretrain.errors import InputError
+from pretrain.core.errors import InputError
 from pretrain.export.header import sha256
 from pretrain.run import FREE as RUN_FREE
 from pretrain.run import flat

@@ -21,7 +21,7 @@ from downstream.analysis.weights import (
     weightings,
 )
 from downstream.retrieval.spaces import Rows
-from pretrain.errors import InputError
+from pretrain.core.errors import InputError
 
 SHOWN = 6
 TOLD = (1, SHOWN, 10, 50)

@@ -9,9 +9,9 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from pretrain.errors import InputError
-from pretrain.files import write_text
-from pretrain.settings import Settings
+from pretrain.core.errors import InputError
+from pretrain.core.files import write_text
+from pretrain.core.settings import Settings
 
 SCHEMA = 1
 FILE_NAME = "analysis.json"

@@ -13,7 +13,7 @@ from typing import Any
 from downstream.analysis import draw
 from downstream.analysis.findings import Findings
 from downstream.analysis.finished import OWN_TEMPERATURE, Finished, read_finished
-from pretrain.errors import InputError
+from pretrain.core.errors import InputError
 
 
 @dataclass(frozen=True)

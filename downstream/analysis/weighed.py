@@ -20,7 +20,7 @@ from downstream.analysis.weights import (
 from downstream.retrieval.finetune.loss import ball_points
 from downstream.retrieval.finetune.settings import LossSettings
 from downstream.retrieval.spaces import Floats, Rows, ball, sphere
-from pretrain.errors import InputError
+from pretrain.core.errors import InputError
 
 POINTS = 120
 

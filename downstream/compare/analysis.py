@@ -30,7 +30,7 @@ from downstream.compare.sheets import MISSING, Cell, Sheet
 from downstream.compare.table import FLOOR
 from downstream.detection.backends import available
 from downstream.detection.evaluate import KINDS, METRICS, evaluate
-from pretrain.errors import InputError
+from pretrain.core.errors import InputError
 from pretrain.export.header import sha256
 
 MEASURES = ("AP", "AP50", "AP75")

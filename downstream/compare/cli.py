@@ -8,8 +8,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from pretrain.errors import InputError
-from pretrain.files import write_text
+from pretrain.core.errors import InputError
+from pretrain.core.files import write_text
 
 # Option: file in the output folder.
 FORMATS = {

@@ -14,7 +14,7 @@ from typing import Any
 
 from downstream.analysis.record import FILE_NAME as ANALYSIS
 from downstream.results import FILE_NAME, Result, read_result
-from pretrain.errors import InputError
+from pretrain.core.errors import InputError
 
 RUN_FILE = "run.json"
 CONFIG_FILE = "config.yaml"

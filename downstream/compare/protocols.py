@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from downstream.compare.collect import CONFIG_FILE, Measured
-from pretrain.settings import Settings, parse
+from pretrain.core.settings import Settings, parse
 
 
 class TransferProtocol(Settings):

@@ -9,8 +9,8 @@ import yaml
 from pydantic import field_validator, model_validator
 
 from downstream.compare.protocols import TransferProtocol
-from pretrain.errors import InputError
-from pretrain.settings import Settings, parse
+from pretrain.core.errors import InputError
+from pretrain.core.settings import Settings, parse
 
 PAPERS = ("hcl", "densecl", "orl", "moco", "detectron2", "hypvit", "hypmix")
 Paper = Literal["hcl", "densecl", "orl", "moco", "detectron2", "hypvit", "hypmix"]

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pretrain.errors import InputError
+from pretrain.core.errors import InputError
 
 Precision = npt.NDArray[np.float64]
 

@@ -12,9 +12,9 @@ from detectron2.checkpoint import DetectionCheckpointer
 from torch import Tensor, nn
 
 from downstream.detection.weights import load_torch
-from pretrain.errors import InputError
+from pretrain.core.errors import InputError
+from pretrain.core.files import replacing, write_text
 from pretrain.export.header import sha256
-from pretrain.files import replacing, write_text
 
 TAG = "last_checkpoint"
 NAME = re.compile(r"model_(\d{7}|final)\.pth")

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from downstream.results import FILE_NAME, Result
-from pretrain.errors import InputError
+from pretrain.core.errors import InputError
 
 
 def main(argv: list[str]) -> int:
@@ -18,7 +18,7 @@ def main(argv: list[str]) -> int:
 
     from downstream.detection.options import Options
     from downstream.detection.seeds import run_all, summary
-    from pretrain.presets import find_config
+    from pretrain.core.presets import find_config
 
     options = Options(
         config=find_config(arguments.config, "detection"),

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pretrain.errors import InputError
+from pretrain.core.errors import InputError
 from pretrain.export.header import sha256
 
 Record = dict[str, Any]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from torch import nn
 
-from pretrain.errors import InputError
+from pretrain.core.errors import InputError
 
 # torch.fx: fvcore compiles its losses when imported, and new releases of torch remark on it.
 LOGGERS = ("detectron2", "fvcore", "iopath", "py.warnings", "torch.fx")

@@ -14,7 +14,7 @@ import yaml
 
 from downstream.detection.coco import CocoSet
 from downstream.detection.compat import check_amp
-from pretrain.errors import InputError
+from pretrain.core.errors import InputError
 
 TRAIN, VAL = "hcl_train", "hcl_val"
 TIMM_FPN = "build_timm_fpn_backbone"

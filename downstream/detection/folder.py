@@ -10,8 +10,8 @@ from pathlib import Path
 
 from downstream.detection.checkpoints import NAME, TAG, last_checkpoint
 from downstream.results import FILE_NAME, Result, read_result
-from pretrain.errors import InputError
-from pretrain.files import write_text
+from pretrain.core.errors import InputError
+from pretrain.core.files import write_text
 
 LABELS = "labels.json"
 PICTURES = "detections"

@@ -10,7 +10,7 @@ from typing import Any
 
 from downstream.detection.config import get, norm_key, norms
 from downstream.detection.heads import EXTRA_NORM_HEAD
-from pretrain.errors import InputError
+from pretrain.core.errors import InputError
 
 FORMS = ("ssl", "stock", "free")
 SYNCHRONISED = ("SyncBN", "nnSyncBN", "naiveSyncBN")

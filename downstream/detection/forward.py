@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from downstream.detection.heads import NORM
 from downstream.detection.sources import source_features
 from downstream.detection.weights import Backbone
-from pretrain.errors import InputError
+from pretrain.core.errors import InputError
 from pretrain.export.features import LAYERS, probe
 
 TOLERANCE = 1e-4

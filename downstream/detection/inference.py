@@ -19,7 +19,7 @@ from downstream.detection.config import VAL
 from downstream.detection.evaluate import collect
 from downstream.detection.measure import ByCategory, measure
 from downstream.detection.saved import Detection
-from pretrain.errors import InputError
+from pretrain.core.errors import InputError
 
 Say = Callable[[str], None]
 

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pretrain.errors import InputError
+from pretrain.core.errors import InputError
 
 Content = dict[str, Any]
 

@@ -12,8 +12,8 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any, TypeVar
 
+from pretrain.core.errors import InputError
 from pretrain.distributed import World, process_group
-from pretrain.errors import InputError
 
 T = TypeVar("T")
 USER_ERROR = 2

@@ -12,7 +12,7 @@ import torch
 import torchvision
 from torch import Tensor
 
-from pretrain.errors import InputError
+from pretrain.core.errors import InputError
 from pretrain.export.header import DEPTH
 
 COUNTER = ".num_batches_tracked"

@@ -20,7 +20,7 @@ import numpy as np
 from downstream.detection.coco import CocoSet, from_content
 from downstream.detection.evaluate import summarise
 from downstream.detection.saved import Detection, Truth, of_kind, read_detections, read_truth
-from pretrain.errors import InputError
+from pretrain.core.errors import InputError
 
 LIMIT = 300
 """Detections of an image that count."""

@@ -16,9 +16,9 @@ from downstream.detection.config import TRAIN, VAL, adapt, as_yaml, digest, load
 from downstream.detection.launch import agreed
 from downstream.detection.options import Options
 from downstream.results import FILE_NAME, Result, read_result
+from pretrain.core.errors import InputError
+from pretrain.core.files import remove_unfinished, write_text
 from pretrain.distributed import World
-from pretrain.errors import InputError
-from pretrain.files import remove_unfinished, write_text
 from pretrain.processes import held
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from downstream.detection.coco import usable_segmentation
-from pretrain.errors import InputError
+from pretrain.core.errors import InputError
 
 Detection = dict[str, Any]
 Truth = dict[str, Any]

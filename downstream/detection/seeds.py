@@ -9,7 +9,7 @@ from pathlib import Path
 
 from downstream.detection.options import Options
 from downstream.results import Result, read_result
-from pretrain.errors import InputError
+from pretrain.core.errors import InputError
 
 
 def folder_of(output: Path, seed: int) -> Path:

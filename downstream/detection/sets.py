@@ -15,7 +15,7 @@ from downstream.detection.labels import subset
 from downstream.detection.lvis import is_lvis, read_lvis
 from downstream.detection.options import Paths
 from downstream.detection.voc_sets import read_voc
-from pretrain.errors import InputError
+from pretrain.core.errors import InputError
 
 
 def resolve(given: Paths | None, names: Sequence[str], option: str) -> Paths | None:

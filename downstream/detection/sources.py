@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from downstream.detection.layouts import shapes
 from downstream.detection.timm_backbone import find_stages
 from downstream.detection.weights import Backbone
-from pretrain.errors import InputError
+from pretrain.core.errors import InputError
 from pretrain.export.features import LAYERS, timm_features, torchvision_features
 from pretrain.export.header import DEPTH
 from pretrain.export.names import detectron2_name

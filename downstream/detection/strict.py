@@ -13,7 +13,7 @@ from downstream.detection.heads import NORM
 from downstream.detection.layouts import COUNTER
 from downstream.detection.sources import tensor_shapes
 from downstream.detection.weights import Backbone
-from pretrain.errors import InputError
+from pretrain.core.errors import InputError
 
 # Batch norms that compute, in evaluation, what the pretrained ones do.
 BATCH_NORMS = ("BN", "SyncBN", "nnSyncBN", "naiveSyncBN", "naiveSyncBN_N", "FrozenBN")

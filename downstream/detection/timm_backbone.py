@@ -14,7 +14,7 @@ from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 from torch import Tensor, nn
 
 from downstream.detection.config import TIMM_FPN, TIMM_NORMS, uses_timm
-from pretrain.errors import InputError
+from pretrain.core.errors import InputError
 from pretrain.models.backbones import TIMM, build_backbone
 
 STRIDES = {"res2": 4, "res3": 8, "res4": 16, "res5": 32}

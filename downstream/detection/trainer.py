@@ -31,7 +31,7 @@ from downstream.detection.inference import Mapper, Say, evaluate_detector
 from downstream.detection.measure import ByCategory
 from downstream.detection.saved import Detection
 from downstream.detection.weights import load_torch
-from pretrain.errors import InputError
+from pretrain.core.errors import InputError
 
 
 class Trainer(TrainerBase):  # type: ignore[misc]

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from downstream.detection.config import TIMM_FPN
 from downstream.detection.layouts import strip
-from pretrain.errors import InputError
+from pretrain.core.errors import InputError
 from pretrain.export.header import (
     DEPTH,
     detectron2_config,

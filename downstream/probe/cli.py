@@ -20,7 +20,7 @@ def main(argv: list[str]) -> int:
     arguments = _parser().parse_args(argv)
     from downstream.probe.run import Options, probe
     from downstream.probe.samples import source
-    from pretrain.errors import InputError
+    from pretrain.core.errors import InputError
 
     kinds = tuple(dict.fromkeys(arguments.kind or ("linear", "knn")))
     if arguments.labels == "scene":

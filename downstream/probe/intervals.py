@@ -16,7 +16,7 @@ from torch import Tensor
 
 from downstream.compare.bootstrap import Difference, difference, interval, weights_of
 from downstream.results import Result, read_result
-from pretrain.errors import InputError
+from pretrain.core.errors import InputError
 
 FILE_NAME = "samples.npz"
 DRAWS = 1000

@@ -19,10 +19,10 @@ from downstream.probe.intervals import Judged, intervals, judged_scores
 from downstream.probe.samples import Labels, Samples, choose_samples, features
 from downstream.results import Result, finished, write_result
 from downstream.retrieval.task import device_of, row_name
+from pretrain.core.errors import InputError
 from pretrain.data.loader import choose_workers
 from pretrain.data.source import DataSettings
 from pretrain.environment import machine, versions
-from pretrain.errors import InputError
 from pretrain.export.header import sha256
 from pretrain.pretrained import Pretrained, load_pretrained
 from pretrain.probes.encode import Forward

@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pretrain.core.errors import InputError
+from pretrain.core.settings import parse
 from pretrain.data.source import DataSettings
-from pretrain.errors import InputError
 from pretrain.models import Encoder
 from pretrain.probes.encode import Forward, encode
 from pretrain.probes.items import Items, choose_items
-from pretrain.settings import parse
 
 Labels = Literal["object", "image", "scene"]
 NAMES = ("--train", "--val")

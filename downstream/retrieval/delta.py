@@ -15,7 +15,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from pretrain.errors import InputError
+from pretrain.core.errors import InputError
 
 DISK = 0.144
 """2δ/diameter of the Poincaré disk at c = 1, as estimated by Khrulkov et al."""

@@ -14,7 +14,7 @@ from downstream.retrieval.neighbours import Engine, nearest
 from downstream.retrieval.objects import Objects
 from downstream.retrieval.recall import chance_at_1, hits, recall_of
 from downstream.retrieval.spaces import Rows, Space, ball, sphere
-from pretrain.errors import InputError
+from pretrain.core.errors import InputError
 from pretrain.geometry import poincare
 
 SPACES = ("backbone/euclidean", "head/euclidean", "head/hyperbolic")

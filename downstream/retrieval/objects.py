@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pretrain.core.errors import InputError
 from pretrain.data.decode import ImageError, read_image
 from pretrain.data.records import ReadReport, Record
 from pretrain.data.views import Window, resize, whole_pixels
-from pretrain.errors import InputError
 
 
 @dataclass(frozen=True)

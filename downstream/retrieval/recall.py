@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from downstream.retrieval.neighbours import Engine, portions
 from downstream.retrieval.spaces import Rows, Space, ball, sphere
-from pretrain.errors import InputError
+from pretrain.core.errors import InputError
 
 Geometry = Literal["euclidean", "hyperbolic"]
 

@@ -27,7 +27,7 @@ from downstream.retrieval.scores import (
     full_precision,
 )
 from downstream.retrieval.spaces import Floats, Fused, Ranking, Rows, Space
-from pretrain.errors import InputError
+from pretrain.core.errors import InputError
 
 Engine = Literal["auto", "faiss", "torch"]
 ENGINES: tuple[Engine, ...] = ("auto", "faiss", "torch")

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from pretrain.errors import InputError
+from pretrain.core.errors import InputError
 
 Floats = NDArray[np.float64]
 Rows = NDArray[np.int64]

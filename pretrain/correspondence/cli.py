@@ -120,13 +120,13 @@ def _parser() -> argparse.ArgumentParser:
 
 def _correspond(arguments: argparse.Namespace) -> int:
     from pretrain import distributed
+    from pretrain.core.settings import parse
     from pretrain.correspondence import files
     from pretrain.correspondence.encode import FeatureEncoder
     from pretrain.correspondence.pipeline import CorrespondSettings, Job, correspond
     from pretrain.data.commands.options import MAX_WORKERS, cores
     from pretrain.pretrained import load_pretrained
     from pretrain.processes import held, on_main
-    from pretrain.settings import parse
 
     names = CorrespondSettings.model_fields
     values = {name: getattr(arguments, name) for name in names}
@@ -159,11 +159,11 @@ def _correspond(arguments: argparse.Namespace) -> int:
 
 
 def _import(arguments: argparse.Namespace) -> int:
+    from pretrain.core.locks import alone_in
     from pretrain.correspondence import files
     from pretrain.correspondence.official import read_correspondences
     from pretrain.correspondence.pipeline import PAIRS, REGIONS
     from pretrain.data.index import Index
-    from pretrain.locks import alone_in
 
     index = Index.open(arguments.index, arguments.images)
     folder = arguments.output.expanduser().resolve()
@@ -219,10 +219,10 @@ def describe(report: Report, folder: Path, world: World) -> str:
 
 def _index(arguments: argparse.Namespace, pretrained: Pretrained) -> Index:
     """The index that is named, or that of the run's own data."""
+    from pretrain.core.errors import InputError
+    from pretrain.core.settings import parse
     from pretrain.data.index import Index
     from pretrain.data.source import DataSettings, open_index
-    from pretrain.errors import InputError
-    from pretrain.settings import parse
 
     if arguments.index is not None:
         index = Index.open(arguments.index, arguments.images)
@@ -267,7 +267,7 @@ def _facts(index: Index) -> dict[str, Any]:
 
 
 def _sha256(file: Path) -> str:
-    from pretrain.errors import InputError
+    from pretrain.core.errors import InputError
 
     try:
         with file.open("rb") as content:

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from pretrain.core.errors import InputError
 from pretrain.data.decode import ImageError, read_image
 from pretrain.data.index import Index
 from pretrain.data.views import blank_views, resize, whole_pixels
-from pretrain.errors import InputError
 from pretrain.pretrained import Pretrained
 
 Part = Literal["backbone", "head"]

@@ -12,8 +12,8 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from pretrain import files
-from pretrain.errors import InputError
+from pretrain.core import files
+from pretrain.core.errors import InputError
 
 VERSION = 1
 """Of the folder; it changes whenever its files do, or the same settings give other pairs."""

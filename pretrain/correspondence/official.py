@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pretrain.core.errors import InputError
 from pretrain.correspondence.regions import Regions
 from pretrain.data.index import Index
 from pretrain.data.pairs import Neighbour, PairTable
 from pretrain.data.proposals.filters import FilterSettings, select
-from pretrain.errors import InputError
 
 NOTES = "pseudo_annotations"
 SLACK = 0.01

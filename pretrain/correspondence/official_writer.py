@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pretrain.core.errors import InputError
 from pretrain.correspondence.files import manifest, replacing
 from pretrain.correspondence.pipeline import PAIRS, REGIONS
 from pretrain.correspondence.regions import Regions
 from pretrain.data.index import Index
 from pretrain.data.pairs import PairTable
-from pretrain.errors import InputError
 
 
 def write_official(file: Path, index: Index, folder: Path) -> None:

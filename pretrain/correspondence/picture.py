@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageDraw, ImageFont
 
+from pretrain.core.errors import InputError
 from pretrain.data.decode import ImageError, read_image
 from pretrain.data.index import Index
-from pretrain.errors import InputError
 
 SIDE, WIDE = 200, 290
 """Of a region and height of an image; greatest width of an image, px."""

@@ -21,6 +21,8 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from pretrain import distributed
+from pretrain.core.errors import InputError
+from pretrain.core.settings import Settings
 from pretrain.correspondence import files
 from pretrain.correspondence.encode import FeatureEncoder, centre_view, read_views, region_views
 from pretrain.correspondence.files import Shards
@@ -30,9 +32,7 @@ from pretrain.correspondence.regions import Regions
 from pretrain.data.index import Index
 from pretrain.data.pairs import PairTable
 from pretrain.distributed import World
-from pretrain.errors import InputError
 from pretrain.processes import on_main, together
-from pretrain.settings import Settings
 
 log = logging.getLogger(__name__)
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from pretrain.core.errors import InputError
 from pretrain.correspondence.files import replacing
 from pretrain.data.index import Index
-from pretrain.errors import InputError
 
 
 @dataclass(frozen=True, eq=False)

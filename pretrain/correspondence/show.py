@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pretrain.errors import InputError
+from pretrain.core.errors import InputError
 
 if TYPE_CHECKING:
     from pretrain.correspondence.picture import Match

@@ -18,8 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, NamedTuple
 
-from pretrain.errors import InputError
-from pretrain.locks import open_lock
+from pretrain.core.errors import InputError
+from pretrain.core.locks import open_lock
 
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 DOWNLOADS = "downloads"

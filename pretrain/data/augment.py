@@ -19,8 +19,8 @@ from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn import functional as F
 
-from pretrain.errors import InputError
-from pretrain.settings import Settings
+from pretrain.core.errors import InputError
+from pretrain.core.settings import Settings
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Channels = tuple[float, float, float]

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from pretrain.core.errors import InputError
 from pretrain.data.augment import PARAMETERS, AugmentSettings, draw
 from pretrain.data.blocks import Blocks, Parcel, fill
 from pretrain.data.decode import ImageError, Scratch, read_image
@@ -22,7 +23,6 @@ from pretrain.data.plan import Batch, ViewPlan
 from pretrain.data.targets import ImageTarget, Memory, Target, ViewTarget
 from pretrain.data.views import ViewSettings, Window, choose_windows, scaled
 from pretrain.data.weak import choose_row
-from pretrain.errors import InputError
 
 MAX_REPLACEMENTS = 100
 """Unreadable images in a row after which the data set itself must be out of reach."""

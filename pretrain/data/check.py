@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pretrain.core.errors import InputError
 from pretrain.data.decode import ImageError, read_image
 from pretrain.data.index import Index
 from pretrain.data.readers.common import is_inside, numbers
 from pretrain.data.records import Flag
-from pretrain.errors import InputError
 
 BLOCK = 256
 """Images given to the threads at a time."""

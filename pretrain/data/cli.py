@@ -6,7 +6,7 @@ import difflib
 import importlib
 import sys
 
-from pretrain.errors import InputError
+from pretrain.core.errors import InputError
 
 COMMANDS = {
     # name: (module with `main(argv) -> int`, what it does)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from pretrain import __version__
-from pretrain.errors import InputError
+from pretrain.core.errors import InputError
 
 CHUNK = 1 << 20
 ATTEMPTS = 5

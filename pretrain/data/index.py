@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pretrain.core.errors import InputError
 from pretrain.data.records import ReadReport, Stream
-from pretrain.errors import InputError
 
 VERSION = 2
 META = "meta.json"

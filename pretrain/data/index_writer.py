@@ -16,9 +16,9 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
+from pretrain.core.errors import InputError
 from pretrain.data.index import COLUMNS, DROPPED, META, VERSION, Index, fingerprint
 from pretrain.data.records import Record
-from pretrain.errors import InputError
 
 BATCH = 4096
 """Records kept in memory before their columns go to the disk."""

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
+from pretrain.core.errors import InputError
 from pretrain.data.augment import AugmentSettings
 from pretrain.data.batches import ViewDataset
 from pretrain.data.blocks import SPARE, Blocks, Parcel, view_bytes
@@ -24,7 +25,6 @@ from pretrain.data.pairs import PairTable, check_pairs
 from pretrain.data.plan import Batch, ViewPlan
 from pretrain.data.sampler import BatchSampler
 from pretrain.data.views import ViewSettings
-from pretrain.errors import InputError
 
 MAX_WORKERS = 8
 MAX_PREFETCH = 4

@@ -18,9 +18,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pretrain.core.errors import InputError
 from pretrain.data.decode import ImageError
 from pretrain.data.index import Index
-from pretrain.errors import InputError
 
 VERSION = 1
 META = "pack.json"

@@ -32,9 +32,9 @@ def main(argv: list[str]) -> int:
 
 
 def _pack(arguments: argparse.Namespace) -> int:
+    from pretrain.core.errors import InputError
     from pretrain.data.index import Index
     from pretrain.data.packing import write
-    from pretrain.errors import InputError
 
     if arguments.side is not None and arguments.side < 1:
         raise InputError(f"--side {arguments.side}: it must be at least 1")

@@ -19,11 +19,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pretrain.core.errors import InputError
+from pretrain.core.locks import alone_in
 from pretrain.data.decode import ImageError, Scratch, read_image
 from pretrain.data.index import Index
 from pretrain.data.pack import META, VERSION, Pack, image_digest, shard_file
-from pretrain.errors import InputError
-from pretrain.locks import alone_in
 
 ROWS_PER_SHARD = 1000
 STARTED = "started.json"

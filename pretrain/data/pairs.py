@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pretrain.core.errors import InputError
 from pretrain.data import streams
 from pretrain.data.index import Index
 from pretrain.data.plan import PAIR_REGIONS, ViewPlan
 from pretrain.data.views import Window, whole_pixels
-from pretrain.errors import InputError
 
 VERSION = 1
 META = "pairs.json"

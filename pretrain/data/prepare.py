@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pretrain.core.errors import InputError
+from pretrain.core.settings import parse
 from pretrain.data.archives import DOWNLOADS, find_archives, unpack
 from pretrain.data.download import download_all
 from pretrain.data.index import Index
 from pretrain.data.releases import RELEASES, Release
 from pretrain.data.source import DataSettings, open_index
-from pretrain.errors import InputError
-from pretrain.settings import parse
 
 Say = Callable[[str], None]
 Progress = Callable[[int], None]

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
+from pretrain.core.errors import InputError
 from pretrain.data import streams
-from pretrain.errors import InputError
 
 
 def permutation(seed: int, epoch: int, count: int) -> NDArray[np.int64]:

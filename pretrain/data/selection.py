@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pretrain.core.errors import InputError
 from pretrain.data.index import Index
 from pretrain.data.index_writer import IndexWriter
 from pretrain.data.records import Record
-from pretrain.errors import InputError
 
 LIST = "selection.txt"
 """The chosen images, one a line, in the order of the rows: ImageIDs for OpenImages."""

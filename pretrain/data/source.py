@@ -15,13 +15,13 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
+from pretrain.core.errors import InputError
+from pretrain.core.locks import open_lock
+from pretrain.core.settings import Settings
 from pretrain.data.index import VERSION, Index
 from pretrain.data.readers import coco, folder, lvis, ohms, openimages, voc
 from pretrain.data.readers.common import FlagName, OnBad, Options, need_folder
 from pretrain.data.records import Stream
-from pretrain.errors import InputError
-from pretrain.locks import open_lock
-from pretrain.settings import Settings
 
 READER_VERSION = 2
 """Part of the cache's key; to be raised when a reader gives other records for the same file."""

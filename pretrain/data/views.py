@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from pretrain.core.settings import Settings
 from pretrain.data import streams
 from pretrain.data.jitter import jitter
 from pretrain.data.plan import PAIR_REGIONS, ViewPlan
-from pretrain.settings import Settings
 
 Window = tuple[int, int, int, int]
 """Whole pixels x1 y1 x2 y2, the last two exclusive."""

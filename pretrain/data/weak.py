@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from pretrain.core.errors import InputError
 from pretrain.data import streams
 from pretrain.data.index import Index
 from pretrain.data.views import ViewSettings, count_objects
-from pretrain.errors import InputError
 
 DRAWS = 1000
 """Random images looked at before they are gone through in order."""

@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from pretrain.errors import InputError
+from pretrain.core.errors import InputError
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pretrain.errors import InputError
-from pretrain.settings import Settings, parse
+from pretrain.core.errors import InputError
+from pretrain.core.settings import Settings, parse
 
 DEPTH = {"resnet18": 18, "resnet34": 34, "resnet50": 50, "resnet101": 101}
 

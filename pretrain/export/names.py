@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from pretrain.errors import InputError
+from pretrain.core.errors import InputError
 
 _NORM = r"(weight|bias|running_mean|running_var|num_batches_tracked)"
 

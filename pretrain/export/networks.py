@@ -8,7 +8,7 @@ from typing import Any
 import torchvision
 from torch import Tensor, nn
 
-from pretrain.errors import InputError
+from pretrain.core.errors import InputError
 from pretrain.export.target import agree
 from pretrain.models.backbones import import_timm
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pretrain.errors import InputError
+from pretrain.core.errors import InputError
 from pretrain.export.header import Provenance
 from pretrain.pretrained import Pretrained
 

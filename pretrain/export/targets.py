@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pretrain.errors import InputError
+from pretrain.core.errors import InputError
 from pretrain.export.features import LAYERS, timm_features, torchvision_features
 from pretrain.export.header import Header, Provenance, detectron2_config, read_detectron2
 from pretrain.export.names import detectron2_name

@@ -13,10 +13,10 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 import pretrain.methods
+from pretrain.core.errors import InputError
+from pretrain.core.settings import Settings, parse
 from pretrain.data.plan import Crop, Region, ViewPlan
-from pretrain.errors import InputError
 from pretrain.models import Encoder, EncoderSettings
-from pretrain.settings import Settings, parse
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from pretrain import distributed
+from pretrain.core.errors import InputError
 from pretrain.data.plan import Crop, ViewPlan
-from pretrain.errors import InputError
 from pretrain.geometry.precision import as_float
 from pretrain.losses import cosine_regression
 from pretrain.methods.base import Context, KeyedMethod, Losses, MethodSettings, Metrics

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pretrain.errors import InputError
+from pretrain.core.errors import InputError
 from pretrain.methods.base import Context, KeyedMethod, Method, MethodSettings, method_class
 from pretrain.methods.hcl import HCL, HCLSettings
 

@@ -15,8 +15,8 @@ from pydantic import Field
 from torch import Tensor
 
 from pretrain import distributed
+from pretrain.core.errors import InputError
 from pretrain.data.plan import Region
-from pretrain.errors import InputError
 from pretrain.geometry.precision import as_float
 from pretrain.losses import dense_info_nce, info_nce, match
 from pretrain.methods.base import Context, Losses, Metrics, register

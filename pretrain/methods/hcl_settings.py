@@ -7,8 +7,8 @@ from typing import Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
+from pretrain.core.settings import Settings
 from pretrain.losses.paths import Path as LossPath
-from pretrain.settings import Settings
 
 
 class HCLSettings(Settings):

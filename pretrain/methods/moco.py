@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from pretrain import distributed
+from pretrain.core.errors import InputError
 from pretrain.data.plan import Region
-from pretrain.errors import InputError
 from pretrain.geometry.precision import as_float
 from pretrain.losses import info_nce
 from pretrain.losses.paths import Path as LossPath

@@ -13,7 +13,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from pretrain.errors import InputError
+from pretrain.core.errors import InputError
 
 TORCHVISION = ("resnet18", "resnet34", "resnet50", "resnet101")
 TIMM = "timm/"

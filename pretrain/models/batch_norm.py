@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pretrain.errors import InputError
+from pretrain.core.errors import InputError
 
 REMEDY = "take another backbone, or let the method leave batch norm as it is"
 

@@ -6,8 +6,8 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
+from pretrain.core.settings import Settings
 from pretrain.models.backbones import build_backbone
-from pretrain.settings import Settings
 
 
 class EncoderSettings(Settings):

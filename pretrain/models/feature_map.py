@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from pretrain.errors import InputError
+from pretrain.core.errors import InputError
 from pretrain.models.backbones import check_size, is_timm
 
 STAGES = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4")

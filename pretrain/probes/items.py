@@ -9,11 +9,11 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from pretrain.core.errors import InputError
 from pretrain.data.index import Index
 from pretrain.data.pack import Pack
 from pretrain.data.records import Flag
 from pretrain.data.source import DataSettings, open_index
-from pretrain.errors import InputError
 
 EVERY = 5
 """One image in so many is classified where there is no set for it."""

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from pretrain import distributed
+from pretrain.core.errors import InputError
 from pretrain.data.decode import ImageError
 from pretrain.data.loader import choose_workers
-from pretrain.errors import InputError
 from pretrain.models import Encoder
 from pretrain.probes.encode import Forward, cut_image, encode
 from pretrain.probes.items import Items, choose_items

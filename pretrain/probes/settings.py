@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from pretrain.core.settings import Settings
 from pretrain.data.source import DataSettings
-from pretrain.settings import Settings
 
 
 class ProbeSettings(Settings):

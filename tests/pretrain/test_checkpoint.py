@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from pretrain import checkpoint
-from pretrain.errors import InputError
+from pretrain.core.errors import InputError
 
 
 def save(folder: Path, step: int, keep: int = 2, keep_every: int | None = None) -> Path:

@@ -8,8 +8,8 @@ import pytest
 import yaml
 
 from pretrain.config import dump_yaml, from_values, load_settings
-from pretrain.errors import InputError
-from pretrain.presets import configs_root
+from pretrain.core.errors import InputError
+from pretrain.core.presets import configs_root
 
 PRESETS = sorted(path.stem for path in (configs_root() / "pretrain").glob("*.yaml"))
 

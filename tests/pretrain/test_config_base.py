@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pretrain.config import load_settings
-from pretrain.errors import InputError
+from pretrain.core.errors import InputError
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import torch
 
 import pretrain
 from pretrain import distributed
-from pretrain.errors import InputError
+from pretrain.core.errors import InputError
 
 ROOT = Path(pretrain.__file__).parent.parent
 SCRIPT = Path(__file__).parent / "distributed_step.py"

@@ -13,7 +13,7 @@ from torch import nn
 
 import hcl
 from pretrain import checkpoint
-from pretrain.errors import InputError
+from pretrain.core.errors import InputError
 from pretrain.export import export, header, targets
 from pretrain.export.features import compare_features, probe, torchvision_features
 from pretrain.export.names import detectron2_name

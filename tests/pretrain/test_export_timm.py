@@ -13,7 +13,7 @@ from torch import nn
 
 import hcl
 from pretrain import checkpoint
-from pretrain.errors import InputError
+from pretrain.core.errors import InputError
 from pretrain.export import export, targets
 from pretrain.models import Encoder, EncoderSettings
 from pretrain.pretrained import Description, load_pretrained

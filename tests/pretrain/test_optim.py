@@ -11,10 +11,10 @@ import torch
 from torch import nn
 
 from pretrain.config import OptimSettings
-from pretrain.errors import InputError
+from pretrain.core.errors import InputError
+from pretrain.core.settings import parse
 from pretrain.optim import build_optimizer, parameter_groups, rate_warning
 from pretrain.schedule import learning_rate
-from pretrain.settings import parse
 
 
 class Net(nn.Module):

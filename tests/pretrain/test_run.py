@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from pretrain.config import dump_yaml, load_settings
-from pretrain.errors import InputError
+from pretrain.core.errors import InputError
 from pretrain.run import RunFolder
 
 

@@ -18,8 +18,8 @@ from torch import Tensor
 import pretrain
 from pretrain import distributed
 from pretrain.config import RunSettings, from_values
+from pretrain.core.errors import InputError
 from pretrain.data.plan import Batch
-from pretrain.errors import InputError
 from pretrain.methods.base import Context, Method
 from pretrain.methods.build import build_method
 from pretrain.metrics import read_metrics

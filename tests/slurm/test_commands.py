@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 import hcl
+from pretrain.core.errors import InputError
 from pretrain.data import cli as data
-from pretrain.errors import InputError
 from slurm.commands import OUTER, check_command, parsed
 
 INNER = [

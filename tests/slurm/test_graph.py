@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pretrain.errors import InputError
+from pretrain.core.errors import InputError
 from slurm.graph import Pipeline, load_pipeline
 
 HEAD = "name: p\nvars: {output: out, n: 3}\n"

@@ -16,7 +16,7 @@ from runs import run, status, submit
 
 import hcl
 from pretrain.config import load_settings
-from pretrain.errors import InputError
+from pretrain.core.errors import InputError
 from slurm.cluster import choose_cluster
 from slurm.job import Job, plain
 from slurm.queue import Entry

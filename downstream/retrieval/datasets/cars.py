@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from downstream.retrieval.datasets.labelled import Item, LabelledImages, collect
-from pretrain.errors import InputError
+from pretrain.core.errors import InputError
 
 FOLDER = "cars196"
 TRAIN_CLASSES = 98

@@ -13,8 +13,8 @@ from typing import get_args
 
 from downstream.arguments import not_negative
 from downstream.retrieval.datasets.crops import Classes
+from pretrain.core.errors import InputError
 from pretrain.data.readers.common import OnBad
-from pretrain.errors import InputError
 
 
 def main(argv: list[str]) -> int:

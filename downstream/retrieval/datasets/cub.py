@@ -6,7 +6,7 @@ from pathlib import Path
 
 from downstream.retrieval.datasets.folder import image_files
 from downstream.retrieval.datasets.labelled import Item, LabelledImages, collect, find_root
-from pretrain.errors import InputError
+from pretrain.core.errors import InputError
 
 FOLDER = "CUB_200_2011"
 REMEDY = "unpack CUB_200_2011.tgz there (`hcl data prepare cub DIR --archive CUB_200_2011.tgz`)"

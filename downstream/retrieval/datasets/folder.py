@@ -12,7 +12,7 @@ from downstream.retrieval.datasets.labelled import (
     collect,
     halves,
 )
-from pretrain.errors import InputError
+from pretrain.core.errors import InputError
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 

@@ -22,8 +22,8 @@ from downstream.retrieval.datasets.labelled import (
     find_root,
     first_half,
 )
+from pretrain.core.errors import InputError
 from pretrain.data.readers.common import is_inside, shown
-from pretrain.errors import InputError
 
 FOLDER = "dataset"
 TABLE = "classes.csv"

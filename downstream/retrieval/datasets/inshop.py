@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from downstream.retrieval.datasets.labelled import SPLITS, Item, LabelledImages, collect
-from pretrain.errors import InputError
+from pretrain.core.errors import InputError
 
 FOLDERS = ("", "Inshop_Clothes", "In-shop Clothes Retrieval Benchmark")
 LIST = "list_eval_partition.txt"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from downstream.retrieval.datasets import cars, cub, grocery, inshop, sop
 from downstream.retrieval.datasets.labelled import LabelledImages, Split
-from pretrain.errors import InputError
+from pretrain.core.errors import InputError
 
 Counts = dict[Split, tuple[int, int]]
 

@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pretrain.errors import InputError
+from pretrain.core.errors import InputError
 
 Split = Literal["train", "test", "query", "gallery"]
 SPLITS: tuple[Split, ...] = ("train", "test", "query", "gallery")

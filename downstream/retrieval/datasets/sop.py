@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from downstream.retrieval.datasets.labelled import Item, LabelledImages, Split, collect, find_root
-from pretrain.errors import InputError
+from pretrain.core.errors import InputError
 
 FOLDER = "Stanford_Online_Products"
 LISTS: dict[str, Split] = {"Ebay_train.txt": "train", "Ebay_test.txt": "test"}

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from downstream.retrieval.datasets import crops, folder
 from downstream.retrieval.datasets.known import KNOWN
 from downstream.retrieval.datasets.labelled import LabelledImages, coarse, within_training
-from pretrain.settings import Settings
+from pretrain.core.settings import Settings
 
 
 class DataSettings(Settings):

@@ -10,9 +10,9 @@ import yaml
 
 from downstream.retrieval.finetune.settings import FinetuneSettings
 from pretrain.config import read_yaml
-from pretrain.errors import InputError
-from pretrain.presets import find_config
-from pretrain.settings import parse
+from pretrain.core.errors import InputError
+from pretrain.core.presets import find_config
+from pretrain.core.settings import parse
 
 KIND = "retrieval"
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from downstream.arguments import positive_int
 from downstream.results import FILE_NAME, Result, finished
-from pretrain.errors import InputError
+from pretrain.core.errors import InputError
 
 if TYPE_CHECKING:
     from downstream.retrieval.finetune.tuned import Tuned

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from downstream.retrieval.finetune.config import dump_yaml
 from downstream.retrieval.finetune.settings import FinetuneSettings
+from pretrain.core.settings import parse
 from pretrain.run import Folder
-from pretrain.settings import parse
 
 FREE = {
     *("output", "name", "data.root", "data.annotations", "data.workers", "model.weights"),

@@ -14,9 +14,9 @@ from torchvision.transforms.v2 import functional as F
 from downstream.retrieval.datasets import LabelledImages
 from downstream.retrieval.finetune.sampler import Draw
 from downstream.retrieval.finetune.settings import AugmentSettings
+from pretrain.core.errors import InputError
 from pretrain.data import streams
 from pretrain.data.decode import ImageError, decode, read_image
-from pretrain.errors import InputError
 
 RATIO = (3 / 4, 4 / 3)
 TRIES = 10

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 
 from downstream.retrieval.finetune.efficientnet import is_first_port, to_timm
 from downstream.retrieval.finetune.settings import ModelSettings
-from pretrain.errors import InputError
+from pretrain.core.errors import InputError
+from pretrain.core.settings import Settings
 from pretrain.models import build_backbone
 from pretrain.models.backbones import import_timm
 from pretrain.pretrained import load_pretrained
-from pretrain.settings import Settings
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CLASSIFIERS = ("head.", "head_dist.", "fc.", "classifier.")

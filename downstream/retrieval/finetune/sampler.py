@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
+from pretrain.core.errors import InputError
 from pretrain.data import streams
 from pretrain.data.sampler import permutation
-from pretrain.errors import InputError
 
 SAMPLES = 2**32 - 4
 """Stream of the images drawn of a class; beside those of ``pretrain.data.streams``."""

@@ -28,8 +28,8 @@ from downstream.retrieval.finetune.tuned import Tuned
 from downstream.retrieval.measures import Measures, Ties, measure
 from downstream.retrieval.neighbours import Engine
 from downstream.retrieval.spaces import Ranking, Rows, ball, fused, sphere
+from pretrain.core.errors import InputError
 from pretrain.environment import machine, versions
-from pretrain.errors import InputError
 from pretrain.export.header import sha256
 from pretrain.geometry import poincare
 

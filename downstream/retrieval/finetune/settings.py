@@ -10,10 +10,10 @@ from pydantic import Field, model_validator
 import pretrain.config
 from downstream.retrieval.datasets import DataSettings
 from downstream.retrieval.measures import Ties
+from pretrain.core.settings import Settings
 from pretrain.losses.contrast import Numerics
 from pretrain.losses.fusion import BallInput, Combine
 from pretrain.schedule import learning_rate
-from pretrain.settings import Settings
 
 Positive = Annotated[float, Field(gt=0, lt=math.inf)]
 Count = Annotated[int, Field(ge=1)]

@@ -19,8 +19,8 @@ from downstream.retrieval.finetune.settings import FinetuneSettings
 from downstream.retrieval.finetune.step import Stepper
 from pretrain import __version__, checkpoint, distributed
 from pretrain.clock import Clock
+from pretrain.core.errors import InputError
 from pretrain.distributed import World
-from pretrain.errors import InputError
 from pretrain.metrics import Recorder, Value
 from pretrain.processes import on_main
 from pretrain.signals import StopFlag

@@ -10,8 +10,8 @@ from downstream.retrieval.finetune.config import override
 from downstream.retrieval.finetune.network import Architecture, Network, rebuild
 from downstream.retrieval.finetune.settings import FinetuneSettings
 from pretrain import checkpoint
-from pretrain.errors import InputError
-from pretrain.settings import parse
+from pretrain.core.errors import InputError
+from pretrain.core.settings import parse
 
 
 @dataclass(frozen=True)

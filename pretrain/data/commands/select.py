@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from pretrain.core.errors import InputError
 from pretrain.data.commands.options import positive
-from pretrain.errors import InputError
 
 
 def main(argv: list[str]) -> int:

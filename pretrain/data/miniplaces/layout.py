@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from pretrain.core.errors import InputError
 from pretrain.data.readers.common import is_inside, shown
-from pretrain.errors import InputError
 
 Split = Literal["train", "val"]
 SPLITS: tuple[Split, ...] = ("train", "val")

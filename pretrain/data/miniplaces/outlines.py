@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 from xml.etree import ElementTree
 
-from pretrain.errors import InputError
+from pretrain.core.errors import InputError
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 NO_OUTLINE = "outlines of fewer than three points"

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pretrain.core.errors import InputError
+from pretrain.core.settings import parse
 from pretrain.data.archives import find_archives, unpack
 from pretrain.data.headers import Found, SizeReader
 from pretrain.data.index import Index
 from pretrain.data.miniplaces.layout import SPLITS, Layout, Listed, Split, find_layout
 from pretrain.data.miniplaces.outlines import NO_OUTLINE, read_outlines
 from pretrain.data.source import DataSettings, open_index
-from pretrain.errors import InputError
-from pretrain.settings import parse
 
 EXPECTED: dict[Split, tuple[int, int]] = {"train": (100_000, 3_502), "val": (10_000, 371)}
 """Images, and images with outlined objects, of the whole set (its development kit's README)."""

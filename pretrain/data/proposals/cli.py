@@ -73,10 +73,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    from pretrain.core.settings import parse
     from pretrain.data.index import Index
     from pretrain.data.proposals.filters import FilterSettings
     from pretrain.data.proposals.propose import propose
-    from pretrain.settings import parse
 
     index = Index.open(arguments.index)
     rule = parse(
@@ -134,10 +134,10 @@ def describe(outcome: Outcome) -> str:
 
 
 def _proposer(arguments: argparse.Namespace, index: Index) -> Proposer:
+    from pretrain.core.errors import InputError
     from pretrain.data.proposals.detector import Detector
     from pretrain.data.proposals.selective_search import SelectiveSearch
     from pretrain.data.proposals.windows import Grid, MultiScale, Random
-    from pretrain.errors import InputError
 
     method = arguments.method
     if arguments.seed < 0:

@@ -14,9 +14,9 @@ from typing import Any, TextIO
 import numpy as np
 from numpy.typing import NDArray
 
+from pretrain.core.errors import InputError
 from pretrain.data.index import Index
 from pretrain.data.proposals.base import Proposals
-from pretrain.errors import InputError
 
 CHUNK = 1 << 20
 MAX_ENTRY = 64 << 20

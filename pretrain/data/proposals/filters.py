@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from pretrain.settings import Settings
+from pretrain.core.settings import Settings
 
 SMALL = "too small"
 ELONGATED = "too elongated"

@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pretrain.core.errors import InputError
+from pretrain.core.locks import alone_in
 from pretrain.data.index import META, Index
 from pretrain.data.proposals import shards
 from pretrain.data.proposals.base import Proposer
 from pretrain.data.proposals.filters import FilterSettings
 from pretrain.data.proposals.work import Job, do_all
 from pretrain.data.records import Flag, Record, Stream
-from pretrain.errors import InputError
-from pretrain.locks import alone_in
 
 COMMAND = "hcl data propose"
 VERSION = 1

@@ -10,8 +10,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from pretrain.core.errors import InputError
 from pretrain.data.proposals.base import Proposals
-from pretrain.errors import InputError
 
 Mode = Literal["fast", "quality"]
 

@@ -17,11 +17,11 @@ from pathlib import Path
 
 import numpy as np
 
+from pretrain.core.errors import InputError
 from pretrain.data.index import Index
 from pretrain.data.proposals import shards
 from pretrain.data.proposals.base import Proposer
 from pretrain.data.proposals.filters import FilterSettings, select
-from pretrain.errors import InputError
 
 
 @dataclass(frozen=True)

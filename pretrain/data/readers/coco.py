@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pretrain.core.errors import InputError
 from pretrain.data.readers import json_lists
 from pretrain.data.readers.common import (
     DEFAULT,
@@ -29,7 +30,6 @@ from pretrain.data.readers.common import (
     numbers,
 )
 from pretrain.data.records import Flag, ReadReport, Record, Stream
-from pretrain.errors import InputError
 
 OnBadBox = OnBad
 

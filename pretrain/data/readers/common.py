@@ -10,8 +10,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from pretrain.core.errors import InputError
 from pretrain.data.records import Flag
-from pretrain.errors import InputError
 
 OnBad = Literal["error", "drop"]
 FlagName = Literal["group", "depiction", "occluded", "truncated", "difficult", "inside", "proposal"]

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
+from pretrain.core.errors import InputError
 from pretrain.data.headers import Found, SizeReader
 from pretrain.data.readers.common import DEFAULT, UNREADABLE, Options, need_folder
 from pretrain.data.records import Record, Stream
-from pretrain.errors import InputError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 BATCH = 2048

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pretrain.errors import InputError
+from pretrain.core.errors import InputError
 
 _SPACE = re.compile(r"[ \t\n\r]*")
 

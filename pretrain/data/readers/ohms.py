@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from pretrain.core.errors import InputError
 from pretrain.data.readers import relative
 from pretrain.data.readers.common import DEFAULT, Options
 from pretrain.data.readers.openimages import FLAG_COLUMNS
 from pretrain.data.readers.plain_pickle import load_dictionary, plain
 from pretrain.data.readers.relative import Classes, Rows
 from pretrain.data.records import Record, Stream
-from pretrain.errors import InputError
 
 COLUMNS = (
     *("ImageID", "Source", "LabelName", "Confidence", "XMin", "XMax", "YMin", "YMax"),

@@ -6,12 +6,12 @@ import csv
 from collections.abc import Iterator
 from pathlib import Path
 
+from pretrain.core.errors import InputError
 from pretrain.data.readers import relative
 from pretrain.data.readers.common import DEFAULT, Options, shown
 from pretrain.data.readers.relative import Classes, Rows
 from pretrain.data.readers.text import HashedFile
 from pretrain.data.records import Flag, Record, Stream
-from pretrain.errors import InputError
 
 NEEDED = ("ImageID", "LabelName", "XMin", "XMax", "YMin", "YMax")
 Box = tuple[float, float, float, float]

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.lib import format as npy
 
-from pretrain.errors import InputError
+from pretrain.core.errors import InputError
 
 _PLAIN = re.compile(r"[<>|=]?[biufUS][0-9]{1,6}")
 """Types of numbers and text."""

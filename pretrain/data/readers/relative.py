@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pretrain.core.errors import InputError
 from pretrain.data.headers import Found, SizeReader
 from pretrain.data.readers.common import (
     DEGENERATE,
@@ -27,7 +28,6 @@ from pretrain.data.readers.common import (
 )
 from pretrain.data.readers.text import HashedFile
 from pretrain.data.records import Record, Stream
-from pretrain.errors import InputError
 
 BATCH = 2048
 """Images whose headers are read together."""

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from pretrain.errors import InputError
+from pretrain.core.errors import InputError
 
 
 class HashedFile:

@@ -10,6 +10,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 
+from pretrain.core.errors import InputError
 from pretrain.data.headers import header_size
 from pretrain.data.readers.common import (
     DEFAULT,
@@ -29,7 +30,6 @@ from pretrain.data.readers.common import (
 )
 from pretrain.data.readers.text import HashedFile
 from pretrain.data.records import Flag, Record, Stream
-from pretrain.errors import InputError
 
 CLASSES = (
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),

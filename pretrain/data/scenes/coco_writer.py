@@ -18,10 +18,10 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
+from pretrain.core.errors import InputError
 from pretrain.data.scenes.compose import compose
 from pretrain.data.scenes.rle import bounds, encode
 from pretrain.data.scenes.scene_set import GENERATOR, Record, SceneSet
-from pretrain.errors import InputError
 
 JPEG_QUALITY = 92
 Outcome = Literal["made", "present"]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from pretrain.core.errors import InputError
 from pretrain.data.scenes.procedural import ProceduralSource
 from pretrain.data.scenes.source import Source
-from pretrain.errors import InputError
 
 GENERATOR = "hcl data scenes"
 VERSION = "1"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from pretrain.core.errors import InputError
 from pretrain.data.scenes.source import Source
-from pretrain.errors import InputError
 
 NAMES = "procedural, procedural:CONTEXT,..., tuxpaint, tuxpaint:DIR"
 

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
+from pretrain.core.errors import InputError
 from pretrain.data.scenes.drawing import Sprite, tight
-from pretrain.errors import InputError
 
 CUTOUT_SIDE = 512
 """Longest side of a cut-out that is kept in memory, px."""

@@ -13,7 +13,7 @@ import pytest
 import hcl
 from downstream.compare.collect import collect
 from downstream.results import Result, write_result
-from pretrain.errors import InputError
+from pretrain.core.errors import InputError
 
 
 def detection(folder: Path, run: str, ap: float, protocol: dict[str, Any] | None = None) -> Path:

@@ -20,7 +20,7 @@ from downstream.compare.plots import PALETTE, thin
 from downstream.compare.sheets import MISSING
 from downstream.compare.table import sheet, value_of
 from downstream.results import Result, write_result
-from pretrain.errors import InputError
+from pretrain.core.errors import InputError
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}
 SECTIONS = {

@@ -15,7 +15,7 @@ from downstream.compare.curves import category_figures, training_figures
 from downstream.compare.figures import seed_curves
 from downstream.compare.table import sheet, warnings
 from downstream.results import Result, read_result, write_result
-from pretrain.errors import InputError
+from pretrain.core.errors import InputError
 
 pytest.importorskip("pycocotools", reason="needs pycocotools")
 

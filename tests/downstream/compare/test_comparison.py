@@ -33,7 +33,7 @@ from downstream.compare.published import PAPERS, load
 from downstream.compare.sheets import MISSING
 from downstream.compare.table import FLOOR, Value, cells, sheet, value_of, warnings
 from downstream.results import read_result, write_result
-from pretrain.errors import InputError
+from pretrain.core.errors import InputError
 
 
 def quiet(line: str) -> None:

@@ -19,9 +19,9 @@ from downstream.detection.forward import TOLERANCE, check_forward, detector_feat
 from downstream.detection.heads import register
 from downstream.detection.strict import check_config, check_tensors, load_backbone
 from downstream.detection.weights import Backbone, read_backbone
-from pretrain.errors import InputError
+from pretrain.core.errors import InputError
+from pretrain.core.presets import find_config
 from pretrain.export.features import LAYERS, probe, timm_features, torchvision_features
-from pretrain.presets import find_config
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 State = dict[str, Tensor]

@@ -16,7 +16,7 @@ from downstream.detection.coco import CocoSet, builtin_paths, read_coco
 from downstream.detection.config import adapt, load_config
 from downstream.detection.draw import draw_detections
 from downstream.detection.evaluate import METRICS, average_precision
-from pretrain.errors import InputError
+from pretrain.core.errors import InputError
 
 
 def test_reading(toy: Toy) -> None:

@@ -13,9 +13,9 @@ from toy_detection import Toy
 import hcl
 from downstream.detection.config import load_config
 from downstream.results import Result, read_result
-from pretrain.errors import InputError
+from pretrain.core.errors import InputError
+from pretrain.core.presets import find_config
 from pretrain.export.header import read_detectron2
-from pretrain.presets import find_config
 
 
 def command(config: Path, toy: Toy, output: Path, *more: str) -> list[str]:

@@ -16,7 +16,7 @@ from detection_sets import hostile
 from downstream.detection import backends
 from downstream.detection.evaluate import METRICS, evaluate
 from downstream.detection.voc import voc_average_precision
-from pretrain.errors import InputError
+from pretrain.core.errors import InputError
 
 
 def reference(content, detections, kind):

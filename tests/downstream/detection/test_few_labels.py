@@ -12,7 +12,7 @@ import hcl
 from downstream.detection.coco import read_coco
 from downstream.detection.labels import choose, listed
 from downstream.results import read_result
-from pretrain.errors import InputError
+from pretrain.core.errors import InputError
 
 IMAGES = [{"id": n, "file_name": f"train2017/{n:012d}.jpg"} for n in range(7, 4007)]
 

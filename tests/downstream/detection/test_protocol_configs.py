@@ -12,8 +12,8 @@ import hcl
 from downstream.detection.config import get, load_config
 from downstream.detection.forms import check_form, claimed
 from downstream.results import read_result
-from pretrain.errors import InputError
-from pretrain.presets import configs_root, find_config
+from pretrain.core.errors import InputError
+from pretrain.core.presets import configs_root, find_config
 
 NAMES = sorted(path.stem for path in (configs_root() / "detection").glob("*.yaml"))
 

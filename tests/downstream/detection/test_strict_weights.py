@@ -14,7 +14,7 @@ import hcl
 from downstream.detection.config import load_config
 from downstream.detection.strict import check_config, check_tensors
 from downstream.detection.weights import read_backbone
-from pretrain.errors import InputError
+from pretrain.core.errors import InputError
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from downstream.detection.strict import check_config, check_tensors, load_backbo
 from downstream.detection.timm_backbone import TimmBackbone, check_choice, find_stages, register
 from downstream.detection.weights import Backbone, read_backbone
 from downstream.results import read_result
-from pretrain.errors import InputError
+from pretrain.core.errors import InputError
 from pretrain.export import export
 from pretrain.export.features import LAYERS, probe, timm_features
 from pretrain.pretrained import load_pretrained

@@ -18,7 +18,7 @@ from downstream.detection.lvis import LIMIT, LvisSet, is_lvis, lvis_average_prec
 from downstream.detection.sets import read_set
 from downstream.detection.voc_sets import VocSet, read_voc
 from downstream.results import read_result
-from pretrain.errors import InputError
+from pretrain.core.errors import InputError
 from pretrain.export.header import sha256
 
 # xmin, ymin, xmax, ymax as pixels from 1, class, difficult

@@ -12,7 +12,7 @@ from downstream.compare.bootstrap import weights_of
 from downstream.probe import intervals, scores
 from downstream.probe.intervals import Judged
 from downstream.results import Result, write_result
-from pretrain.errors import InputError
+from pretrain.core.errors import InputError
 
 
 def judged(seed: int = 0) -> Judged:

@@ -11,8 +11,8 @@ from downstream.retrieval.finetune.settings import (
     FinetuneSettings,
 )
 from downstream.retrieval.finetune.trainer import Trainer
+from pretrain.core.settings import parse
 from pretrain.distributed import World
-from pretrain.settings import parse
 
 ALONE = World(0, 1, 0, 1, torch.device("cpu"))
 TINY = {"img_size": 32, "patch_size": 8, "depth": 2, "embed_dim": 32, "num_heads": 2}

@@ -14,7 +14,7 @@ from torchvision.io import read_image
 import hcl
 from downstream.retrieval.datasets import folder
 from downstream.retrieval.datasets.crop_folder import file_names, folder_names, write_crops
-from pretrain.errors import InputError
+from pretrain.core.errors import InputError
 
 
 @pytest.fixture

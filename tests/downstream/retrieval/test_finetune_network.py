@@ -15,7 +15,7 @@ from downstream.retrieval.finetune.settings import (
     ModelSettings,
 )
 from downstream.retrieval.finetune.tuned import load_tuned
-from pretrain.errors import InputError
+from pretrain.core.errors import InputError
 
 
 def test_frozen_parts_stay_as_they_were(values):

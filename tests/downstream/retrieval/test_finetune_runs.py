@@ -24,8 +24,8 @@ from downstream.retrieval.finetune.step import DivergedError
 from downstream.retrieval.finetune.trainer import Trainer
 from downstream.retrieval.finetune.tuned import load_tuned
 from pretrain import checkpoint
-from pretrain.errors import InputError
-from pretrain.locks import alone_in
+from pretrain.core.errors import InputError
+from pretrain.core.locks import alone_in
 from pretrain.metrics import read_metrics
 
 
@@ -98,7 +98,7 @@ torch.set_default_dtype(torch.float64)
 from downstream.retrieval.finetune.settings import FinetuneSettings
 from downstream.retrieval.finetune.trainer import Trainer
 from pretrain import distributed
-from pretrain.settings import parse
+from pretrain.core.settings import parse
 settings = parse(FinetuneSettings, json.loads(sys.argv[1]), source="test")
 with distributed.process_group("cpu") as world:
     trainer = Trainer(settings, world, ["test"])

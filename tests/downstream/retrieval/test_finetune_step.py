@@ -22,7 +22,7 @@ from downstream.retrieval.finetune.settings import (
     LossSettings,
 )
 from downstream.retrieval.finetune.step import Stepper
-from pretrain.errors import InputError
+from pretrain.core.errors import InputError
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 

@@ -16,7 +16,7 @@ from downstream.retrieval.measures import measure
 from downstream.retrieval.neighbours import nearest, search
 from downstream.retrieval.recall import make_space, recall_at_k
 from downstream.retrieval.spaces import ball, fused, sphere
-from pretrain.errors import InputError
+from pretrain.core.errors import InputError
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 KS = (1, 10, 20, 30, 40, 50)

@@ -14,7 +14,7 @@ from downstream.retrieval import neighbours as search
 from downstream.retrieval import recall_at_k, shortlists, spaces
 from downstream.retrieval.neighbours import nearest
 from downstream.retrieval.recall import chance_at_1, make_space
-from pretrain.errors import InputError
+from pretrain.core.errors import InputError
 
 GOLDEN = Path(__file__).parents[2] / "golden/recall.npz"
 KS = (1, 2, 4, 8, 16, 32)

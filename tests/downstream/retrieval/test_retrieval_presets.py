@@ -14,8 +14,8 @@ from downstream.compare.published import load, rows_beside
 from downstream.results import read_result
 from downstream.retrieval.datasets.known import KNOWN
 from downstream.retrieval.finetune.config import load_settings
-from pretrain.errors import InputError
-from pretrain.presets import configs_root
+from pretrain.core.errors import InputError
+from pretrain.core.presets import configs_root
 from slurm.graph import load_pipeline
 
 EVERY = sorted(path.stem for path in (configs_root() / "retrieval").glob("*.yaml"))

@@ -25,8 +25,8 @@ from downstream.retrieval.datasets import (
 )
 from downstream.retrieval.datasets import sop as products
 from downstream.retrieval.datasets.prepare import prepare
-from pretrain.errors import InputError
-from pretrain.settings import parse
+from pretrain.core.errors import InputError
+from pretrain.core.settings import parse
 
 
 def picture(path: Path, colour=(200, 30, 30), mode="RGB") -> None:

@@ -16,8 +16,8 @@ from downstream.retrieval import recall_at_k
 from downstream.retrieval.embed import embed, to_ball
 from downstream.retrieval.objects import choose_objects, with_context
 from pretrain import checkpoint
+from pretrain.core.errors import InputError
 from pretrain.data.readers.coco import read
-from pretrain.errors import InputError
 from pretrain.geometry import poincare
 from pretrain.pretrained import load_pretrained
 

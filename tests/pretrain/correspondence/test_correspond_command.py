@@ -21,10 +21,10 @@ from PIL import Image
 from torchvision.transforms import functional as tv
 
 import hcl
+from pretrain.core.errors import InputError
 from pretrain.correspondence.regions import Regions
 from pretrain.data.index import Index
 from pretrain.data.pairs import PairTable, choose_pair, pair_stream
-from pretrain.errors import InputError
 from pretrain.pretrained import load_pretrained
 
 ROOT = Path(hcl.__file__).parent

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
+from pretrain.core.errors import InputError
+from pretrain.core.locks import alone_in
 from pretrain.correspondence import files
 from pretrain.correspondence.encode import _batches, centre_view
 from pretrain.correspondence.files import Shards
-from pretrain.errors import InputError
-from pretrain.locks import alone_in
 
 
 def test_shards_are_whole_or_missing(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from correspondence_runs import command_line
 from PIL import Image
 
 import hcl
+from pretrain.core.errors import InputError
 from pretrain.correspondence.official import (
     read_correspondences,
     read_neighbours,
@@ -24,7 +25,6 @@ from pretrain.correspondence.regions import Regions
 from pretrain.data.index import Index
 from pretrain.data.pairs import PairTable
 from pretrain.data.readers import coco
-from pretrain.errors import InputError
 
 SIZES = {"a.jpg": (300, 200), "b.jpg": (150, 250), "c.jpg": (400, 400)}
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from pretrain.core.errors import InputError
 from pretrain.data import archives
 from pretrain.data.archives import unpack
-from pretrain.errors import InputError
 
 FILES = {"train/a.jpg": b"a" * 5000, "train/b.jpg": b"bb" * 3000, "notes/readme.txt": b"hello"}
 KINDS = ["x.zip", "x.tar", "x.tar.gz", "x.tgz", "x.tar.bz2", "x.tar.xz"]

@@ -8,6 +8,8 @@ import torch
 from torchvision.transforms import ColorJitter
 from torchvision.transforms import functional as tv
 
+from pretrain.core.errors import InputError
+from pretrain.core.settings import parse
 from pretrain.data import augment
 from pretrain.data.augment import (
     BRIGHTNESS,
@@ -28,8 +30,6 @@ from pretrain.data.augment import (
     draw,
     identity,
 )
-from pretrain.errors import InputError
-from pretrain.settings import parse
 
 PLAIN = AugmentSettings(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 SIZE = 24

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from pretrain.core.errors import InputError
 from pretrain.data import blocks, device, packing
 from pretrain.data import loader as loader_module
 from pretrain.data.augment import AugmentSettings
@@ -22,7 +23,6 @@ from pretrain.data.pack import Pack
 from pretrain.data.plan import Batch, Crop, ViewPlan
 from pretrain.data.source import DataSettings, open_index
 from pretrain.data.views import ViewSettings, choose_windows
-from pretrain.errors import InputError
 
 PLAN = ViewPlan(
     16,

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pretrain.core.errors import InputError
 from pretrain.data.readers import coco
-from pretrain.errors import InputError
 
 
 def fails(folder, *parts: str, **options) -> str:

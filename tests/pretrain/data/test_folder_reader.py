@@ -5,10 +5,10 @@ import os
 import pytest
 from PIL import Image
 
+from pretrain.core.errors import InputError
 from pretrain.data.decode import read_image
 from pretrain.data.readers import folder
 from pretrain.data.readers.common import Options
-from pretrain.errors import InputError
 
 
 @pytest.fixture

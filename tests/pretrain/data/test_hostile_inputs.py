@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from pretrain.core.errors import InputError
 from pretrain.data.augment import AugmentSettings
 from pretrain.data.check import check
 from pretrain.data.decode import ImageError, read_image
@@ -23,7 +24,6 @@ from pretrain.data.plan import Crop, ViewPlan
 from pretrain.data.readers import coco, folder
 from pretrain.data.readers.common import Options
 from pretrain.data.views import ViewSettings
-from pretrain.errors import InputError
 
 SIZE = (60, 40)
 

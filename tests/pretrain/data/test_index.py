@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pretrain.core.errors import InputError
 from pretrain.data.index import COLUMNS, Index
 from pretrain.data.readers import coco
-from pretrain.errors import InputError
 
 
 @pytest.fixture

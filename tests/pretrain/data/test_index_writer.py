@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pretrain.core.errors import InputError
 from pretrain.data import index_writer
 from pretrain.data.index import COLUMNS, Index
 from pretrain.data.index_writer import IndexWriter
 from pretrain.data.records import Flag, Record, Stream
-from pretrain.errors import InputError
 
 SOURCE = {"path": "x", "size": 1, "mtime_ns": 2, "sha256": "3"}
 END = {

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 
+from pretrain.core.errors import InputError
+from pretrain.core.settings import parse
 from pretrain.data import views
 from pretrain.data.augment import PARAMETERS, AugmentSettings, apply, draw
 from pretrain.data.decode import read_image
@@ -19,8 +21,6 @@ from pretrain.data.plan import Batch, Crop, ViewPlan
 from pretrain.data.sampler import BatchSampler
 from pretrain.data.source import DataSettings, open_index
 from pretrain.data.views import ViewSettings
-from pretrain.errors import InputError
-from pretrain.settings import parse
 
 PLAN = ViewPlan(
     16,

@@ -13,10 +13,10 @@ from PIL import Image
 
 import hcl
 from downstream.probe.samples import choose_samples, source
+from pretrain.core.errors import InputError
 from pretrain.data.index import Index
 from pretrain.data.miniplaces.layout import find_layout
 from pretrain.data.miniplaces.outlines import read_outlines
-from pretrain.errors import InputError
 
 SCENES = ("/a/abbey", "/b/bakery/shop", "/y/yard")
 OBJECTS = ("bench", "door", "tree")

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pretrain.core.errors import InputError
 from pretrain.data.index import Index
 from pretrain.data.readers import openimages
 from pretrain.data.readers.common import Options
 from pretrain.data.records import Flag
-from pretrain.errors import InputError
 
 HEADER = (
     "ImageID,Source,LabelName,Confidence,XMin,XMax,YMin,YMax,"

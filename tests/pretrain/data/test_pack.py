@@ -15,14 +15,14 @@ import torch
 from PIL import Image
 
 import hcl
+from pretrain.core.errors import InputError
+from pretrain.core.locks import alone_in
 from pretrain.data import packing
 from pretrain.data.decode import ImageError, read_image
 from pretrain.data.index import Index
 from pretrain.data.pack import Pack, shard_file
 from pretrain.data.packing import shrink, shrunk_size, write
 from pretrain.data.source import DataSettings, open_index
-from pretrain.errors import InputError
-from pretrain.locks import alone_in
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from pretrain.core.errors import InputError
 from pretrain.data import device, loader, packing
 from pretrain.data.augment import AugmentSettings
 from pretrain.data.batches import ViewDataset
@@ -20,7 +21,6 @@ from pretrain.data.plan import Batch, Crop, ViewPlan
 from pretrain.data.source import DataSettings, open_index
 from pretrain.data.views import ViewSettings
 from pretrain.data.weak import choose_row
-from pretrain.errors import InputError
 
 ROWS = 11
 LONELY = (4, 8)

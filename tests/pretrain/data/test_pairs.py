@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pretrain.core.errors import InputError
 from pretrain.data.jitter import jitter
 from pretrain.data.pairs import (
     Neighbour,
@@ -22,7 +23,6 @@ from pretrain.data.pairs import (
 )
 from pretrain.data.plan import Crop, ViewPlan
 from pretrain.data.views import ViewSettings, choose_regions, choose_windows
-from pretrain.errors import InputError
 
 
 def iou(a, b) -> float:

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pretrain.core.errors import InputError
 from pretrain.data.readers import ohms
 from pretrain.data.readers.plain_pickle import load_dictionary, plain
-from pretrain.errors import InputError
 
 ROW = ["a", "xclick", "/m/1", "1", "0.1", "0.9", "0.2", "0.8", "0", "0", "1", "0", "0"]
 

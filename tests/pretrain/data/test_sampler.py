@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pretrain.core.errors import InputError
 from pretrain.data.sampler import BatchSampler, permutation
-from pretrain.errors import InputError
 
 
 def steps(count=23, batch=4, seed=0, start=0, total=20, **layout):

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import hcl
+from pretrain.core.errors import InputError
 from pretrain.data.index import Index
 from pretrain.data.index_writer import IndexWriter
 from pretrain.data.selection import PAPER, Rule, choose, compare_with_paper, select
-from pretrain.errors import InputError
 
 
 def build(folder, images: list[list[int]], classes: int = 5) -> Index:

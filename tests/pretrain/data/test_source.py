@@ -6,10 +6,10 @@ import shutil
 import pytest
 from data_formats import Document, write_lvis, write_openimages, write_voc
 
+from pretrain.core.errors import InputError
+from pretrain.core.settings import parse
 from pretrain.data.index import Index
 from pretrain.data.source import DataSettings, open_index
-from pretrain.errors import InputError
-from pretrain.settings import parse
 
 NOT_USED = "does not use it; remove it, or set it to null"
 

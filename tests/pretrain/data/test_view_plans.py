@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from pretrain.core.errors import InputError
 from pretrain.data import device, loader, packing, views
 from pretrain.data.augment import AugmentSettings, ViewAugmentSettings, apply, draw
 from pretrain.data.decode import read_image
@@ -17,7 +18,6 @@ from pretrain.data.plan import Batch, Crop, ViewPlan
 from pretrain.data.sampler import BatchSampler
 from pretrain.data.source import DataSettings, open_index
 from pretrain.data.views import ViewSettings
-from pretrain.errors import InputError
 from pretrain.metrics import view_grid
 
 PLAN = ViewPlan(

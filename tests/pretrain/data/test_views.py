@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision.transforms import RandomResizedCrop
 
+from pretrain.core.errors import InputError
+from pretrain.core.settings import parse
 from pretrain.data import streams
 from pretrain.data.plan import Crop, ViewPlan
 from pretrain.data.views import (
@@ -23,8 +25,6 @@ from pretrain.data.views import (
     scaled,
     whole_pixels,
 )
-from pretrain.errors import InputError
-from pretrain.settings import parse
 
 PLAN = ViewPlan(
     32,

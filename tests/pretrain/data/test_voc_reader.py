@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from pretrain.core.errors import InputError
 from pretrain.data.readers import voc
 from pretrain.data.readers.common import Options
 from pretrain.data.records import Flag
-from pretrain.errors import InputError
 
 XML = """<annotation>
   <size><width>{width}</width><height>{height}</height><depth>3</depth></size>

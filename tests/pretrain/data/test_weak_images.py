@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pretrain.core.errors import InputError
 from pretrain.data.index import Index
 from pretrain.data.readers import coco
 from pretrain.data.views import ViewSettings, count_objects
 from pretrain.data.weak import choose_row
-from pretrain.errors import InputError
 
 OFFICIAL = ViewSettings(min_box_area=0, resample_weak_images=True)
 

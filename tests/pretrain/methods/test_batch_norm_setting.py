@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pretrain import distributed
-from pretrain.errors import InputError
+from pretrain.core.errors import InputError
 from pretrain.methods.base import Context, KeyedMethod, parse_method
 from pretrain.methods.build import build_method
 from pretrain.methods.densecl import DenseCL

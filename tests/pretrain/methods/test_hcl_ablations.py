@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from pretrain import distributed
 from pretrain.config import from_values
-from pretrain.errors import InputError
+from pretrain.core.errors import InputError
 from pretrain.geometry import poincare
 from pretrain.losses import (
     euclidean_info_nce,

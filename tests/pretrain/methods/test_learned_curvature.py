@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pretrain.config import from_values
-from pretrain.errors import InputError
+from pretrain.core.errors import InputError
 from pretrain.geometry import poincare
 from pretrain.losses import hyperbolic_info_nce
 from pretrain.losses.stats import BINS

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pretrain.errors import InputError
+from pretrain.core.errors import InputError
 from pretrain.methods.base import Context, KeyedMethod, parse_method
 from pretrain.methods.build import build_method
 from pretrain.methods.hcl import HCLSettings

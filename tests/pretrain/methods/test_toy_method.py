@@ -12,7 +12,7 @@ import pytest
 
 import pretrain.methods
 from pretrain import __main__ as command
-from pretrain.errors import InputError
+from pretrain.core.errors import InputError
 from pretrain.methods import base
 from pretrain.metrics import read_metrics
 from pretrain.pretrained import load_pretrained

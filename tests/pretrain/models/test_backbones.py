@@ -13,7 +13,7 @@ import torchvision
 from torch import Tensor, nn
 
 from pretrain import checkpoint
-from pretrain.errors import InputError
+from pretrain.core.errors import InputError
 from pretrain.models import (
     Encoder,
     EncoderSettings,

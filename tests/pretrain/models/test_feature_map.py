@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pretrain.errors import InputError
+from pretrain.core.errors import InputError
 from pretrain.methods.base import Context
 from pretrain.methods.densecl import DenseCL, DenseCLSettings
 from pretrain.models import DenseEncoder, EncoderSettings, build_backbone

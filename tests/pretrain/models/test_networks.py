@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from pretrain.errors import InputError
+from pretrain.core.errors import InputError
 from pretrain.models import (
     Encoder,
     EncoderSettings,

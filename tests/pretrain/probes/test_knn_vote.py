@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from pretrain.core.errors import InputError
 from pretrain.data.index import Index
 from pretrain.data.records import Flag, Record, Stream
 from pretrain.data.source import DataSettings
-from pretrain.errors import InputError
 from pretrain.probes.items import UNKNOWN, choose_items
 from pretrain.probes.knn import classify
 

@@ -6,10 +6,10 @@ import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
+from pretrain.core.errors import InputError
 from pretrain.data.scenes.cutouts import Bank, CutoutSource, Picture
 from pretrain.data.scenes.tuxpaint.packages import STAMPS, locate
 from pretrain.data.scenes.tuxpaint.table import BACKGROUNDS, DISTRACTOR, TOGETHER, WORLD, cutouts
-from pretrain.errors import InputError
 
 HELD_OUT = 4
 """One in so many of the pictures of a category is held out for validation, at least one."""

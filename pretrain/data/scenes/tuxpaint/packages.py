@@ -12,8 +12,8 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from pretrain.core.errors import InputError
 from pretrain.data.scenes.tuxpaint.table import BACKGROUNDS
-from pretrain.errors import InputError
 
 STAMPS = "tuxpaint-stamps-default"
 DATA = "tuxpaint-data"

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pretrain.core.errors import InputError
 from pretrain.data.index import Index
 from pretrain.data.proposals import detector as detector_module
 from pretrain.data.proposals.detector import Detector
 from pretrain.data.proposals.filters import FilterSettings, select
 from pretrain.data.proposals.windows import RANDOM, Grid, MultiScale, Random
 from pretrain.data.readers import coco
-from pretrain.errors import InputError
 
 SIZES = [(640, 480), (480, 640), (1, 1), (3, 200), (1024, 97)]
 

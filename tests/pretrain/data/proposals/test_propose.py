@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 
 import hcl
+from pretrain.core.errors import InputError
 from pretrain.data.index import Index
 from pretrain.data.proposals.base import Proposals
 from pretrain.data.proposals.filters import FilterSettings
 from pretrain.data.proposals.propose import propose, read_scores
 from pretrain.data.readers import coco
-from pretrain.errors import InputError
 
 REPOSITORY = Path(__file__).resolve().parents[4]
 ALL = FilterSettings(min_side=0, max_aspect=100, max_iou=1)

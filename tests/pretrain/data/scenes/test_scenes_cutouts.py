@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
+from pretrain.core.errors import InputError
 from pretrain.data.scenes import sprites
 from pretrain.data.scenes.coco_writer import annotation_file, write
 from pretrain.data.scenes.contexts import Category, World
 from pretrain.data.scenes.cutouts import CLUTTER, Bank, CutoutSource, Picture
 from pretrain.data.scenes.scene_set import SceneSet
 from pretrain.data.scenes.source import Light
-from pretrain.errors import InputError
 
 LIGHT = Light((0.0, -1.0), np.ones(3, np.float32))
 WORLD = World(

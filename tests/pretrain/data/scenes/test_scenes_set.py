@@ -11,12 +11,12 @@ from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from pretrain.core.errors import InputError
 from pretrain.data.scenes import coco_writer
 from pretrain.data.scenes.coco_writer import annotation_file, write
 from pretrain.data.scenes.compose import compose
 from pretrain.data.scenes.procedural import ProceduralSource
 from pretrain.data.scenes.scene_set import SceneSet
-from pretrain.errors import InputError
 
 
 def digest(folder: Path) -> dict[str, str]:

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 import hcl
+from pretrain.core.errors import InputError
 from pretrain.data.scenes.coco_writer import annotation_file
 from pretrain.data.scenes.cutouts import Picture
 from pretrain.data.scenes.sources import open_source
@@ -27,7 +28,6 @@ from pretrain.data.scenes.tuxpaint.table import (
     WORLD,
     cutouts,
 )
-from pretrain.errors import InputError
 
 
 def test_the_table_is_sound() -> None:

@@ -6,7 +6,7 @@ import difflib
 import importlib.util
 from pathlib import Path
 
-from pretrain.errors import InputError
+from pretrain.core.errors import InputError
 
 
 def configs_root() -> Path:
@@ -15,7 +15,7 @@ def configs_root() -> Path:
     Raises:
         InputError: the installation holds no presets.
     """
-    checkout = Path(__file__).resolve().parent.parent / "configs"
+    checkout = Path(__file__).resolve().parents[2] / "configs"
     # Beside an installed package, `configs` could be anybody's.
     if (checkout.parent / "setup.py").is_file() and checkout.is_dir():
         return checkout

@@ -15,16 +15,17 @@ import pytest
 import torch
 
 import pretrain
-from pretrain import locks, processes
+from pretrain import processes
+from pretrain.core import locks
+from pretrain.core.errors import InputError
+from pretrain.core.locks import LOCK, alone_in
 from pretrain.distributed import World
-from pretrain.errors import InputError
-from pretrain.locks import LOCK, alone_in
 
 ROOT = Path(pretrain.__file__).parent.parent
 HOLD = """
 import os, sys, time
 from pathlib import Path
-from pretrain.locks import alone_in
+from pretrain.core.locks import alone_in
 with alone_in(Path(sys.argv[1])):
     child = os.fork()
     if child == 0:

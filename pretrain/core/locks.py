@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO
 
-from pretrain.errors import InputError
+from pretrain.core.errors import InputError
 
 log = logging.getLogger(__name__)
 

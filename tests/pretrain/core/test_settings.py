@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from pretrain.errors import InputError
-from pretrain.settings import Settings, parse
+from pretrain.core.errors import InputError
+from pretrain.core.settings import Settings, parse
 
 
 class Inner(Settings):

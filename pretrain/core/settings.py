@@ -10,7 +10,7 @@ from typing import Any, TypeVar, Union
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from pretrain.errors import InputError
+from pretrain.core.errors import InputError
 
 S = TypeVar("S", bound="Settings")
 
