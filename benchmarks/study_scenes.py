@@ -1,0 +1,193 @@
+"""The study on photographs of scenes: what its runs found, as JSON and as a table.
+
+    PYTHONPATH=. python benchmarks/study_scenes.py runs/study_scenes
+
+Reads the folder that ``hcl pipeline study_scenes`` makes, as far as it has come: ROW-seedN with
+``scenes``, ``objects``, ``multilabel`` and what else was measured. The two comparisons that
+docs/study.md names are tested as it says, as soon as both sides have all three seeds.
+
+Writes benchmarks/results/study_scenes.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from surroundings import surroundings
+
+from downstream.analysis.record import read_record
+from downstream.compare.bootstrap import average, difference, holm
+from downstream.probe.intervals import FILE_NAME as SAMPLES
+from downstream.probe.intervals import Array, Judged
+from downstream.results import read_result
+
+RESULTS = Path(__file__).parent / "results" / "study_scenes.json"
+RUN = re.compile(r"(?P<row>[a-z_0-9]+)-seed(?P<seed>\d+)")
+SEEDS = 3
+DRAWS = 4000
+
+ROWS = (
+    *("color_histogram", "random", "moco", "moco_objects", "moco_hcl", "moco_hcl_euclidean"),
+    *("moco_hcl_reversed", "densecl_objects", "densecl_hcl", "byol", "byol_hcl"),
+    *("moco_hcl_learned_c", "moco_hcl_annotated", "efficientnet_lite0"),
+)
+"""In the order of the table."""
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A column of the table.
+
+    Attributes:
+        name: its heading.
+        folder: of the run, where the result lies.
+        metric: the result's name of it.
+        unit: what makes percent of it.
+    """
+
+    name: str
+    folder: str
+    metric: str
+    unit: float = 100.0
+
+
+MEASURES = (
+    Measure("scenes linear", "scenes", "linear@1"),
+    Measure("scenes k-NN", "scenes", "knn@1"),
+    Measure("objects linear", "objects", "linear@1"),
+    Measure("objects R@1", "retrieval", "recall/backbone/euclidean@1"),
+    Measure("objects of a scene mAP", "multilabel", "linear/map"),
+    Measure("box AP", "detection", "bbox/AP", 1.0),
+    Measure("box AP50", "detection", "bbox/AP50", 1.0),
+    Measure("mask AP", "detection", "segm/AP", 1.0),
+    Measure("box AP, 10 % labels", "detection_10pct", "bbox/AP", 1.0),
+)
+
+COMPARISONS = (("moco_hcl", "moco_objects"), ("moco_hcl", "moco_hcl_euclidean"))
+OUTCOMES = (("scenes", "linear@1"), ("objects", "linear@1"), ("multilabel", "linear/map"))
+
+
+def main() -> None:
+    """Collect, test what can be tested, print and write."""
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
+    parser.add_argument("study", type=Path, help="folder of the pipeline")
+    parser.add_argument("--output", type=Path, default=RESULTS)
+    arguments = parser.parse_args()
+    runs: dict[str, dict[int, Path]] = {}
+    for folder in sorted(arguments.study.iterdir()):
+        match = RUN.fullmatch(folder.name)
+        if match is not None and match["row"] in ROWS:
+            runs.setdefault(match["row"], {})[int(match["seed"])] = folder
+    rows = {row: measured(runs[row]) for row in ROWS if row in runs}
+    tests = {
+        f"{first} less {second}": compare(list(runs[first].values()), list(runs[second].values()))
+        for first, second in COMPARISONS
+        if all(len(runs.get(row, ())) >= SEEDS for row in (first, second))
+    }
+    arguments.output.write_text(
+        json.dumps(
+            {
+                "command": "hcl pipeline study_scenes",
+                **surroundings(packages=("torch", "numpy", "timm")),
+                "rows": rows,
+                "comparisons": tests,
+            },
+            indent=1,
+        )
+        + "\n"
+    )
+    print(table(rows))
+    for name, outcomes in tests.items():
+        print(f"\n{name}")
+        for outcome, values in outcomes.items():
+            print(f"  {outcome}: {values}")
+
+
+def measured(seeds: dict[int, Path]) -> dict[str, Any]:
+    """Of one row: every measure by seed, in percent; the norms; what training cost."""
+    values: dict[str, dict[int, float]] = {}
+    costs = {}
+    norms = {}
+    for seed, folder in seeds.items():
+        for measure in MEASURES:
+            if (folder / measure.folder / "result.json").exists():
+                found = read_result(folder / measure.folder).metrics
+                if measure.metric in found:
+                    value = round(measure.unit * found[measure.metric], 3)
+                    values.setdefault(measure.name, {})[seed] = value
+        if (folder / "norms" / "analysis.json").exists():
+            norms[seed] = read_record(folder / "norms").values
+        if (folder / "run.json").exists():
+            run = json.loads((folder / "run.json").read_text())
+            costs[seed] = {key: run.get(key) for key in ("versions", "seconds", "step")}
+    return {"measures": values, "norms": norms, "runs": costs}
+
+
+def compare(first: Sequence[Path], second: Sequence[Path]) -> dict[str, Any]:
+    """One row less another by outcome, in percent, as docs/study.md says what counts.
+
+    The interval is a paired bootstrap over test images of the difference of the seeds' means; p is
+    corrected for the three outcomes (Holm).
+    """
+    differences = {}
+    signs = {}
+    for folder, metric in OUTCOMES:
+        one, other = (
+            average([sample(run / folder, metric) for run in side]) for side in (first, second)
+        )
+        differences[folder] = difference(100 * one[metric], 100 * other[metric])
+        values = [
+            [100 * read_result(run / folder).metrics[metric] for run in side]
+            for side in (first, second)
+        ]
+        signs[folder] = [a - b for a, b in zip(*values, strict=True)]
+    corrected = holm([d.p for d in differences.values()])
+    outcomes = {}
+    for (folder, made), p in zip(differences.items(), corrected, strict=True):
+        one_sign = len(set(np.sign(signs[folder]))) == 1
+        counts = one_sign and p < 0.05
+        outcomes[folder] = {
+            "by seed": [round(d, 2) for d in signs[folder]],
+            "mean": round(made.value, 2),
+            "interval": [round(made.low, 2), round(made.high, 2)],
+            "p": round(p, 4),
+            "verdict": ("wins" if made.value > 0 else "loses") if counts else "no difference",
+        }
+    return outcomes
+
+
+def sample(folder: Path, metric: str) -> dict[str, Array]:
+    """The metric on all test images, then under each draw of them."""
+    return {metric: Judged.read(folder / SAMPLES).sampled(DRAWS)[metric]}
+
+
+def table(rows: dict[str, Any]) -> str:
+    """For docs/study.md: mean and deviation over seeds."""
+    names = [m.name for m in MEASURES if any(m.name in r["measures"] for r in rows.values())]
+    lines = [f"| row | seeds | {' | '.join(names)} |", "|---|" + "--:|" * (len(names) + 1)]
+    for row, found in rows.items():
+        count = max((len(values) for values in found["measures"].values()), default=0)
+        cells = [cell(found["measures"].get(name, {})) for name in names]
+        lines.append(f"| {row} | {count} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def cell(values: dict[int, float]) -> str:
+    """Mean ± deviation over seeds; the value alone of one seed."""
+    several = list(values.values())
+    if not several:
+        return ""
+    mean = f"{statistics.fmean(several):.2f}"
+    return f"{mean} ± {statistics.stdev(several):.2f}" if len(several) > 1 else mean
+
+
+if __name__ == "__main__":
+    main()
