@@ -8,7 +8,7 @@ import sys
 
 COMMANDS = {
     # name: (module with `main(argv) -> int`, what it does)
-    "data": ("pretrain.data.cli", "make, check and look at data sets"),
+    "data": ("pretrain.datasets.cli", "make, check and look at data sets"),
     "pretrain": ("pretrain.__main__", "self-supervised pretraining"),
     "correspond": ("pretrain.correspondence.cli", "ORL: regions that match across images"),
     "export": ("pretrain.export", "a backbone verified to compute the same function"),

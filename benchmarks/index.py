@@ -24,8 +24,8 @@ import numpy as np
 from surroundings import surroundings
 
 from pretrain.data.index import Index
-from pretrain.data.index_writer import IndexWriter
-from pretrain.data.records import Record
+from pretrain.datasets.index_writer import IndexWriter
+from pretrain.datasets.records import Record
 
 CLASSES = 600
 MIB = 2**20

@@ -45,12 +45,12 @@ from pretrain.data.batches import ViewDataset
 from pretrain.data.blocks import Blocks, Parcel, shared_memory
 from pretrain.data.index import Index
 from pretrain.data.loader import build_loader
-from pretrain.data.packing import write as write_pack
 from pretrain.data.plan import Batch, Crop, ViewPlan
-from pretrain.data.scenes.coco_writer import write as write_scenes
-from pretrain.data.scenes.scene_set import SceneSet
-from pretrain.data.source import DataSettings, open_index
 from pretrain.data.views import ViewSettings
+from pretrain.datasets.packing import write as write_pack
+from pretrain.datasets.scenes.coco_writer import write as write_scenes
+from pretrain.datasets.scenes.scene_set import SceneSet
+from pretrain.datasets.source import DataSettings, open_index
 
 try:
     from lightly.transforms import MoCoV2Transform

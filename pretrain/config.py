@@ -14,8 +14,8 @@ from pretrain.core.errors import InputError
 from pretrain.core.presets import find_config
 from pretrain.core.settings import Settings, parse
 from pretrain.data.augment import AugmentSettings
-from pretrain.data.source import DataSettings
 from pretrain.data.views import ViewSettings
+from pretrain.datasets.source import DataSettings
 from pretrain.methods.base import MethodSettings, parse_method
 from pretrain.methods.hcl import HCLSettings
 from pretrain.mixed_precision import Precision

@@ -18,7 +18,7 @@ from pretrain.data.index import Index
 from pretrain.data.pack import Pack
 from pretrain.data.pairs import PairTable
 from pretrain.data.plan import ViewPlan
-from pretrain.data.source import open_index
+from pretrain.datasets.source import open_index
 from pretrain.methods.base import Context, Method
 from pretrain.methods.build import build_method
 from pretrain.mixed_precision import choose_precision

@@ -27,8 +27,8 @@ from pretrain.data.loader import BadImages, Loader, build_loader, choose_workers
 from pretrain.data.pack import Pack
 from pretrain.data.pairs import PairTable, check_pairs
 from pretrain.data.plan import Batch
-from pretrain.data.source import open_index
 from pretrain.data.views import boxes_needed
+from pretrain.datasets.source import open_index
 from pretrain.distributed import World
 from pretrain.methods.base import Context
 from pretrain.methods.build import build_method

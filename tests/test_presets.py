@@ -15,7 +15,7 @@ from pretrain.config import RunSettings, load_settings
 from pretrain.core.presets import configs_root
 from pretrain.data.index import Index
 from pretrain.data.pairs import Neighbour, PairTable
-from pretrain.data.source import open_index
+from pretrain.datasets.source import open_index
 from pretrain.dry_run import plan_run
 from pretrain.metrics import read_metrics
 

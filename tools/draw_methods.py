@@ -24,7 +24,7 @@ from pretrain.config import load_settings
 from pretrain.data.contact_sheet import COLOURS, Sample, sample
 from pretrain.data.index import Index
 from pretrain.data.pairs import Neighbour, PairTable
-from pretrain.data.source import open_index
+from pretrain.datasets.source import open_index
 from pretrain.methods.base import Context
 from pretrain.methods.build import build_method
 
@@ -103,7 +103,7 @@ def main() -> int:
     OUTPUT.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         scenes = Path(folder) / "scenes"
-        from pretrain.data.commands.scenes import main as make_scenes
+        from pretrain.datasets.commands.scenes import main as make_scenes
 
         make_scenes([str(scenes), "--images", str(SCENES), "--val", "1", "--seed", "3"])
         for name, drawing in DRAWINGS.items():

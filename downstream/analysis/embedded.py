@@ -25,7 +25,7 @@ from downstream.retrieval.objects import choose_objects
 from downstream.retrieval.spaces import Floats, Rows
 from downstream.retrieval.task import device_of
 from pretrain.core.errors import InputError
-from pretrain.data.readers.coco import read
+from pretrain.datasets.readers.coco import read
 from pretrain.export.header import sha256
 from pretrain.pretrained import load_pretrained
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from downstream.detection.coco import CocoSet, Record
 from pretrain.core.errors import InputError
-from pretrain.data.readers.voc import CLASSES, stream
-from pretrain.data.records import Flag
+from pretrain.datasets.readers.voc import CLASSES, stream
+from pretrain.datasets.records import Flag
 
 NAME = re.compile(r"voc_(\d{4})_(train|val|trainval|test)")
 IDS = tuple(range(1, len(CLASSES) + 1))

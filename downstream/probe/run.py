@@ -21,7 +21,7 @@ from downstream.results import Result, finished, write_result
 from downstream.retrieval.task import device_of, row_name
 from pretrain.core.errors import InputError
 from pretrain.data.loader import choose_workers
-from pretrain.data.source import DataSettings
+from pretrain.datasets.source import DataSettings
 from pretrain.environment import machine, versions
 from pretrain.export.header import sha256
 from pretrain.pretrained import Pretrained, load_pretrained

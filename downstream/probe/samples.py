@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pretrain.core.errors import InputError
 from pretrain.core.settings import parse
-from pretrain.data.source import DataSettings
+from pretrain.datasets.source import DataSettings
 from pretrain.models import Encoder
 from pretrain.probes.encode import Forward, encode
 from pretrain.probes.items import Items, choose_items

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from pretrain.core.errors import InputError
 from pretrain.data.decode import ImageError, read_image
-from pretrain.data.records import ReadReport, Record
 from pretrain.data.views import Window, resize, whole_pixels
+from pretrain.datasets.records import ReadReport, Record
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from downstream.retrieval.evaluate import Evaluation, evaluate
 from downstream.retrieval.objects import Objects, choose_objects
 from downstream.retrieval.sheets import NEIGHBOURS, choose_queries, write_sheet
 from pretrain.core.errors import InputError
-from pretrain.data.readers.coco import read
-from pretrain.data.records import ReadReport
+from pretrain.datasets.readers.coco import read
+from pretrain.datasets.records import ReadReport
 from pretrain.environment import machine, versions
 from pretrain.export.header import sha256
 from pretrain.pretrained import Pretrained, load_pretrained

@@ -39,7 +39,7 @@ def main(argv: list[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from pretrain.data.commands.options import positive
+    from pretrain.datasets.commands.options import positive
 
     parser = argparse.ArgumentParser(
         prog="hcl correspond",
@@ -124,7 +124,7 @@ def _correspond(arguments: argparse.Namespace) -> int:
     from pretrain.correspondence import files
     from pretrain.correspondence.encode import FeatureEncoder
     from pretrain.correspondence.pipeline import CorrespondSettings, Job, correspond
-    from pretrain.data.commands.options import MAX_WORKERS, cores
+    from pretrain.datasets.commands.options import MAX_WORKERS, cores
     from pretrain.pretrained import load_pretrained
     from pretrain.processes import held, on_main
 
@@ -222,7 +222,7 @@ def _index(arguments: argparse.Namespace, pretrained: Pretrained) -> Index:
     from pretrain.core.errors import InputError
     from pretrain.core.settings import parse
     from pretrain.data.index import Index
-    from pretrain.data.source import DataSettings, open_index
+    from pretrain.datasets.source import DataSettings, open_index
 
     if arguments.index is not None:
         index = Index.open(arguments.index, arguments.images)

@@ -18,7 +18,7 @@ from pretrain.core.errors import InputError
 from pretrain.correspondence.regions import Regions
 from pretrain.data.index import Index
 from pretrain.data.pairs import Neighbour, PairTable
-from pretrain.data.proposals.filters import FilterSettings, select
+from pretrain.datasets.proposals.filters import FilterSettings, select
 
 NOTES = "pseudo_annotations"
 SLACK = 0.01

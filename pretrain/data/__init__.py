@@ -1,1 +1,1 @@
-"""From files to batches of views: readers, index, sampler, views, augmentation."""
+"""What runs each step, from an index to batches of views: sampler, loader, augmentation."""

@@ -1,7 +1,8 @@
 """The index: what is known of every image, in columns that all processes share.
 
 A folder of plain arrays that are mapped, not loaded: opening costs the same for a thousand images
-and for a million, and worker processes share the pages. ``index_writer`` writes it.
+and for a million, and worker processes share the pages. ``pretrain.datasets.index_writer`` writes
+it.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pretrain.core.errors import InputError
-from pretrain.data.records import ReadReport, Stream
 
 VERSION = 2
 META = "meta.json"
@@ -40,7 +40,7 @@ AGAIN = "delete the folder; a run builds its own again, hcl data prepare a prepa
 
 
 class Index:
-    """Rows of (path, size, boxes, labels, flags); open with ``Index.open`` or ``Index.build``.
+    """Rows of (path, size, boxes, labels, flags); open with ``Index.open``.
 
     Attributes:
         folder: where the index lies.
@@ -98,46 +98,6 @@ class Index:
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(f"{folder}: damaged index ({error}); {AGAIN}") from None
         return index
-
-    @classmethod
-    def build(
-        cls, source: Stream | ReadReport, folder: Path, options: dict[str, Any] | None = None
-    ) -> Index:
-        """Write an index of all records of a source and open it.
-
-        The folder appears complete or not at all. If another process was faster, its index is
-        opened. Memory does not grow with the number of records.
-
-        Args:
-            source: of a reader.
-            folder: to create.
-            options: with which the source was read, kept in ``meta``.
-
-        Raises:
-            InputError: the source is at fault; the folder cannot be written, or holds something
-                else.
-        """
-        from pretrain.data.index_writer import IndexWriter
-
-        with IndexWriter(folder, source.images) as writer:
-            if isinstance(source, Stream) and source.on_drop is None:
-                source.on_drop = writer.note_dropped
-            for record in source.records:
-                writer.append(record)
-            writer.finish(
-                categories=source.categories,
-                category_ids=source.category_ids,
-                dropped=source.dropped,
-                clipped=source.clipped,
-                options=options,
-                source={
-                    "path": str(source.annotations.resolve()),
-                    "size": source.source_size,
-                    "mtime_ns": source.source_mtime_ns,
-                    "sha256": source.source_sha256,
-                },
-            )
-        return cls.open(folder)
 
     def __len__(self) -> int:
         return len(self._columns["image_ids"])
@@ -197,7 +157,7 @@ class Index:
         return self._of_row("labels", row)
 
     def flags(self, row: int) -> NDArray[np.uint8]:
-        """uint8 (n,), bits of ``records.Flag``; read-only."""
+        """uint8 (n,), bits of ``pretrain.datasets.records.Flag``; read-only."""
         return self._of_row("flags", row)
 
     def verify(self) -> None:

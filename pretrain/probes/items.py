@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from pretrain.core.errors import InputError
 from pretrain.data.index import Index
 from pretrain.data.pack import Pack
-from pretrain.data.records import Flag
-from pretrain.data.source import DataSettings, open_index
+from pretrain.datasets.records import Flag
+from pretrain.datasets.source import DataSettings, open_index
 
 EVERY = 5
 """One image in so many is classified where there is no set for it."""

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from pretrain.core.settings import Settings
-from pretrain.data.source import DataSettings
+from pretrain.datasets.source import DataSettings
 
 
 class ProbeSettings(Settings):

@@ -14,8 +14,9 @@ from pretrain.config import RunSettings, from_values
 from pretrain.data.index import Index
 from pretrain.data.pack import Pack
 from pretrain.data.pairs import Neighbour, PairTable
-from pretrain.data.records import Record, Stream
 from pretrain.data.sampler import permutation
+from pretrain.datasets.index_writer import build_index
+from pretrain.datasets.records import Record, Stream
 from pretrain.methods.base import Context
 from pretrain.methods.build import build_method
 
@@ -236,7 +237,7 @@ def index(folder: Path, images: list[tuple[int, list[int]]]) -> Index:
         for row, (side, boxes) in enumerate(images)
     ]
     source = Stream(folder / "a.json", folder, records, ("thing",), (1,))
-    return Index.build(source, folder / "index")
+    return build_index(source, folder / "index")
 
 
 def with_index(built: Index, pack: Pack | None = None, **more: Any) -> list[str]:

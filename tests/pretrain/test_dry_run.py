@@ -11,7 +11,7 @@ import pytest
 import hcl
 from pretrain import distributed
 from pretrain.config import load_settings
-from pretrain.data.source import open_index
+from pretrain.datasets.source import open_index
 from pretrain.dry_run import plan_run
 from pretrain.dry_run_text import duration
 from pretrain.trainer import Trainer

@@ -14,7 +14,7 @@ from pretrain import distributed
 from pretrain.config import load_settings
 from pretrain.core.errors import InputError
 from pretrain.data.pairs import Neighbour, PairTable
-from pretrain.data.source import open_index
+from pretrain.datasets.source import open_index
 from pretrain.dry_run import plan_run
 from pretrain.metrics import read_metrics
 from pretrain.trainer import Outcome, Trainer

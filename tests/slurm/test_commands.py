@@ -9,7 +9,7 @@ import pytest
 
 import hcl
 from pretrain.core.errors import InputError
-from pretrain.data import cli as data
+from pretrain.datasets import cli as data
 from slurm.commands import OUTER, check_command, parsed
 
 INNER = [

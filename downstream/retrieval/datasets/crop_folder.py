@@ -14,7 +14,7 @@ from typing import get_args
 from downstream.arguments import not_negative
 from downstream.retrieval.datasets.crops import Classes
 from pretrain.core.errors import InputError
-from pretrain.data.readers.common import OnBad
+from pretrain.datasets.readers.common import OnBad
 
 
 def main(argv: list[str]) -> int:
@@ -73,7 +73,7 @@ def write_crops(
 
     from downstream.retrieval.datasets.crops import class_names
     from downstream.retrieval.objects import choose_objects, cut_objects
-    from pretrain.data.readers.coco import read as read_coco
+    from pretrain.datasets.readers.coco import read as read_coco
 
     _refuse_held(out)
     report = read_coco(annotations, images, on_bad_box=on_bad_box)

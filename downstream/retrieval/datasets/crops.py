@@ -12,7 +12,7 @@ import numpy as np
 from downstream.retrieval.datasets.labelled import Item, LabelledImages, Split, collect, halves
 from downstream.retrieval.objects import choose_objects, with_context
 from pretrain.core.errors import InputError
-from pretrain.data.readers.coco import read as read_coco
+from pretrain.datasets.readers.coco import read as read_coco
 
 Classes = Literal["fine", "coarse"]
 

@@ -23,7 +23,7 @@ from downstream.retrieval.datasets.labelled import (
     first_half,
 )
 from pretrain.core.errors import InputError
-from pretrain.data.readers.common import is_inside, shown
+from pretrain.datasets.readers.common import is_inside, shown
 
 FOLDER = "dataset"
 TABLE = "classes.csv"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from downstream.retrieval.datasets.known import KNOWN, check_counts
 from downstream.retrieval.datasets.labelled import LabelledImages
-from pretrain.data.archives import find_archives, unpack
+from pretrain.datasets.archives import find_archives, unpack
 
 
 def main(argv: list[str]) -> int:

@@ -17,7 +17,7 @@ from downstream.retrieval.embed import embed, to_ball
 from downstream.retrieval.objects import choose_objects, with_context
 from pretrain import checkpoint
 from pretrain.core.errors import InputError
-from pretrain.data.readers.coco import read
+from pretrain.datasets.readers.coco import read
 from pretrain.geometry import poincare
 from pretrain.pretrained import load_pretrained
 

@@ -24,7 +24,8 @@ from pretrain.correspondence.official import (
 from pretrain.correspondence.regions import Regions
 from pretrain.data.index import Index
 from pretrain.data.pairs import PairTable
-from pretrain.data.readers import coco
+from pretrain.datasets.index_writer import build_index
+from pretrain.datasets.readers import coco
 
 SIZES = {"a.jpg": (300, 200), "b.jpg": (150, 250), "c.jpg": (400, 400)}
 
@@ -67,7 +68,7 @@ def index(tmp_path: Path) -> Index:
     document = {"images": images, "annotations": [note]}
     file = tmp_path / "instances.json"
     file.write_text(json.dumps(document | {"categories": [{"id": 1, "name": "mug"}]}))
-    return Index.build(coco.read(file, tmp_path), tmp_path / "index")
+    return build_index(coco.read(file, tmp_path), tmp_path / "index")
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from pretrain.core.errors import InputError
-from pretrain.data import blocks, device, packing
+from pretrain.data import blocks, device
 from pretrain.data import loader as loader_module
 from pretrain.data.augment import AugmentSettings
 from pretrain.data.batches import ViewDataset
@@ -21,8 +21,9 @@ from pretrain.data.index import Index
 from pretrain.data.loader import build_loader, choose_prefetch
 from pretrain.data.pack import Pack
 from pretrain.data.plan import Batch, Crop, ViewPlan
-from pretrain.data.source import DataSettings, open_index
 from pretrain.data.views import ViewSettings, choose_windows
+from pretrain.datasets import packing
+from pretrain.datasets.source import DataSettings, open_index
 
 PLAN = ViewPlan(
     16,

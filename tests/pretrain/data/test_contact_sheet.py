@@ -13,8 +13,8 @@ from pretrain.data.index import Index
 from pretrain.data.loader import build_loader
 from pretrain.data.pairs import Neighbour, PairTable
 from pretrain.data.plan import Crop, ViewPlan
-from pretrain.data.source import DataSettings, open_index
 from pretrain.data.views import ViewSettings
+from pretrain.datasets.source import DataSettings, open_index
 
 PLAN = ViewPlan(
     16,

@@ -15,15 +15,16 @@ from pretrain.data.coverage import Fallbacks, fallback_share, lack_of_boxes, obj
 from pretrain.data.index import Index
 from pretrain.data.pairs import Neighbour, PairTable
 from pretrain.data.plan import Batch, Crop, Region, ViewPlan
-from pretrain.data.readers import coco
 from pretrain.data.views import ViewSettings, count_objects
+from pretrain.datasets.index_writer import build_index
+from pretrain.datasets.readers import coco
 
 
 @pytest.fixture
 def index(make_coco: Callable, tmp_path: Path) -> Index:
     """Ten images; row ``i`` has ``i % 5`` boxes."""
     folder = make_coco(10)
-    return Index.build(coco.read(folder.annotations, folder.images), tmp_path / "index")
+    return build_index(coco.read(folder.annotations, folder.images), tmp_path / "index")
 
 
 def plan(*regions: Region) -> ViewPlan:
@@ -76,7 +77,7 @@ def test_lack_of_boxes(index, make_coco, tmp_path):
     folder = make_coco(4, "bare")
     folder.document["annotations"] = []
     folder.save()
-    bare = Index.build(coco.read(folder.annotations, folder.images), tmp_path / "none")
+    bare = build_index(coco.read(folder.annotations, folder.images), tmp_path / "none")
     reason = lack_of_boxes(bare, objects, ViewSettings())
     assert reason is not None
     assert reason.startswith("views: view_1, view_2 are cut from boxes of objects, but no image")

@@ -10,14 +10,15 @@ import pytest
 
 from pretrain.core.errors import InputError
 from pretrain.data.index import COLUMNS, Index
-from pretrain.data.readers import coco
+from pretrain.datasets.index_writer import build_index
+from pretrain.datasets.readers import coco
 
 
 @pytest.fixture
 def built(make_coco, tmp_path):
     folder = make_coco(7)
     report = coco.read(folder.annotations, folder.images)
-    return report, Index.build(report, tmp_path / "cache/index", {"reader": "coco"})
+    return report, build_index(report, tmp_path / "cache/index", {"reader": "coco"})
 
 
 def test_round_trip(built):
@@ -61,13 +62,13 @@ def test_meta_tells_the_source(built):
 def test_fingerprint_depends_on_content_alone(make_coco, tmp_path):
     first, second = make_coco(6, "a"), make_coco(6, "b")
     indexes = [
-        Index.build(coco.read(folder.annotations, folder.images), tmp_path / f"index{n}")
+        build_index(coco.read(folder.annotations, folder.images), tmp_path / f"index{n}")
         for n, folder in enumerate((first, second))
     ]
     assert indexes[0].fingerprint == indexes[1].fingerprint
     second.document["annotations"][0]["bbox"][0] += 0.25
     second.save()
-    changed = Index.build(coco.read(second.annotations, second.images), tmp_path / "index2")
+    changed = build_index(coco.read(second.annotations, second.images), tmp_path / "index2")
     assert changed.fingerprint != indexes[0].fingerprint
 
 
@@ -84,7 +85,7 @@ def test_index_without_boxes(make_coco, tmp_path):
     folder = make_coco(2)
     folder.document["annotations"] = []
     folder.save()
-    index = Index.build(coco.read(folder.annotations, folder.images), tmp_path / "index")
+    index = build_index(coco.read(folder.annotations, folder.images), tmp_path / "index")
     assert index.boxes(1).shape == (0, 4)
     assert index.labels(0).shape == (0,)
     index.verify()
@@ -95,7 +96,7 @@ def test_names_beyond_ascii(make_coco, tmp_path):
     folder.document["images"][0]["file_name"] = "Straßenfest 写真.jpg"
     (folder.images / "000000.jpg").rename(folder.images / "Straßenfest 写真.jpg")
     folder.save()
-    index = Index.build(coco.read(folder.annotations, folder.images), tmp_path / "index")
+    index = build_index(coco.read(folder.annotations, folder.images), tmp_path / "index")
     assert index.path(0).is_file()
     assert index.file_name(1) == "000001.jpg"
 
@@ -110,7 +111,7 @@ def test_build_leaves_nothing_else_behind(built):
 def test_the_first_to_finish_wins(built):
     report, index = built
     before = (index.folder / "meta.json").stat().st_ino
-    again = Index.build(report, index.folder)
+    again = build_index(report, index.folder)
     assert (index.folder / "meta.json").stat().st_ino == before
     assert again.fingerprint == index.fingerprint
     assert [path.name for path in index.folder.parent.iterdir()] == ["index"]
@@ -122,14 +123,14 @@ def test_a_foreign_folder_is_left_alone(built, tmp_path):
     foreign.mkdir()
     (foreign / "chapter.txt").write_text("one")
     with pytest.raises(InputError, match=r"thesis: cannot write the index here .*data\.index"):
-        Index.build(report, foreign)
+        build_index(report, foreign)
     assert [path.name for path in foreign.iterdir()] == ["chapter.txt"]
 
 
 def test_an_empty_folder_is_used(built, tmp_path):
     report, _ = built
     (tmp_path / "empty").mkdir()
-    assert len(Index.build(report, tmp_path / "empty")) == 7
+    assert len(build_index(report, tmp_path / "empty")) == 7
 
 
 def test_no_index(tmp_path):
@@ -199,6 +200,6 @@ def test_use_in_another_process(built):
 @pytest.mark.coco
 def test_real_coco(coco_tiny: Path, tmp_path):
     report = coco.read(coco_tiny / "annotations/instances_val2017.json", coco_tiny / "val2017")
-    index = Index.build(report, tmp_path / "index")
+    index = build_index(report, tmp_path / "index")
     assert len(index) == 80
     assert all(index.path(row).is_file() for row in range(80))

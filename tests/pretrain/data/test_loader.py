@@ -19,8 +19,8 @@ from pretrain.data.index import Index
 from pretrain.data.loader import BadImages, build_loader, choose_workers
 from pretrain.data.plan import Batch, Crop, ViewPlan
 from pretrain.data.sampler import BatchSampler
-from pretrain.data.source import DataSettings, open_index
 from pretrain.data.views import ViewSettings
+from pretrain.datasets.source import DataSettings, open_index
 
 PLAN = ViewPlan(
     16,

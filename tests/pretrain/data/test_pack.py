@@ -17,12 +17,12 @@ from PIL import Image
 import hcl
 from pretrain.core.errors import InputError
 from pretrain.core.locks import alone_in
-from pretrain.data import packing
 from pretrain.data.decode import ImageError, read_image
 from pretrain.data.index import Index
 from pretrain.data.pack import Pack, shard_file
-from pretrain.data.packing import shrink, shrunk_size, write
-from pretrain.data.source import DataSettings, open_index
+from pretrain.datasets import packing
+from pretrain.datasets.packing import shrink, shrunk_size, write
+from pretrain.datasets.source import DataSettings, open_index
 
 
 @pytest.fixture
@@ -120,7 +120,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from pretrain.data.index import Index
-from pretrain.data import packing
+from pretrain.datasets import packing
 
 def after(done):
     print(done, flush=True)

@@ -9,15 +9,16 @@ import pytest
 import torch
 
 from pretrain.core.errors import InputError
-from pretrain.data import device, loader, packing, views
+from pretrain.data import device, loader, views
 from pretrain.data.augment import AugmentSettings, ViewAugmentSettings, apply, draw
 from pretrain.data.decode import read_image
 from pretrain.data.index import Index
 from pretrain.data.pairs import Neighbour, PairTable, choose_pair, pair_stream
 from pretrain.data.plan import Batch, Crop, ViewPlan
 from pretrain.data.sampler import BatchSampler
-from pretrain.data.source import DataSettings, open_index
 from pretrain.data.views import ViewSettings
+from pretrain.datasets import packing
+from pretrain.datasets.source import DataSettings, open_index
 from pretrain.metrics import view_grid
 
 PLAN = ViewPlan(

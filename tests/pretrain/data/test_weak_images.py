@@ -9,9 +9,10 @@ import pytest
 
 from pretrain.core.errors import InputError
 from pretrain.data.index import Index
-from pretrain.data.readers import coco
 from pretrain.data.views import ViewSettings, count_objects
 from pretrain.data.weak import choose_row
+from pretrain.datasets.index_writer import build_index
+from pretrain.datasets.readers import coco
 
 OFFICIAL = ViewSettings(min_box_area=0, resample_weak_images=True)
 
@@ -20,7 +21,7 @@ OFFICIAL = ViewSettings(min_box_area=0, resample_weak_images=True)
 def index(make_coco: Callable, tmp_path: Path) -> Index:
     """Ten images; row ``i`` has ``i % 5`` boxes, so rows 0, 1, 5 and 6 are weak."""
     folder = make_coco(10)
-    return Index.build(coco.read(folder.annotations, folder.images), tmp_path / "index")
+    return build_index(coco.read(folder.annotations, folder.images), tmp_path / "index")
 
 
 def test_strong_images_and_the_default_are_left_alone(index):
@@ -63,7 +64,7 @@ def test_a_single_strong_image_is_found_and_its_absence_named(make_coco, tmp_pat
     for _ in range(2):
         folder.annotate(19, [0, 0, 50, 40])
     folder.save()
-    index = Index.build(coco.read(folder.annotations, folder.images), tmp_path / "one")
+    index = build_index(coco.read(folder.annotations, folder.images), tmp_path / "one")
     assert {choose_row(index, OFFICIAL, seed=0, epoch=e, row=0) for e in range(5)} == {9}
     with pytest.raises(InputError, match=r"no image has 2 boxes of at least 3136 px²"):
         choose_row(index, ViewSettings(resample_weak_images=True), seed=0, epoch=0, row=0)

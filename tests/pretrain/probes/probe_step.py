@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from pretrain import distributed
-from pretrain.data.source import DataSettings
+from pretrain.datasets.source import DataSettings
 from pretrain.methods.base import Context, local_rows
 from pretrain.methods.byol import Byol, ByolSettings
 from pretrain.models import EncoderSettings

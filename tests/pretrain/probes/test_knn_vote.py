@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from PIL import Image
 
 from pretrain.core.errors import InputError
-from pretrain.data.index import Index
-from pretrain.data.records import Flag, Record, Stream
-from pretrain.data.source import DataSettings
+from pretrain.datasets.index_writer import build_index
+from pretrain.datasets.records import Flag, Record, Stream
+from pretrain.datasets.source import DataSettings
 from pretrain.probes.items import UNKNOWN, choose_items
 from pretrain.probes.knn import classify
 
@@ -86,7 +86,7 @@ def index_of(
     stream.categories = names
     stream.category_ids = tuple(range(len(names)))
     stream.source_size, stream.source_mtime_ns, stream.source_sha256 = 2, 0, "0" * 64
-    Index.build(stream, folder / "index", {})
+    build_index(stream, folder / "index", {})
     return DataSettings(reader="index", index=str(folder / "index"))
 
 

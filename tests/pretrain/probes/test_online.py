@@ -22,8 +22,8 @@ from pretrain import checkpoint, distributed
 from pretrain.config import dump_yaml, load_settings
 from pretrain.core.errors import InputError
 from pretrain.data.decode import read_image
-from pretrain.data.source import DataSettings, open_index
 from pretrain.data.views import resize, whole_pixels
+from pretrain.datasets.source import DataSettings, open_index
 from pretrain.metrics import read_metrics
 from pretrain.models import Encoder, EncoderSettings
 from pretrain.probes.encode import Forward, encode

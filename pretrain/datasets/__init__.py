@@ -1,0 +1,1 @@
+"""Data sets prepared once: read, downloaded, generated, proposed, packed, checked."""

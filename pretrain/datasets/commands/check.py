@@ -1,0 +1,48 @@
+"""``hcl data check``: look at every image and box of an index."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from pretrain.datasets.commands.options import MAX_WORKERS, Progress, cores, positive
+
+
+def main(argv: list[str]) -> int:
+    """Run ``hcl data check INDEX``: 0 sound, 1 faults, 2 no index."""
+    parser = argparse.ArgumentParser(
+        prog="hcl data check",
+        description="Decode every image of an index and compare it with what the index says; "
+        "look at every box and label. Each fault is a line. Status 1 if there is one.",
+    )
+    parser.add_argument("index", metavar="INDEX", type=Path, help="folder of the index")
+    parser.add_argument("--images", type=Path, metavar="DIR", help="where the images are now")
+    parser.add_argument("--json", action="store_true", help="the report as JSON")
+    parser.add_argument(
+        "--workers",
+        type=positive,
+        metavar="W",
+        help=f"threads (default: the cores, {MAX_WORKERS} at most)",
+    )
+    arguments = parser.parse_args(argv)
+    from pretrain.data.index import Index
+    from pretrain.datasets.check import check
+
+    index = Index.open(arguments.index, arguments.images)
+    progress = Progress("images", len(index))
+    workers = arguments.workers or min(cores(), MAX_WORKERS)
+    report = check(index, workers=workers, progress=progress)
+    progress.close()
+    if arguments.json:
+        print(json.dumps({"index": str(index.folder), **report.as_json()}, indent=1))
+    else:
+        for fault in report.faults:
+            where = f"row {fault.row} {fault.file}: " if fault.row >= 0 else ""
+            print(f"{fault.kind}: {where}{fault.reason}")
+        kinds = ", ".join(f"{count} {kind}" for kind, count in report.by_kind().items())
+        print(
+            f"{index.folder}: {report.images} images ({report.without_boxes} without boxes), "
+            f"{report.boxes} boxes; {f'faults: {kinds}' if kinds else 'no faults'}"
+        )
+    return 1 if report.faults else 0

@@ -1,0 +1,59 @@
+"""``hcl data pack``: decode the images of an index once."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+
+
+def main(argv: list[str]) -> int:
+    """Run ``hcl data pack ...``."""
+    parser = argparse.ArgumentParser(
+        prog="hcl data pack",
+        description="Decode the images of an index once and write them, shrunk, into a few large "
+        "files that the loader maps. An interrupted run goes on where it was when called again.",
+    )
+    parser.add_argument("index", metavar="INDEX", type=Path, help="folder of the index")
+    parser.add_argument("out", metavar="OUT", type=Path, help="folder to make")
+    parser.add_argument(
+        "--side",
+        type=int,
+        metavar="PX",
+        help="shrink images to this shorter side, never enlarge (default: as they are)",
+    )
+    parser.add_argument(
+        "--workers", type=int, metavar="W", help="processes (default: the cores, at most 8)"
+    )
+    parser.add_argument("--verify", action="store_true", help="read all of it back at the end")
+    return _pack(parser.parse_args(argv))
+
+
+def _pack(arguments: argparse.Namespace) -> int:
+    from pretrain.core.errors import InputError
+    from pretrain.data.index import Index
+    from pretrain.datasets.packing import write
+
+    if arguments.side is not None and arguments.side < 1:
+        raise InputError(f"--side {arguments.side}: it must be at least 1")
+    workers = arguments.workers
+    if workers is None:
+        workers = min(8, len(os.sched_getaffinity(0)))
+    index = Index.open(arguments.index)
+
+    def progress(done: int) -> None:
+        if sys.stderr.isatty():
+            print(f"\r{done}/{len(index)}", end="", file=sys.stderr)
+
+    start = time.perf_counter()
+    pack = write(index, arguments.out, arguments.side, workers=workers, progress=progress)
+    if arguments.verify:
+        pack.verify()
+    size = sum(shard["bytes"] for shard in pack.meta["shards"])
+    seconds = time.perf_counter() - start
+    print(f"{arguments.out}: {len(pack)} images, {size / 1e9:.2f} GB, {seconds:.1f} s")
+    for row, reason in pack.meta["bad"]:
+        print(f"not packed: {index.path(int(row))}: {reason}")
+    return 0

@@ -1,0 +1,186 @@
+"""``hcl data prepare``: from archives or folders to an index."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import threading
+from pathlib import Path
+from typing import Any, get_args
+
+from pretrain.datasets.commands.options import Progress
+
+READERS = {
+    # name: (help, default release)
+    "coco": ("COCO 2017, or any file of its format", "train2017"),
+    "lvis": ("LVIS v1, on COCO's images", "train"),
+    "openimages": ("OpenImages V4 to V7 boxes", "train"),
+    "voc": ("Pascal VOC 2007 and 2012, or data in its form", "2012-trainval"),
+    "ohms": ("the official dictionaries of HCL's subset of OpenImages", ""),
+    "folder": ("any folder of images, without boxes", ""),
+}
+
+OWN = {
+    "coco": ("annotations", "images"),
+    "lvis": ("annotations", "images"),
+    "openimages": ("annotations", "images", "classes", "split"),
+    "voc": ("annotations", "split"),
+    "ohms": ("annotations", "images", "classes", "split"),
+    "folder": ("class_folders",),
+}
+
+# Labelled images rather than boxes; the module is named, not imported: it builds on this package.
+RETRIEVAL = {
+    "cub": "CUB-200-2011, to fine-tune for retrieval",
+    "cars": "Cars-196, likewise",
+    "sop": "Stanford Online Products, likewise",
+    "inshop": "In-Shop Clothes Retrieval, likewise",
+    "grocery": "Grocery Store Dataset, likewise",
+}
+RETRIEVAL_MODULE = "downstream.retrieval.datasets.prepare"
+
+HELP = {
+    "annotations": "annotation file (voc: the folder of Annotations, ImageSets and JPEGImages)",
+    "images": "folder of the images",
+    "classes": "class descriptions",
+    "split": "which images: a list's name or file",
+}
+
+
+def main(argv: list[str]) -> int:
+    """Run ``hcl data prepare READER ROOT ...``."""
+    if argv[:1] == ["scenes"]:  # made, not read; people look for them here too
+        from pretrain.datasets.commands import scenes
+
+        return scenes.main(argv[1:])
+    if argv[:1] == ["miniplaces"]:  # two kinds of labels, two splits: four indexes
+        from pretrain.datasets.commands import miniplaces
+
+        return miniplaces.main(argv[1:])
+    if argv and argv[0] in RETRIEVAL:
+        status: int = importlib.import_module(RETRIEVAL_MODULE).main(argv)
+        return status
+    arguments = _parser().parse_args(argv)
+    from pretrain.datasets.prepare import Plan, config_lines, prepare
+
+    names = (*OWN[arguments.reader], "on_bad_box", "on_bad_image", "leave_out")
+    given: dict[str, Any] = {name: getattr(arguments, name) for name in names}
+    given = {k: str(v) if isinstance(v, Path) else v for k, v in given.items()}
+    plan = Plan(
+        arguments.reader,
+        arguments.root,
+        _release(arguments),
+        tuple(arguments.archive),
+        arguments.download,
+        given,
+        arguments.index,
+    )
+    bytes_seen, lock = 0, threading.Lock()
+    downloading, unpacking = Progress("received, MB"), Progress("unpacked")
+
+    def received(count: int) -> None:
+        nonlocal bytes_seen
+        with lock:
+            bytes_seen += count
+            downloading(bytes_seen // 10**6)
+
+    def say(line: str) -> None:
+        downloading.close()
+        print(line, flush=True)
+
+    index = prepare(plan, say, received, unpacking)
+    meta = index.meta
+    dropped = ", ".join(f"{count} {reason}" for reason, count in meta["dropped"].items())
+    print(f"{index.folder}: {len(index)} images, {index.box_count} boxes")
+    print(f"  {len(index.categories)} categories; fingerprint {index.fingerprint[:16]}")
+    print(f"  left out: {dropped or 'nothing'}; clipped: {meta['clipped']}")
+    if (index.folder / "dropped.tsv").is_file():
+        print(f"  what was left out as faulty: {index.folder / 'dropped.tsv'}")
+    print("\n".join(["in the configuration of a run:", *config_lines(index)]))
+    return 0
+
+
+def _release(arguments: argparse.Namespace) -> str:
+    """The release asked for; none where the user names files of his own."""
+    if arguments.release is not None:
+        return str(arguments.release)
+    own = [getattr(arguments, name, None) for name in ("annotations", "images")]
+    wanted = own[:1] if arguments.reader == "voc" else own
+    return "" if all(wanted) else READERS[arguments.reader][1]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="hcl data prepare",
+        description="Make an index of a data set. What lies below ROOT is used as it is; archives "
+        "given or found there are unpacked first; with --download they are fetched before that. "
+        "Repeating a call continues where it was interrupted.",
+    )
+    readers = parser.add_subparsers(dest="reader", required=True, metavar="READER")
+    for name, (what, release) in READERS.items():
+        _add(readers.add_parser(name, help=what, description=f"{what}."), name, release)
+    readers.add_parser("miniplaces", help="MiniPlaces: 100 kinds of scenes, objects in some")
+    for name, what in RETRIEVAL.items():
+        readers.add_parser(name, help=what)
+    return parser
+
+
+def _add(parser: argparse.ArgumentParser, reader: str, release: str) -> None:
+    from pretrain.datasets.readers.common import FlagName
+    from pretrain.datasets.releases import RELEASES
+
+    parser.add_argument("root", metavar="ROOT", type=Path, help="folder of the data")
+    known = RELEASES.get(reader, {})
+    parser.set_defaults(release=None, download=False)
+    if known:
+        parser.add_argument(
+            "--release", choices=list(known), help=f"which part (default: {release})"
+        )
+        parser.add_argument(
+            "--download", action="store_true", help="fetch the release's files into ROOT/downloads"
+        )
+    parser.add_argument(
+        "--archive",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="zip or tar archives to unpack into ROOT",
+    )
+    for name in OWN[reader]:
+        option = f"--{name.replace('_', '-')}"
+        if name == "class_folders":
+            parser.add_argument(
+                option,
+                action="store_true",
+                default=None,
+                help="label every image by its first folder, as one box",
+            )
+        else:
+            kind = str if name == "split" else Path
+            parser.add_argument(option, type=kind, metavar="PATH", help=HELP[name])
+    parser.add_argument(
+        "--leave-out",
+        nargs="*",
+        choices=get_args(FlagName),
+        metavar="FLAG",
+        help=f"flags of boxes to leave out: {', '.join(get_args(FlagName))} (default: group)",
+    )
+    parser.add_argument(
+        "--on-bad-box",
+        choices=["error", "drop"],
+        default="drop",
+        help="boxes without area or outside their image (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--on-bad-image",
+        choices=["error", "drop"],
+        default="error",
+        help="images missing or unreadable (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--index",
+        type=Path,
+        metavar="OUT",
+        help="folder of the index (default: below ROOT, for a plain folder beside it)",
+    )

@@ -1,0 +1,190 @@
+"""``hcl data propose``: boxes for images that have none."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pretrain.data.index import Index
+    from pretrain.datasets.proposals.base import Proposer
+    from pretrain.datasets.proposals.propose import Outcome
+
+METHODS = ("selective_search", "grid", "random", "multiscale", "detector")
+
+
+def main(argv: list[str]) -> int:
+    """Run ``hcl data propose ...``."""
+    return _run(_parser().parse_args(argv))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="hcl data propose",
+        description="Propose boxes for the images of an index, filter them as ORL does, and write "
+        "an index of the same images with these boxes. A stopped command goes on where it "
+        "stopped; the same seed gives the same boxes, whatever the number of workers.",
+    )
+    parser.add_argument("index", metavar="INDEX", type=Path, help="folder of an index")
+    parser.add_argument("out", metavar="OUT", type=Path, help="folder to make")
+    parser.add_argument("--method", required=True, choices=METHODS)
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="detector: its results in COCO's format"
+    )
+    parser.add_argument(
+        "--min-score", type=float, metavar="S", help="detector: leave out boxes with less"
+    )
+    parser.add_argument(
+        "--mode",
+        choices=("fast", "quality"),
+        default="fast",
+        help="selective search: OpenCV's mode (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--max-side",
+        type=int,
+        metavar="PX",
+        help="selective search: shrink larger images for the search (default: never, as ORL)",
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="default: %(default)s")
+    rule = parser.add_argument_group("filter, in this order")
+    rule.add_argument("--min-side", type=float, default=96, metavar="PX", help="%(default)s")
+    rule.add_argument("--max-aspect", type=float, default=3, metavar="R", help="%(default)s")
+    rule.add_argument("--max-iou", type=float, default=0.5, metavar="SHARE", help="%(default)s")
+    rule.add_argument("--top", type=int, default=100, metavar="N", help="%(default)s")
+    rule.add_argument(
+        "--allow-none",
+        action="store_true",
+        help="where nothing survives, leave the image without boxes, not with the first proposal",
+    )
+    parser.add_argument(
+        "--workers",
+        type=int,
+        metavar="W",
+        help="processes (default: the cores for selective search, 1 for the others)",
+    )
+    return parser
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from pretrain.core.settings import parse
+    from pretrain.data.index import Index
+    from pretrain.datasets.proposals.filters import FilterSettings
+    from pretrain.datasets.proposals.propose import propose
+
+    index = Index.open(arguments.index)
+    rule = parse(
+        FilterSettings,
+        {
+            "min_side": arguments.min_side,
+            "max_aspect": arguments.max_aspect,
+            "max_iou": arguments.max_iou,
+            "top": arguments.top,
+            "keep_first": not arguments.allow_none,
+        },
+        source="hcl data propose",
+    )
+    proposer = _proposer(arguments, index)
+    # Without pixels to look at, starting a process takes longer than all the work.
+    chosen = _cores() if proposer.needs_image else 1
+    workers = chosen if arguments.workers is None else arguments.workers
+    outcome = propose(
+        index, arguments.out, proposer, rule, workers=workers, progress=_progress("images")
+    )
+    print(describe(outcome))
+    return 0
+
+
+def describe(outcome: Outcome) -> str:
+    """What came of it, for people."""
+    from pretrain.datasets.proposals.propose import BAD_IMAGES
+
+    index, tally = outcome.index, outcome.tally
+    boxes = f"{len(index)} images, {index.box_count} boxes"
+    if tally is None:
+        return f"{index.folder}: holds these proposals already ({boxes}); nothing to do"
+    left_out = ", ".join(f"{count} {reason}" for reason, count in tally.left_out.items())
+    lines = [
+        f"{index.folder}: {boxes} ({index.box_count / len(index):.1f} an image) "
+        f"of {tally.proposed} proposals; left out: {left_out}"
+    ]
+    if tally.kept_first:
+        lines.append(f"in {tally.kept_first} images nothing survived; their first proposal is kept")
+    if tally.bad:
+        row, reason = tally.bad[0]
+        lines.append(
+            f"{len(tally.bad)} images could not be read and have no boxes, the first is "
+            f"{index.path(row)}: {reason}; all are in {index.folder / BAD_IMAGES}"
+        )
+    if tally.seconds > 0:
+        lines.append(
+            f"per core and second: {len(index) / tally.seconds:.2f} images, "
+            f"{tally.proposed / tally.seconds:.0f} proposals, "
+            f"{index.box_count / tally.seconds:.1f} boxes kept"
+        )
+    if outcome.resumed:
+        lines.append(f"{outcome.resumed} images had been done before")
+    return "\n".join(lines)
+
+
+def _proposer(arguments: argparse.Namespace, index: Index) -> Proposer:
+    from pretrain.core.errors import InputError
+    from pretrain.datasets.proposals.detector import Detector
+    from pretrain.datasets.proposals.selective_search import SelectiveSearch
+    from pretrain.datasets.proposals.windows import Grid, MultiScale, Random
+
+    method = arguments.method
+    if arguments.seed < 0:
+        raise InputError(f"--seed must be 0 or more, got {arguments.seed}")
+    given = arguments.json is not None or arguments.min_score is not None
+    if given and method != "detector":
+        raise InputError(f"--json and --min-score are for --method detector, not {method}")
+    if method == "detector":
+        if arguments.json is None:
+            raise InputError("--method detector needs --json FILE, the detector's results")
+        least = -math.inf if arguments.min_score is None else arguments.min_score
+        detector = Detector.read(arguments.json, index, least)
+        for count, what in (
+            (detector.unknown, "are of images that the index lacks"),
+            (detector.empty, "have no area inside their image"),
+        ):
+            if count:
+                print(f"{arguments.json}: {count} entries {what}; left out", file=sys.stderr)
+        return detector
+    if method == "selective_search":
+        return SelectiveSearch(arguments.seed, arguments.mode, arguments.max_side)
+    if method == "grid":
+        return Grid()
+    return Random(arguments.seed) if method == "random" else MultiScale(arguments.seed)
+
+
+def _progress(what: str) -> Callable[[int, int], None]:
+    """A line on the terminal that is written over; nothing where there is no terminal."""
+    begin: list[tuple[float, int]] = []
+
+    def show(done: int, total: int) -> None:
+        if not sys.stderr.isatty():
+            return
+        now = time.monotonic()
+        if not begin:
+            begin.append((now, done))
+        start, before = begin[0]
+        left = (now - start) / (done - before) * (total - done) if done > before else 0
+        ahead = f", {left / 60:.0f} min left" if left >= 60 else ""
+        end = "\n" if done == total else ""
+        print(f"\r{done}/{total} {what}{ahead}\033[K", end=end, file=sys.stderr, flush=True)
+
+    return show
+
+
+def _cores() -> int:
+    """The cores this process may use, where the platform tells."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -1,0 +1,45 @@
+"""``hcl data select``: the multi-object subset of an index."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from pretrain.core.errors import InputError
+from pretrain.datasets.commands.options import positive
+
+
+def main(argv: list[str]) -> int:
+    """Run ``hcl data select INDEX OUT``."""
+    parser = argparse.ArgumentParser(
+        prog="hcl data select",
+        description="The HCL paper's rule: images with objects of at least --min-classes classes, "
+        "classes with at least --min-images images, repeated until nothing changes. Writes a new "
+        "index, with the list of its images in selection.txt.",
+    )
+    parser.add_argument("index", metavar="INDEX", type=Path, help="folder of the index")
+    parser.add_argument("out", metavar="OUT", type=Path, help="folder of the new index")
+    parser.add_argument(
+        "--min-classes", type=positive, default=2, metavar="N", help="default: %(default)s"
+    )
+    parser.add_argument(
+        "--min-images", type=positive, default=900, metavar="N", help="default: %(default)s"
+    )
+    arguments = parser.parse_args(argv)
+    from pretrain.data.index import Index
+    from pretrain.datasets.selection import PAPER_RULE, Rule, compare_with_paper, select
+
+    index = Index.open(arguments.index)
+    if arguments.out.exists():
+        raise InputError(f"{arguments.out}: exists already; choose another folder")
+    rule = Rule(arguments.min_classes, arguments.min_images)
+    chosen = select(index, arguments.out.resolve(), rule)
+    selection = chosen.meta["selection"]
+    print(f"{chosen.folder}: {len(chosen)} of {len(index)} images, {chosen.box_count} boxes")
+    print(
+        f"  {selection['classes']} of {len(index.categories)} classes, {selection['rounds']} rounds"
+    )
+    print(f"  list of images: sha256 {selection['list_sha256']}")
+    if rule == PAPER_RULE and index.meta["options"].get("reader") in ("openimages", "ohms"):
+        print(f"  {compare_with_paper(selection)}")
+    return 0

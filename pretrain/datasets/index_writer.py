@@ -1,0 +1,283 @@
+"""Writing an index: record by record, complete or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, Self, TextIO
+
+import numpy as np
+from numpy.lib import format as npy
+from numpy.typing import NDArray
+
+from pretrain.core.errors import InputError
+from pretrain.data.index import COLUMNS, DROPPED, META, VERSION, Index, fingerprint
+from pretrain.datasets.records import ReadReport, Record, Stream
+
+BATCH = 4096
+"""Records kept in memory before their columns go to the disk."""
+
+
+def build_index(
+    source: Stream | ReadReport, folder: Path, options: dict[str, Any] | None = None
+) -> Index:
+    """Write an index of all records of a source and open it.
+
+    The folder appears complete or not at all. If another process was faster, its index is
+    opened. Memory does not grow with the number of records.
+
+    Args:
+        source: of a reader.
+        folder: to create.
+        options: with which the source was read, kept in ``meta``.
+
+    Raises:
+        InputError: the source is at fault; the folder cannot be written, or holds something
+            else.
+    """
+    with IndexWriter(folder, source.images) as writer:
+        if isinstance(source, Stream) and source.on_drop is None:
+            source.on_drop = writer.note_dropped
+        for record in source.records:
+            writer.append(record)
+        writer.finish(
+            categories=source.categories,
+            category_ids=source.category_ids,
+            dropped=source.dropped,
+            clipped=source.clipped,
+            options=options,
+            source={
+                "path": str(source.annotations.resolve()),
+                "size": source.source_size,
+                "mtime_ns": source.source_mtime_ns,
+                "sha256": source.source_sha256,
+            },
+        )
+    return Index.open(folder)
+
+
+class IndexWriter:
+    """Appends records to a new index; to be used in a ``with`` statement.
+
+    The columns grow in a hidden folder beside the wanted one, which appears when ``finish`` is
+    called, and is removed where that does not happen. If another process was faster, its index
+    stays.
+
+    Args:
+        folder: of the index, to be created.
+        images: folder of the images.
+
+    Raises:
+        InputError: on entry, the folder cannot be written.
+    """
+
+    def __init__(self, folder: Path, images: Path) -> None:
+        self.folder = folder
+        self.images = images
+        self.rows = 0
+        self._batch: list[Record] = []
+        self._path_end = 0
+        self._box_end = 0
+        self._dropped: TextIO | None = None
+
+    def __enter__(self) -> Self:
+        folder = self.folder
+        with _writing(folder):
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            self._temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+            self._temporary.chmod(0o755)  # mkdtemp makes it private, but an index may be shared
+            self._columns = {
+                name: _Column(self._temporary / f"{name}.npy", np.dtype(dtype), tail)
+                for name, (dtype, tail) in COLUMNS.items()
+            }
+            for name in ("path_offsets", "box_offsets"):
+                self._columns[name].append(np.zeros(1, np.int64))
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        for column in self._columns.values():
+            column.close()
+        if self._dropped is not None:
+            self._dropped.close()
+        shutil.rmtree(self._temporary, ignore_errors=True)
+
+    def append(self, record: Record) -> None:
+        """Add a row."""
+        count = len(record.boxes)
+        assert record.boxes.shape == (count, 4), "boxes are (n, 4)"
+        assert len(record.labels) == count, "a label for every box"
+        assert record.flags is None or len(record.flags) == count, "flags for every box"
+        self._batch.append(record)
+        self.rows += 1
+        if len(self._batch) == BATCH:
+            self._spill()
+
+    def note_dropped(self, reason: str, file_name: str, what: str) -> None:
+        """Keep one line about something left out as faulty, in ``dropped.tsv``."""
+        fields = (" ".join(value.split()) for value in (reason, file_name, what))
+        with _writing(self.folder):
+            if self._dropped is None:
+                self._dropped = (self._temporary / DROPPED).open("w", encoding="utf-8")
+            self._dropped.write("\t".join(fields) + "\n")
+
+    def finish(
+        self,
+        *,
+        categories: tuple[str, ...],
+        category_ids: tuple[int, ...],
+        dropped: dict[str, int],
+        clipped: int,
+        source: dict[str, Any],
+        options: dict[str, Any] | None = None,
+        extra: dict[str, Any] | None = None,
+        files: dict[str, str] | None = None,
+    ) -> None:
+        """Put the complete index in place.
+
+        Args:
+            categories: names by label.
+            category_ids: the source's numbers by label.
+            dropped: counts of what was left out, by reason.
+            clipped: boxes clipped to the image.
+            source: what was read: path, size, mtime_ns, sha256.
+            options: with which it was read.
+            extra: further entries of ``meta``.
+            files: further text files of the folder, by name.
+
+        Raises:
+            InputError: the folder holds something else.
+        """
+        self._spill()
+        with _writing(self.folder):
+            for column in self._columns.values():
+                column.finish()
+            if self._dropped is not None:
+                _close_synced(self._dropped)
+            mapped = {
+                name: np.load(self._temporary / f"{name}.npy", mmap_mode="r") for name in COLUMNS
+            }
+            meta = {
+                "version": VERSION,
+                "images": str(self.images.resolve()),
+                "categories": list(categories),
+                "category_ids": list(category_ids),
+                "dropped": dropped,
+                "clipped": clipped,
+                "options": options or {},
+                "source": source,
+                "lengths": {name: len(column) for name, column in mapped.items()},
+                "fingerprint": fingerprint(mapped, categories, category_ids),
+                **(extra or {}),
+            }
+            texts = {**(files or {}), META: json.dumps(meta, indent=1)}
+            for name, content in texts.items():
+                with (self._temporary / name).open("w", encoding="utf-8") as text:
+                    text.write(content)
+                    _close_synced(text)
+            _sync(self._temporary)
+        try:
+            self._temporary.rename(self.folder)
+        except OSError as error:
+            if not Index.exists(self.folder):
+                raise InputError(
+                    f"{self.folder}: cannot write the index here ({error.strerror}); delete the "
+                    "folder, or set data.index to another one"
+                ) from None
+        _sync(self.folder.parent)
+
+    def _spill(self) -> None:
+        batch, self._batch = self._batch, []
+        if not batch:
+            return
+        names = [record.file_name.encode("utf-8") for record in batch]
+        no_flags = np.zeros(max(len(record.boxes) for record in batch), np.uint8)
+        flags = [no_flags[: len(r.boxes)] if r.flags is None else r.flags for r in batch]
+        parts = {
+            "path_bytes": np.frombuffer(b"".join(names), np.uint8),
+            "path_offsets": self._path_end + np.cumsum([len(name) for name in names]),
+            "image_ids": np.array([record.image_id for record in batch], np.int64),
+            "sizes": np.array([(record.width, record.height) for record in batch], np.int32),
+            "boxes": np.concatenate([record.boxes for record in batch]),
+            "box_offsets": self._box_end + np.cumsum([len(record.boxes) for record in batch]),
+            "labels": np.concatenate([record.labels for record in batch]),
+            "flags": np.concatenate(flags),
+        }
+        self._path_end, self._box_end = (
+            int(parts["path_offsets"][-1]),
+            int(parts["box_offsets"][-1]),
+        )
+        with _writing(self.folder):
+            for name, part in parts.items():
+                self._columns[name].append(part)
+
+
+class _Column:
+    """An array file that grows along its first axis."""
+
+    def __init__(self, path: Path, dtype: np.dtype[Any], tail: tuple[int, ...]) -> None:
+        self.dtype = dtype
+        self.tail = tail
+        self.length = 0
+        self._file: BinaryIO = path.open("wb")
+        self._header = self._write_header()
+
+    def append(self, part: NDArray[Any]) -> None:
+        part = np.ascontiguousarray(part, self.dtype)
+        assert part.shape[1:] == self.tail, f"rows of shape {self.tail}, not {part.shape[1:]}"
+        self._file.write(part.data)
+        self.length += len(part)
+
+    def finish(self) -> None:
+        self._file.seek(0)
+        # numpy leaves room in the header for the first axis to grow.
+        assert self._write_header() == self._header, "the header has outgrown its room"
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _write_header(self) -> int:
+        shape = (self.length, *self.tail)
+        descr = npy.dtype_to_descr(self.dtype)
+        npy.write_array_header_1_0(
+            self._file, {"descr": descr, "fortran_order": False, "shape": shape}
+        )
+        return self._file.tell()
+
+
+@contextlib.contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"{folder}: cannot write the index ({error.strerror}); set data.index to a folder "
+            "that can be written"
+        ) from None
+
+
+def _close_synced(file: TextIO) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+    file.close()
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,323 @@
+"""Which data a run uses, and its index: opened, or built where there is none yet."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, ValidationError, model_validator
+from pydantic_core import InitErrorDetails, PydanticCustomError
+
+from pretrain.core.errors import InputError
+from pretrain.core.locks import open_lock
+from pretrain.core.settings import Settings
+from pretrain.data.index import VERSION, Index
+from pretrain.datasets.index_writer import build_index
+from pretrain.datasets.readers import coco, folder, lvis, ohms, openimages, voc
+from pretrain.datasets.readers.common import FlagName, OnBad, Options, need_folder
+from pretrain.datasets.records import Stream
+
+READER_VERSION = 2
+"""Part of the cache's key; to be raised when a reader gives other records for the same file."""
+
+CHOSEN_BY_READER = ("annotations", "images", "classes", "split", "class_folders")
+"""Settings that only some readers know."""
+
+ReaderName = Literal["coco", "openimages", "voc", "lvis", "folder", "ohms", "index"]
+
+
+class DataSettings(Settings):
+    """Where the images are and how they are read.
+
+    Which of ``annotations``, ``images``, ``classes``, ``split`` and ``class_folders`` a reader
+    needs and takes is in ``READERS``.
+
+    Attributes:
+        reader: the format; "index": a prepared index, and nothing else.
+        annotations: the annotation file; for VOC the folder that holds Annotations, ImageSets and
+            JPEGImages, or several such folders.
+        images: the folder of the images. With reader "index" only if they have been moved.
+        classes: class descriptions of OpenImages.
+        split: which images: a list of VOC ("trainval"), a file of ImageIDs, a dictionary of OHMS.
+        class_folders: label the images of a folder by its subfolders.
+        leave_out: boxes with one of these flags are left out and counted.
+        on_bad_box: "error", or "drop" to leave out and count boxes without area or outside their
+            image. Official COCO train2017 has two boxes without area.
+        on_bad_image: "error", or "drop" to leave out and count images that are missing, or whose
+            size cannot be read where the annotations do not give it.
+        index: folder of the index; None: below ``$XDG_CACHE_HOME/hcl`` or ``~/.cache/hcl``.
+        workers: processes that decode, per training process; None: up to 8, as cores allow.
+        prefetch: batches each worker keeps ready; None: up to 4, as shared memory allows.
+        pack: folder of ``hcl data pack``: images come from there, decoded and shrunk.
+        pairs: folder of the table of pairs that `hcl correspond` made of this data (ORL).
+        crop_on: where views are cut. "worker": each sends its views. "device": workers only
+            decode, which takes them less time, and the model's device cuts.
+        max_bad_images: share of images that may be unreadable before the run stops.
+    """
+
+    reader: ReaderName = "coco"
+    annotations: str | None = None
+    images: str | None = None
+    classes: str | None = None
+    split: str | None = None
+    class_folders: bool | None = None
+    leave_out: tuple[FlagName, ...] = ("group",)
+    on_bad_box: OnBad = "error"
+    on_bad_image: OnBad = "error"
+    index: str | None = None
+    workers: Annotated[int, Field(ge=0)] | None = None
+    prefetch: Annotated[int, Field(ge=1)] | None = None
+    pack: str | None = None
+    pairs: str | None = None
+    crop_on: Literal["worker", "device"] = "worker"
+    max_bad_images: Annotated[float, Field(ge=0, le=1)] = 0.001
+
+    @model_validator(mode="after")
+    def _fields_of_the_reader(self) -> Self:
+        reader = READERS[self.reader]
+        faults: list[InitErrorDetails] = []
+        for name in (*CHOSEN_BY_READER, "index"):
+            value = getattr(self, name)
+            if value is None and name in reader.needs:
+                faults.append(InitErrorDetails(type="missing", loc=(name,), input=None))
+            if value is not None and name not in (*reader.needs, *reader.takes, "index"):
+                error = PydanticCustomError(
+                    "not_of_reader",
+                    "reader '{reader}' does not use it; remove it, or set it to null",
+                    {"reader": self.reader},
+                )
+                faults.append(InitErrorDetails(type=error, loc=(name,), input=value))
+        if faults:
+            raise ValidationError.from_exception_data("DataSettings", faults)
+        return self
+
+    @property
+    def options(self) -> Options:
+        """As the readers take them."""
+        return Options(self.on_bad_box, self.on_bad_image, self.leave_out)
+
+
+@dataclass(frozen=True)
+class Reader:
+    """How a reader is called.
+
+    Attributes:
+        needs: settings without which it cannot be.
+        takes: further settings it knows.
+        state: size and time of change of what it reads, without reading it.
+        stream: of the settings.
+    """
+
+    needs: tuple[str, ...]
+    takes: tuple[str, ...]
+    state: Callable[[DataSettings], tuple[int, int]]
+    stream: Callable[[DataSettings], Stream]
+
+
+def _file_state(settings: DataSettings) -> tuple[int, int]:
+    annotations = _path(settings.annotations)
+    try:
+        stat = annotations.stat()
+    except OSError as error:
+        raise InputError(
+            f"{annotations}: cannot read the annotation file ({error.strerror}); "
+            "check data.annotations"
+        ) from None
+    return stat.st_size, stat.st_mtime_ns
+
+
+def _voc_state(settings: DataSettings) -> tuple[int, int]:
+    root = _path(settings.annotations)
+    need_folder(root, "data.annotations")
+    return voc.state(root, settings.split or "trainval")
+
+
+def _of_openimages(read: Callable[..., Stream]) -> Callable[[DataSettings], Stream]:
+    def stream(settings: DataSettings) -> Stream:
+        images = _path(settings.images)
+        return read(
+            _path(settings.annotations),
+            images,
+            settings.options,
+            classes=None if settings.classes is None else _path(settings.classes),
+            split=None if settings.split is None else _path(settings.split),
+            cache=_sizes(images),
+        )
+
+    return stream
+
+
+def _no_source(_: DataSettings) -> Any:
+    raise AssertionError("an index is opened, not read")
+
+
+READERS: dict[str, Reader] = {
+    "coco": Reader(
+        ("annotations", "images"),
+        (),
+        _file_state,
+        lambda s: coco.stream(_path(s.annotations), _path(s.images), s.options),
+    ),
+    "lvis": Reader(
+        ("annotations", "images"),
+        (),
+        _file_state,
+        lambda s: lvis.stream(_path(s.annotations), _path(s.images), s.options),
+    ),
+    "openimages": Reader(
+        ("annotations", "images"),
+        ("classes", "split"),
+        _file_state,
+        _of_openimages(openimages.stream),
+    ),
+    "ohms": Reader(
+        ("annotations", "images"), ("classes", "split"), _file_state, _of_openimages(ohms.stream)
+    ),
+    "voc": Reader(
+        ("annotations",),
+        ("split",),
+        _voc_state,
+        lambda s: voc.stream(_path(s.annotations), s.split or "trainval", s.options),
+    ),
+    "index": Reader(("index",), ("images",), _no_source, _no_source),
+    "folder": Reader(
+        ("images",),
+        ("class_folders",),
+        lambda s: folder.state(_path(s.images)),
+        lambda s: folder.stream(
+            _path(s.images),
+            s.options,
+            class_folders=bool(s.class_folders),
+            cache=_sizes(_path(s.images)),
+        ),
+    ),
+}
+"""By name; "index" reads nothing."""
+
+
+def open_index(settings: DataSettings) -> Index:
+    """Open the index of these settings; build it where there is none yet.
+
+    Any number of processes may call this at once.
+
+    Raises:
+        InputError: the source is at fault, or ``settings.index`` is an index of another source.
+    """
+    if settings.reader == "index":
+        return _open_prepared(settings)
+    reader = READERS[settings.reader]
+    size, changed = reader.state(settings)
+    options: dict[str, Any] = {
+        "reader": settings.reader,
+        "reader_version": READER_VERSION,
+        "on_bad_box": settings.on_bad_box,
+        "on_bad_image": settings.on_bad_image,
+        "leave_out": sorted(settings.leave_out),
+        **_chosen(settings),
+    }
+    source = {"size": size, "mtime_ns": changed}
+    key = hashlib.sha256(json.dumps([VERSION, options, source], sort_keys=True).encode())
+    place = _cache() / f"index-{key.hexdigest()[:16]}"
+    target = place if settings.index is None else _path(settings.index)
+    with _lock(target):
+        if not Index.exists(target):
+            build_index(reader.stream(settings), target, options)
+    index = Index.open(target)
+    written = index.meta["source"]
+    same = all(written[key] == source[key] for key in source)
+    # A copy has another time of change, but the same content.
+    if index.meta["options"] != options or not (same or _same_content(settings, written["sha256"])):
+        raise InputError(
+            f"{target}: this index was built from {written['path']} with other options or before "
+            "that file changed; delete the folder, or set data.index to another one"
+        )
+    return index
+
+
+def _open_prepared(settings: DataSettings) -> Index:
+    target = _path(settings.index)
+    if not Index.exists(target):
+        raise InputError(
+            f"{target}: no index here; check data.index, or make it: hcl data prepare --help"
+        )
+    images = None if settings.images is None else _path(settings.images)
+    index = Index.open(target, images)
+    need_folder(index.images, "data.images")
+    return index
+
+
+def _chosen(settings: DataSettings) -> dict[str, Any]:
+    """The reader's own settings; paths in full, and files beside the source by their content."""
+    chosen: dict[str, Any] = {}
+    for name in CHOSEN_BY_READER:
+        value = getattr(settings, name)
+        if value is None:
+            continue
+        is_path = name in ("annotations", "images", "classes") or (
+            name == "split" and settings.reader != "voc"
+        )
+        chosen[name] = str(_path(value)) if is_path else value
+        if name == "classes" or (name == "split" and is_path):
+            try:
+                chosen[f"{name}_sha256"] = _sha256(_path(value))
+            except OSError as error:
+                raise InputError(
+                    f"{_path(value)}: cannot be read ({error.strerror}); check data.{name}"
+                ) from None
+    return chosen
+
+
+def _same_content(settings: DataSettings, sha256: str) -> bool:
+    file = _path(settings.annotations) if settings.annotations else None
+    return file is not None and file.is_file() and _sha256(file) == sha256
+
+
+def _path(path: str | None) -> Path:
+    assert path is not None, "the settings have been checked for the reader"
+    return Path(path).expanduser().resolve()
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+def _cache() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return _path(base) / "hcl"
+
+
+def _sizes(images: Path) -> Path:
+    """Where the sizes of the images of this folder are kept."""
+    return _cache() / f"sizes-{hashlib.sha256(str(images).encode()).hexdigest()[:16]}.sqlite"
+
+
+@contextlib.contextmanager
+def _lock(folder: Path) -> Iterator[None]:
+    """Let one process at a time build the index, so that the others need not read the source.
+
+    Where the file system has no locks they all build, and the first to finish wins.
+    """
+    if Index.exists(folder):
+        yield
+        return
+    lock = folder.parent / f".{folder.name}.lock"
+    try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        file = open_lock(lock)
+    except OSError as error:
+        raise InputError(
+            f"{folder}: cannot write the index ({error.strerror}); set data.index to a folder "
+            "that can be written"
+        ) from None
+    with file:
+        with contextlib.suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
