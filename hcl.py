@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import sys
 
@@ -46,8 +45,9 @@ def main(argv: list[str] | None = None) -> int:
         print(__version__)
         return 0
     if name not in COMMANDS:
-        near = difflib.get_close_matches(name, COMMANDS, n=1)
-        hint = f"did you mean 'hcl {near[0]}'?" if near else f"commands: {', '.join(COMMANDS)}"
+        from pretrain.core.text import suggest
+
+        hint = suggest(name, COMMANDS, f"commands: {', '.join(COMMANDS)}", prefix="hcl ")
         print(f"hcl: unknown command '{name}'; {hint}", file=sys.stderr)
         return 2
     from pretrain.core.errors import InputError

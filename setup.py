@@ -21,7 +21,6 @@ DETECTION = [
     "setuptools<81",
     "tabulate",
     "termcolor",
-    "tqdm",
     "yacs",
 ]
 
@@ -52,6 +51,7 @@ setup(
         "tensorboard>=2.18",
         "torch>=2.11",
         "torchvision>=0.26",
+        "tqdm>=4.66",
     ],
     extras_require={
         "detection": DETECTION,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pretrain.core.errors import InputError
-from pretrain.core.files import write_text
+from pretrain.core.files import write_json
 from pretrain.core.settings import Settings
 
 SCHEMA = 1
@@ -52,7 +52,7 @@ def write_result(result: Result, folder: Path) -> Path:
     path = folder / FILE_NAME
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_text(path, json.dumps(result.model_dump(), indent=2) + "\n")
+        write_json(path, result.model_dump(), indent=2)
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror})") from None
     return path

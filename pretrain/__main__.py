@@ -10,12 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from pretrain.core.exit_status import STOPPED
+
 if TYPE_CHECKING:
     from pretrain.config import RunSettings
 
 Number = TypeVar("Number", int, float)
-
-STOPPED = 75  # EX_TEMPFAIL: saved on request, run the same command again
 
 
 def main(argv: list[str]) -> int:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import os
 import pickle
 import re
 from pathlib import Path
@@ -13,7 +11,7 @@ from typing import Any
 import torch
 
 from pretrain.core.errors import InputError
-from pretrain.core.files import replacing
+from pretrain.core.files import replacing, sha256, sync
 
 log = logging.getLogger(__name__)
 
@@ -38,9 +36,8 @@ def save(folder: Path, state: State, step: int, *, keep: int, keep_every: int | 
         file.flush()
         # The checksum first: a checkpoint without its checksum never becomes visible.
         checksum = _checksum_file(path)
-        checksum.write_text(_sha256(Path(file.name)) + "\n", encoding="ascii")
-        _sync(checksum)
-    _sync(folder)
+        checksum.write_text(sha256(Path(file.name)) + "\n", encoding="ascii")
+        sync(checksum)
     _retain(folder, keep, keep_every)
     return path
 
@@ -56,7 +53,7 @@ def load(path: Path) -> State:
     checksum = _checksum_file(path)
     if not checksum.is_file():
         raise InputError(f"{path}: its checksum file {checksum.name} is missing")
-    if checksum.read_text(encoding="ascii").strip() != _sha256(path):
+    if checksum.read_text(encoding="ascii").strip() != sha256(path):
         raise InputError(f"{path}: damaged: its sha256 is not the one in {checksum.name}")
     try:
         state: State = torch.load(path, map_location="cpu", weights_only=True)
@@ -96,19 +93,6 @@ def _checkpoints(folder: Path) -> list[Path]:
 
 def _checksum_file(path: Path) -> Path:
     return path.with_suffix(".sha256")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _retain(folder: Path, keep: int, keep_every: int | None) -> None:

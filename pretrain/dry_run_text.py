@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from pretrain.core.text import duration
 from pretrain.dry_run import Plan
 
 INDENT = 12
@@ -128,15 +129,3 @@ def _duration(plan: Plan) -> str:
     if plan.seconds is None:
         return f"unknown: it needs the number of images ({plan.images_per_s:g} images/s)"
     return f"{duration(plan.seconds)} at {plan.images_per_s:g} images/s"
-
-
-def duration(seconds: float) -> str:
-    """Seconds in words: ``2 d 3 h``, ``4 h 5 min``, ``6 min``."""
-    minutes = max(round(seconds / 60), 1)
-    if minutes < 60:
-        return f"{minutes} min"
-    hours, minutes = divmod(minutes, 60)
-    if hours < 24:
-        return f"{hours} h {minutes} min"
-    days, hours = divmod(hours, 24)
-    return f"{days} d {hours} h"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 
 from pretrain.core.files import write_text
+from pretrain.core.text import duration
 
 Value = float | list[float]
 """What one name of a logged step holds: a number, or a histogram's shares."""
@@ -106,15 +106,6 @@ def split_values(flat: Sequence[float], tensors: Mapping[str, Tensor]) -> dict[s
         values[name] = part if tensor.ndim else part[0]
         start += tensor.numel()
     return values
-
-
-def duration(seconds: float) -> str:
-    """Hours, minutes and seconds, as in ``1:02:03`` or ``2:03``."""
-    if not math.isfinite(seconds):
-        return "?"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def view_grid(

@@ -11,6 +11,7 @@ from torch import nn
 
 from pretrain import checkpoint
 from pretrain.core.errors import InputError
+from pretrain.core.run_files import CHECKPOINTS
 from pretrain.core.settings import Settings, parse
 from pretrain.mixed_precision import Precision
 from pretrain.models import Encoder, EncoderSettings
@@ -67,7 +68,7 @@ def load_pretrained(source: Path) -> Pretrained:
         InputError: nothing there, damaged, or not a checkpoint of this project.
     """
     if source.is_dir():
-        found = checkpoint.load_latest(source / "checkpoints")
+        found = checkpoint.load_latest(source / CHECKPOINTS)
         if found is None:
             raise InputError(
                 f"{source}: no checkpoint in {source / 'checkpoints'}; run pretraining"

@@ -18,8 +18,10 @@ import yaml
 from pretrain import checkpoint
 from pretrain.config import RunSettings, dump_yaml, from_values, read_yaml
 from pretrain.core.errors import InputError
-from pretrain.core.files import TEMPORARY, remove_unfinished, write_text
+from pretrain.core.files import TEMPORARY, remove_unfinished, write_json, write_text
 from pretrain.core.locks import LOCK
+from pretrain.core.run_files import CHECKPOINTS, CONFIG, METRICS, RECORD
+from pretrain.core.text import flat
 from pretrain.environment import machine, versions
 
 log = logging.getLogger(__name__)
@@ -60,7 +62,7 @@ class Folder:
         writes: patterns of what the command writes into the folder besides ``WRITES``.
     """
 
-    WRITES = ("run.json", "metrics.jsonl", "tensorboard/events.out.tfevents.*", TEMPORARY)
+    WRITES = (RECORD, METRICS, "tensorboard/events.out.tfevents.*", TEMPORARY)
     """What every run writes besides ``config.yaml`` and checkpoints."""
 
     def __init__(
@@ -82,16 +84,16 @@ class Folder:
     @property
     def checkpoints(self) -> Path:
         """The folder of checkpoints."""
-        return self.path / "checkpoints"
+        return self.path / CHECKPOINTS
 
     @property
     def metrics(self) -> Path:
         """One JSON object per logged step."""
-        return self.path / "metrics.jsonl"
+        return self.path / METRICS
 
     @property
     def _config_file(self) -> Path:
-        return self.path / "config.yaml"
+        return self.path / CONFIG
 
     def check(self, *, fresh: bool = False) -> None:
         """Refuse to continue a run of other settings, or to replace what is no run.
@@ -153,7 +155,7 @@ class Folder:
     def _holds_run(self) -> bool:
         """Whether this command has written ``run.json`` or ``config.yaml``."""
         try:
-            record = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
+            record = json.loads((self.path / RECORD).read_text(encoding="utf-8"))
             if isinstance(record["starts"], list) and record.keys() >= self._facts.keys():
                 return True
         except (OSError, ValueError, TypeError, KeyError):
@@ -188,7 +190,7 @@ class Folder:
             InputError: the data set is not the one this run began with.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        file = self.path / "run.json"
+        file = self.path / RECORD
         before = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
         if before.get("data_fingerprint", fingerprint) != fingerprint:
             raise InputError(
@@ -221,7 +223,7 @@ class Folder:
     def heartbeat(self, step: int, total_steps: int, **more: Any) -> None:
         """Record that the run is alive and how far it is."""
         self._record.update(step=step, total_steps=total_steps, heartbeat=_now(), **more)
-        write_text(self.path / "run.json", json.dumps(self._record, indent=2) + "\n")
+        write_json(self.path / RECORD, self._record, indent=2)
 
 
 class RunFolder(Folder):
@@ -242,17 +244,6 @@ class RunFolder(Folder):
     def bad_images(self) -> Path:
         """One JSON object per image that could not be read."""
         return self.path / "bad_images.jsonl"
-
-
-def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings by dotted name."""
-    found: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, dict):
-            found.update(flat(value, f"{prefix}{key}."))
-        else:
-            found[prefix + key] = value
-    return found
 
 
 def _now() -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,6 +14,7 @@ import yaml
 from pretrain.core.errors import InputError
 from pretrain.core.presets import find_config
 from pretrain.core.settings import Settings, parse
+from pretrain.core.text import suggest
 
 VARIABLE = re.compile(r"\$\$\{|\$\{([^}]*)\}")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -294,5 +294,4 @@ def _circle(left: list[Step]) -> str:
 
 def _near(name: str, known: Iterable[str]) -> str:
     names = list(known)
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
-    return f"did you mean '{near[0]}'?" if near else f"there are: {', '.join(names)}"
+    return suggest(name, names, f"there are: {', '.join(names)}")

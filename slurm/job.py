@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import secrets
 import time
@@ -13,6 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from pretrain.core.errors import InputError
+from pretrain.core.files import sync_file, write_text
 from pretrain.core.settings import Settings
 from slurm.cluster import ClusterSettings
 
@@ -61,7 +61,7 @@ class Job:
         job = cls(root / f"{plain(spec.name)}-{stamp}-{secrets.token_hex(3)}")
         try:
             (job.folder / LOGS).mkdir(parents=True)
-            (job.folder / SPEC).write_text(spec.model_dump_json(indent=1) + "\n", encoding="utf-8")
+            write_text(job.folder / SPEC, spec.model_dump_json(indent=1) + "\n")
         except OSError as error:
             raise InputError(f"{job.folder}: cannot be written ({error.strerror})") from None
         return job
@@ -85,15 +85,14 @@ class Job:
 
     def set_id(self, name: str) -> None:
         """Note Slurm's name, or the process's where there is no Slurm."""
-        (self.folder / ID).write_text(name + "\n", encoding="utf-8")
+        write_text(self.folder / ID, name + "\n")
 
     def note(self, kind: str, **more: Any) -> None:
         """Add an event; a line is written at once, so tasks on many nodes may do so."""
         line = json.dumps({"time": round(time.time(), 1), "kind": kind, **more}) + "\n"
         with (self.folder / EVENTS).open("a", encoding="utf-8") as file:
             file.write(line)
-            file.flush()
-            os.fsync(file.fileno())
+            sync_file(file)
 
     def events(self) -> list[dict[str, Any]]:
         """All that has happened, in order; a line cut off by a crash is left out."""

@@ -12,13 +12,13 @@ import time
 from collections.abc import Callable, Collection
 from types import FrameType
 
+from pretrain.core.exit_status import FAILED, FINISHED, STOPPED
 from pretrain.signals import STOP_SIGNALS
 from slurm import child
 from slurm.graph import Pipeline, Step
 from slurm.plan import files_of, reason, status
 from slurm.state import Journal
 
-FINISHED, FAILED, STOPPED = 0, 1, 75
 """Exit statuses; 75, EX_TEMPFAIL: run the same command again."""
 
 

@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from pretrain.core.errors import InputError
+from pretrain.core.files import sha256
 from pretrain.core.presets import find_config
 from pretrain.core.settings import parse
 from slurm.cluster import ClusterSettings, parse_overrides
@@ -44,7 +45,7 @@ def files_of(step: Step) -> dict[str, str]:
     hashes = {} if config is None else {config[0]: config[1]}
     for word in step.words[1:]:
         if word not in step.makes and word not in hashes and Path(word).is_file():
-            hashes[word] = _of_file(Path(word))
+            hashes[word] = sha256(Path(word))
     return hashes
 
 
@@ -56,7 +57,7 @@ def _config(step: Step) -> tuple[str, str] | None:
         return None
     path, name = find_config(found.config, kinds[0]), str(found.config)
     if kinds[0] == "detection":
-        return name, _of_file(path)
+        return name, sha256(path)
     if kinds[0] == "retrieval":
         from downstream.retrieval.finetune.config import load_settings
 
@@ -66,14 +67,6 @@ def _config(step: Step) -> tuple[str, str] | None:
 
         values = read_config(path)
     return name, hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
-
-
-def _of_file(path: Path) -> str:
-    try:
-        with path.open("rb") as content:
-            return hashlib.file_digest(content, "sha256").hexdigest()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
 
 
 def reason(

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import shutil
-import tempfile
 from pathlib import Path
 
 import pretrain
+from pretrain.core.errors import InputError
+from pretrain.core.files import new_folder
 
 PARTS = ("hcl.py", "setup.py", "hcl_configs", "configs", "pretrain", "downstream", "slurm")
 KINDS = {".py", ".yaml", ".j2"}
@@ -37,16 +36,12 @@ def snapshot(folder: Path) -> Path:
     target = folder / digest.hexdigest()[:16]
     if target.is_dir():
         return target
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=folder))
-    for name, content in files.items():
-        (temporary / name).parent.mkdir(parents=True, exist_ok=True)
-        (temporary / name).write_bytes(content)
-    temporary.chmod(0o755)
     try:
-        os.rename(temporary, target)  # noqa: PTH104 - fails where another was first
-    except OSError:
-        shutil.rmtree(temporary)
-        if not target.is_dir():
+        with new_folder(target) as made:
+            for name, content in files.items():
+                (made / name).parent.mkdir(parents=True, exist_ok=True)
+                (made / name).write_bytes(content)
+    except InputError:
+        if not target.is_dir():  # else another was first
             raise
     return target

@@ -14,6 +14,8 @@ from typing import Any
 
 import yaml
 
+from pretrain.core.run_files import CONFIG, METRICS, RECORD
+from pretrain.core.text import duration
 from slurm.job import Job, Spec
 from slurm.queue import Entry
 
@@ -269,7 +271,7 @@ def _seconds(events: list[dict[str, Any]], pulse: float | None) -> float:
 def _run_record(run: str | None, since: float) -> dict[str, Any]:
     """``run.json``, unless it is of an earlier run of that folder."""
     try:
-        record: dict[str, Any] = json.loads((Path(run or "") / "run.json").read_text("utf-8"))
+        record: dict[str, Any] = json.loads((Path(run or "") / RECORD).read_text("utf-8"))
         beat = timegm(time.strptime(record["heartbeat"], "%Y-%m-%dT%H:%M:%SZ"))
     except (OSError, ValueError, KeyError):
         return {}
@@ -281,7 +283,7 @@ def _eta(run: str | None, record: Mapping[str, Any]) -> float | None:
     if not run or not rate:
         return None
     try:
-        settings = yaml.safe_load((Path(run) / "config.yaml").read_text("utf-8"))
+        settings = yaml.safe_load((Path(run) / CONFIG).read_text("utf-8"))
         batch = settings["optim"]["batch_size"]
     except (OSError, yaml.YAMLError, KeyError, TypeError):
         return None
@@ -291,7 +293,7 @@ def _eta(run: str | None, record: Mapping[str, Any]) -> float | None:
 def _last_loss(run: str | None) -> float | None:
     """From the end of ``metrics.jsonl``; lines without a loss are passed over."""
     try:
-        with (Path(run or "") / "metrics.jsonl").open("rb") as file:
+        with (Path(run or "") / METRICS).open("rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - 65536))
             lines = file.read().decode("utf-8", "replace").splitlines()
     except OSError:
@@ -302,14 +304,3 @@ def _last_loss(run: str | None) -> float | None:
         except (ValueError, KeyError, TypeError):
             continue
     return None
-
-
-def duration(seconds: float) -> str:
-    """Seconds for people."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours >= 48:
-        return f"{hours // 24} d {hours % 24} h"
-    if hours:
-        return f"{hours} h {minutes:02} min"
-    return f"{minutes} min {rest:02} s" if minutes else f"{rest} s"

@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from pretrain.core.errors import InputError
+from pretrain.core.files import write_text
 from slurm.cluster import ClusterSettings
 from slurm.commands import check_command, parsed
 from slurm.job import LOGS, Job, Spec, plain
@@ -61,7 +62,7 @@ def _keep_config(words: tuple[str, ...], folder: Path) -> tuple[str, ...]:
         text = dump_yaml(load_settings(config, options.overrides))
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]
     target = folder / f"{plain(Path(config).stem)}-{digest}.yaml"
-    target.write_text(text, encoding="utf-8")
+    write_text(target, text)
     place = words.index(config, len(command))
     return (*words[:place], str(target), *words[place + 1 :])
 

@@ -19,10 +19,10 @@ from pathlib import Path
 from types import FrameType
 from typing import IO
 
+from pretrain.core.exit_status import STOPPED
 from slurm import queue
 from slurm.job import Job
 
-STOPPED = 75
 SIGNALS = (signal.SIGUSR2, signal.SIGTERM)
 PULSE_S = 10
 LOST = ("Connection closed by peer", "Connection reset by peer", "ncclRemoteError")

@@ -47,7 +47,7 @@ def main(argv: list[str]) -> int:
 
 
 def _table(found: list[Status]) -> str:
-    from slurm.status import duration
+    from pretrain.core.text import duration
 
     rows = [
         ("JOB", "NAME", "STATE", "STEP", "IMAGES/S", "LEFT", "LOSS", "RESTARTS", "NODE", "GPU h")

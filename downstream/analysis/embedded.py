@@ -25,8 +25,8 @@ from downstream.retrieval.objects import choose_objects
 from downstream.retrieval.spaces import Floats, Rows
 from downstream.retrieval.task import device_of
 from pretrain.core.errors import InputError
+from pretrain.core.files import sha256
 from pretrain.datasets.readers.coco import read
-from pretrain.export.header import sha256
 from pretrain.pretrained import load_pretrained
 
 CONTEXT = 0.1

@@ -10,11 +10,11 @@ from downstream.analysis.record import Source
 from downstream.results import FILE_NAME, Result, read_result
 from pretrain.config import read_yaml
 from pretrain.core.errors import InputError
-from pretrain.export.header import sha256
+from pretrain.core.files import sha256
+from pretrain.core.run_files import CONFIG
+from pretrain.core.text import flat
 from pretrain.run import FREE as RUN_FREE
-from pretrain.run import flat
 
-CONFIG = "config.yaml"
 GEOMETRY = "loss.geometry"
 OWN_TEMPERATURE = "loss.temperature"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from downstream.arguments import positive, positive_int
+from pretrain.core.arguments import positive, positive_int
 
 KINDS = {
     "hard-negatives": "Weights of the negatives against their rank for sphere, ball and mixture; "

@@ -31,7 +31,7 @@ from downstream.compare.table import FLOOR
 from downstream.detection.backends import available
 from downstream.detection.evaluate import KINDS, METRICS, evaluate
 from pretrain.core.errors import InputError
-from pretrain.export.header import sha256
+from pretrain.core.files import sha256
 
 MEASURES = ("AP", "AP50", "AP75")
 NAMES = {"bbox": "box", "segm": "mask"}

@@ -15,10 +15,8 @@ from typing import Any
 from downstream.analysis.record import FILE_NAME as ANALYSIS
 from downstream.results import FILE_NAME, Result, read_result
 from pretrain.core.errors import InputError
+from pretrain.core.run_files import CONFIG, METRICS, RECORD
 
-RUN_FILE = "run.json"
-CONFIG_FILE = "config.yaml"
-METRICS_FILE = "metrics.jsonl"
 # `hcl detect` marks its folder with this file before it trains.
 DETECTION_MARK = "fingerprint.txt"
 VIEWS_FILE = "views.png"
@@ -232,8 +230,8 @@ def _files(folder: Path) -> tuple[list[Path], list[Path], list[str]]:
 
     for place, _, files in os.walk(folder, onerror=tell):
         here, names = Path(place), set(files)
-        if {RUN_FILE, CONFIG_FILE} <= names:
-            runs.append(here / RUN_FILE)
+        if {RECORD, CONFIG} <= names:
+            runs.append(here / RECORD)
         if FILE_NAME in names:
             results.append(here / FILE_NAME)
         elif DETECTION_MARK in names:
@@ -242,7 +240,7 @@ def _files(folder: Path) -> tuple[list[Path], list[Path], list[str]]:
 
 
 def _add(found: Collection, path: Path) -> None:
-    if path.name == RUN_FILE:
+    if path.name == RECORD:
         run = _read_run(path)
         found.runs.append(run)
         name = run.name
@@ -257,14 +255,14 @@ def _add(found: Collection, path: Path) -> None:
 def _read_run(path: Path) -> Pretraining:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        config = (path.parent / CONFIG_FILE).read_text(encoding="utf-8")
+        config = (path.parent / CONFIG).read_text(encoding="utf-8")
     except OSError as error:
         raise InputError(f"{error.filename}: cannot be read ({error.strerror})") from None
     except ValueError as error:
         raise InputError(f"{path}: not a run's record: {error}; run pretraining again") from None
     if not isinstance(record, dict):
         raise InputError(f"{path}: not a run's record: not an object; run pretraining again")
-    curves, damaged = read_curves(path.parent / METRICS_FILE)
+    curves, damaged = read_curves(path.parent / METRICS)
     name = without_seed(str(record.get("name") or path.parent.resolve().name))
     return Pretraining(path.parent, name, record, config, curves, damaged)
 

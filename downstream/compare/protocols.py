@@ -8,7 +8,8 @@ from typing import Any
 
 import yaml
 
-from downstream.compare.collect import CONFIG_FILE, Measured
+from downstream.compare.collect import Measured
+from pretrain.core.run_files import CONFIG
 from pretrain.core.settings import Settings, parse
 
 
@@ -91,7 +92,7 @@ def measured_on(measured: Measured) -> tuple[str, ...]:
 def protocol_of(measured: Measured) -> TransferProtocol:
     """Of an own detector, as its ``result.json`` says, else detectron2's config beside it."""
     said = measured.result.protocol
-    found = _of_config(measured.folder / CONFIG_FILE)
+    found = _of_config(measured.folder / CONFIG)
     if said.get("iterations") is not None:
         found["schedule"] = f"{said['iterations']} iterations"
     if said.get("images_per_batch") is not None:

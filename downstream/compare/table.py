@@ -12,6 +12,7 @@ from typing import Any
 from downstream.compare.collect import Collection
 from downstream.compare.protocols import measured_on, protocol_of
 from downstream.compare.sheets import MISSING, Cell, Sheet
+from pretrain.core.text import flat
 
 
 @dataclass(frozen=True)
@@ -261,14 +262,12 @@ def _repeated_weights(found: Collection) -> list[str]:
     return lines
 
 
-def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, str]:
+def flatten(values: dict[str, Any]) -> dict[str, str]:
     """Nested values as dotted names and short texts."""
-    flat: dict[str, str] = {}
-    for key, value in values.items():
-        if isinstance(value, dict) and value:
-            flat.update(flatten(value, f"{prefix}{key}."))
-        elif isinstance(value, list) and all(isinstance(part, str) for part in value):
-            flat[f"{prefix}{key}"] = shlex.join(value)
-        else:
-            flat[f"{prefix}{key}"] = "none" if value is None else str(value)
-    return flat
+    return {key: _short(value) for key, value in flat(values).items()}
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, list) and all(isinstance(part, str) for part in value):
+        return shlex.join(value)
+    return "none" if value is None else str(value)

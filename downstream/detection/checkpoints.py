@@ -13,8 +13,7 @@ from torch import Tensor, nn
 
 from downstream.detection.weights import load_torch
 from pretrain.core.errors import InputError
-from pretrain.core.files import replacing, write_text
-from pretrain.export.header import sha256
+from pretrain.core.files import replacing, sha256, write_text
 
 TAG = "last_checkpoint"
 NAME = re.compile(r"model_(\d{7}|final)\.pth")

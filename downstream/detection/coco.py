@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pretrain.core.errors import InputError
-from pretrain.export.header import sha256
+from pretrain.core.files import sha256
 
 Record = dict[str, Any]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 from collections.abc import Callable, Sequence
@@ -15,6 +14,7 @@ import yaml
 from downstream.detection.coco import CocoSet
 from downstream.detection.compat import check_amp
 from pretrain.core.errors import InputError
+from pretrain.core.text import suggest
 
 TRAIN, VAL = "hcl_train", "hcl_val"
 TIMM_FPN = "build_timm_fpn_backbone"
@@ -240,8 +240,7 @@ def _set_device(config: Any) -> list[str]:
 
 def _unknown(message: str, config: Any) -> str:
     key = message.rpartition(" ")[2]
-    near = difflib.get_close_matches(key, list(_keys(config)), n=1, cutoff=0.5)
-    hint = f"did you mean '{near[0]}'?" if near else "see detectron2/config/defaults.py"
+    hint = suggest(key, _keys(config), "see detectron2/config/defaults.py", cutoff=0.5)
     return f"unknown key '{key}': {hint}"
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,8 +20,8 @@ from downstream.detection.options import Options
 from downstream.detection.saved import Detection
 from downstream.detection.weights import Backbone
 from downstream.results import Result, write_result
+from pretrain.core.files import sha256, write_json
 from pretrain.environment import machine, versions
-from pretrain.export.header import sha256
 
 
 @dataclass(frozen=True)
@@ -70,7 +69,7 @@ def write_outcome(job: Job, outcome: Outcome) -> Result:
     """Write detections, pictures and ``result.json`` into the job's folder."""
     folder = job.options.output
     # Written first: the detections outlive a fault in drawing.
-    (folder / "detections.json").write_text(json.dumps(outcome.detections) + "\n")
+    write_json(folder / "detections.json", outcome.detections)
     pictures = draw_detections(job.val, outcome.detections, folder / PICTURES)
     curve = {"curve": "metrics.json"} if job.train else {}
     result = Result(
@@ -155,5 +154,5 @@ def write_truth(val: CocoSet, folder: Path) -> CocoSet:
     if val.annotations.is_file():
         return val
     path = folder / val.annotations.name
-    path.write_text(json.dumps(val.ground_truth()), encoding="utf-8")
+    write_json(path, val.ground_truth())
     return replace(val, annotations=path, sha256=sha256(path))

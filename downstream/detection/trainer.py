@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import datetime
 import time
 import weakref
 from collections.abc import Callable, Iterator
@@ -32,6 +31,7 @@ from downstream.detection.measure import ByCategory
 from downstream.detection.saved import Detection
 from downstream.detection.weights import load_torch
 from pretrain.core.errors import InputError
+from pretrain.core.text import duration
 
 
 class Trainer(TrainerBase):  # type: ignore[misc]
@@ -245,6 +245,6 @@ class Progress(EventWriter):  # type: ignore[misc]
             parts.append(f"lr {storage.history('lr').latest():.2g}")
         if "time" in histories:
             seconds = storage.history("time").global_avg()
-            left = datetime.timedelta(seconds=round(seconds * (self.total - iteration - 1)))
+            left = duration(seconds * (self.total - iteration - 1))
             parts += [f"{seconds:.2f} s/iter", f"ETA {left}"]
         self.say("  ".join(parts))

@@ -18,12 +18,13 @@ from torch import Tensor
 from downstream.detection.config import TIMM_FPN
 from downstream.detection.layouts import strip
 from pretrain.core.errors import InputError
+from pretrain.core.files import sha256
+from pretrain.core.run_files import CHECKPOINTS
 from pretrain.export.header import (
     DEPTH,
     detectron2_config,
     pixel_config,
     read_detectron2,
-    sha256,
 )
 from pretrain.export.names import detectron2_name
 from pretrain.models.backbones import TIMM, is_timm
@@ -152,7 +153,7 @@ def _of_run(pretrained: Pretrained) -> Backbone:
     else:
         architecture, config = network[0], _timm_config(network, *pixels)
     folder = pretrained.checkpoint.resolve().parent
-    run = folder.parent.name if folder.name == "checkpoints" else folder.name
+    run = folder.parent.name if folder.name == CHECKPOINTS else folder.name
     digest = sha256(pretrained.checkpoint)
     return Backbone(
         pretrained.checkpoint,

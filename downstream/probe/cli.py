@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from downstream.arguments import positive, positive_int
+from pretrain.core.arguments import positive, positive_int
 
 if TYPE_CHECKING:
     from downstream.results import Result

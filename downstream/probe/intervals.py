@@ -17,6 +17,7 @@ from torch import Tensor
 from downstream.compare.bootstrap import Difference, difference, interval, weights_of
 from downstream.results import Result, read_result
 from pretrain.core.errors import InputError
+from pretrain.core.files import replacing
 
 FILE_NAME = "samples.npz"
 DRAWS = 1000
@@ -53,12 +54,10 @@ class Judged:
         if self.scores is not None and self.targets is not None:
             arrays |= {"scores": self.scores, "targets": self.targets}
         path = folder / FILE_NAME
-        temporary = path.with_suffix(".tmp")
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            with temporary.open("wb") as file:
+            with replacing(path) as file:
                 np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
-            temporary.replace(path)
         except OSError as error:
             raise InputError(f"{path}: cannot be written ({error.strerror})") from None
         return FILE_NAME

@@ -20,10 +20,10 @@ from downstream.probe.samples import Labels, Samples, choose_samples, features
 from downstream.results import Result, finished, write_result
 from downstream.retrieval.task import device_of, row_name
 from pretrain.core.errors import InputError
+from pretrain.core.files import sha256
 from pretrain.data.loader import choose_workers
 from pretrain.datasets.source import DataSettings
 from pretrain.environment import machine, versions
-from pretrain.export.header import sha256
 from pretrain.pretrained import Pretrained, load_pretrained
 from pretrain.probes.encode import Forward
 from pretrain.probes.knn import classify

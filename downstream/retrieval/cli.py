@@ -7,7 +7,7 @@ import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from downstream.arguments import not_negative, positive_int
+from pretrain.core.arguments import not_negative, positive_int
 
 if TYPE_CHECKING:
     from downstream.results import Result

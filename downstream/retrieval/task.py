@@ -16,10 +16,11 @@ from downstream.retrieval.evaluate import Evaluation, evaluate
 from downstream.retrieval.objects import Objects, choose_objects
 from downstream.retrieval.sheets import NEIGHBOURS, choose_queries, write_sheet
 from pretrain.core.errors import InputError
+from pretrain.core.files import sha256
+from pretrain.core.run_files import CHECKPOINTS
 from pretrain.datasets.readers.coco import read
 from pretrain.datasets.records import ReadReport
 from pretrain.environment import machine, versions
-from pretrain.export.header import sha256
 from pretrain.pretrained import Pretrained, load_pretrained
 
 DEFAULT_CURVATURE = 0.05
@@ -156,7 +157,7 @@ def row_name(pretrained: Pretrained) -> str:
     if isinstance(named, str) and named:
         return named
     path = pretrained.checkpoint.resolve()
-    return path.parents[1].name if path.parent.name == "checkpoints" else path.stem
+    return path.parents[1].name if path.parent.name == CHECKPOINTS else path.stem
 
 
 def device_of(name: str) -> torch.device:

@@ -1,13 +1,24 @@
-"""Files that appear whole or not at all."""
+"""Files and folders that appear whole or not at all.
+
+One rule for ``fsync``: what is ``durable`` is on the disk before it gets its name, and its name is
+on the disk before the call returns. Checkpoints, exports, indexes and shards are durable, because
+later runs trust what they find under the name; small records that a run writes again are not.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 import os
 import secrets
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
+
+from pretrain.core.errors import InputError
 
 TEMPORARY = ".*.tmp"
 """Pattern of the names of unfinished files, which a kill may leave behind."""
@@ -29,9 +40,10 @@ def replacing(path: Path, durable: bool = False) -> Iterator[IO[bytes]]:
         with temporary.open("wb") as stream:
             yield stream
             if durable:
-                stream.flush()
-                os.fsync(stream.fileno())
+                sync_file(stream)
         temporary.replace(path)
+        if durable:
+            sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -42,7 +54,76 @@ def remove_unfinished(folder: Path) -> None:
         leftover.unlink(missing_ok=True)
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str, durable: bool = False) -> None:
     """Write a text file in UTF-8, in place of the one that may be there."""
-    with replacing(path) as stream:
+    with replacing(path, durable) as stream:
         stream.write(text.encode())
+
+
+def write_json(
+    path: Path, content: Any, *, indent: int | None = None, durable: bool = False
+) -> None:
+    """Write a JSON file, in place of the one that may be there."""
+    write_text(path, json.dumps(content, indent=indent) + "\n" * (indent is not None), durable)
+
+
+@contextlib.contextmanager
+def scratch_beside(target: Path) -> Iterator[Path]:
+    """A folder on the file system of ``target``, removed at the end of the block.
+
+    What is made in it can be renamed to ``target``. It is readable by others, as folders that
+    ``mkdir`` makes are.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}.partial-", dir=target.parent))
+    try:
+        scratch.chmod(0o755)
+        yield scratch
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """Make a folder that gets its name at the end of the block, or disappears.
+
+    Raises:
+        InputError: there is another in its place that is not empty, or it cannot be written.
+    """
+    try:
+        with scratch_beside(folder) as scratch:
+            yield scratch
+            scratch.rename(folder)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be written ({error.strerror})") from None
+
+
+def sync_file(file: IO[Any]) -> None:
+    """Bring what has been written to an open file to the disk."""
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def sync(path: Path) -> None:
+    """Bring a file, or the names in a folder, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sha256(path: Path) -> str:
+    """Hexadecimal digest of a file.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None

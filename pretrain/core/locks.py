@@ -72,6 +72,25 @@ def alone_in(folder: Path, who: str = BUSY, patience: float = 0.0) -> Iterator[N
             _held.discard(place)
 
 
+@contextlib.contextmanager
+def in_turn(lock: Path) -> Iterator[None]:
+    """Let one process or thread after the other through the block; where no locks, all at once.
+
+    For work whose result all of them then find done, such as building a cached index.
+
+    Args:
+        lock: the lock file, made with its folder where there is none.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with open_lock(lock) as file:
+        with contextlib.suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_EX)  # unlike lockf, it also keeps out other threads
+        yield
+
+
 def open_lock(path: Path) -> IO[str]:
     """Open a lock file, making it where there is none; a link is not followed.
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib.util
 from pathlib import Path
 
 from pretrain.core.errors import InputError
+from pretrain.core.text import suggest
 
 
 def configs_root() -> Path:
@@ -43,6 +43,5 @@ def find_config(name: str, kind: str) -> Path:
     if preset.is_file():
         return preset
     names = sorted(file.stem for file in root.glob("*.yaml"))
-    near = difflib.get_close_matches(Path(name).stem, names, n=1, cutoff=0.3)
-    hint = f"did you mean '{near[0]}'?" if near else f"presets: {', '.join(names)}"
+    hint = suggest(Path(name).stem, names, f"presets: {', '.join(names)}", cutoff=0.3)
     raise InputError(f"config '{name}': no such file and no such {kind} preset; {hint}")

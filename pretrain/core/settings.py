@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import types
 import typing
 from collections.abc import Mapping
@@ -11,6 +10,7 @@ from typing import Any, TypeVar, Union
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pretrain.core.errors import InputError
+from pretrain.core.text import suggest
 
 S = TypeVar("S", bound="Settings")
 
@@ -56,8 +56,7 @@ def _line(kind: type[BaseModel], fault: Mapping[str, Any], at: str) -> str:
     path = [str(part) for part in fault["loc"]]
     name = ".".join([at, *path] if at else path)
     if fault["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(path[-1], _keys(kind, path[:-1]), n=1, cutoff=0.4)
-        hint = f"did you mean '{near[0]}'?" if near else "it is not a setting"
+        hint = suggest(path[-1], _keys(kind, path[:-1]), "it is not a setting")
         return f"unknown key '{name}': {hint}"
     if fault["type"] == "missing":
         return f"missing key '{name}'"

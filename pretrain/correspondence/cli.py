@@ -9,6 +9,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pretrain.core.arguments import positive_int
+from pretrain.core.files import sha256
+from pretrain.core.machine import default_workers
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -39,7 +43,6 @@ def main(argv: list[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from pretrain.datasets.commands.options import positive
 
     parser = argparse.ArgumentParser(
         prog="hcl correspond",
@@ -111,7 +114,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     work.add_argument(
         "--workers",
-        type=positive,
+        type=positive_int,
         metavar="N",
         help="threads that decode (default: as cores allow, up to 8)",
     )
@@ -124,21 +127,20 @@ def _correspond(arguments: argparse.Namespace) -> int:
     from pretrain.correspondence import files
     from pretrain.correspondence.encode import FeatureEncoder
     from pretrain.correspondence.pipeline import CorrespondSettings, Job, correspond
-    from pretrain.datasets.commands.options import MAX_WORKERS, cores
     from pretrain.pretrained import load_pretrained
     from pretrain.processes import held, on_main
 
     names = CorrespondSettings.model_fields
     values = {name: getattr(arguments, name) for name in names}
     settings = parse(CorrespondSettings, values, source="hcl correspond")
-    workers = arguments.workers or min(MAX_WORKERS, cores())
+    workers = arguments.workers or default_workers()
     with distributed.process_group(arguments.device) as world:
         pretrained = load_pretrained(arguments.run)
         index = _index(arguments, pretrained)
         regions, given = _inputs(arguments, index, settings.max_regions)
         folder = arguments.output.expanduser().resolve()
         identity = {
-            "checkpoint": _sha256(pretrained.checkpoint),
+            "checkpoint": sha256(pretrained.checkpoint),
             "index": index.fingerprint,
             "regions": regions.digest,
             "neighbours_file": None if given is None else hashlib.sha256(given.data).hexdigest(),
@@ -167,7 +169,7 @@ def _import(arguments: argparse.Namespace) -> int:
 
     index = Index.open(arguments.index, arguments.images)
     folder = arguments.output.expanduser().resolve()
-    identity = {"official": _sha256(arguments.official), "index": index.fingerprint}
+    identity = {"official": sha256(arguments.official), "index": index.fingerprint}
     with alone_in(folder):
         files.claim(folder, identity, _facts(index) | {"file": str(arguments.official)})
         if not (folder / PAIRS).exists():
@@ -264,13 +266,3 @@ def _to_official(arguments: argparse.Namespace, index: Index, folder: Path) -> N
 
 def _facts(index: Index) -> dict[str, Any]:
     return {"index_folder": str(index.folder.resolve()), "images": str(index.images.resolve())}
-
-
-def _sha256(file: Path) -> str:
-    from pretrain.core.errors import InputError
-
-    try:
-        with file.open("rb") as content:
-            return hashlib.file_digest(content, "sha256").hexdigest()
-    except OSError as error:
-        raise InputError(f"{file}: cannot be read ({error.strerror})") from None

@@ -15,6 +15,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from pretrain.core.errors import InputError
+from pretrain.core.machine import cores
 from pretrain.data.augment import AugmentSettings
 from pretrain.data.batches import ViewDataset
 from pretrain.data.blocks import SPARE, Blocks, Parcel, view_bytes
@@ -39,7 +40,7 @@ def choose_workers(workers: int | None, local_world: int = 1) -> int:
     """
     if workers is not None:
         return workers
-    return max(1, min(MAX_WORKERS, len(os.sched_getaffinity(0)) // local_world))
+    return max(1, min(MAX_WORKERS, cores() // local_world))
 
 
 def choose_prefetch(batch_bytes: int, workers: int, free: int) -> int:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
-import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pretrain.core.errors import InputError
+from pretrain.core.files import new_folder, write_json
 from pretrain.data import streams
 from pretrain.data.index import Index
 from pretrain.data.plan import PAIR_REGIONS, ViewPlan
@@ -128,23 +127,12 @@ class PairTable:
         Raises:
             InputError: the folder is there already, or cannot be written.
         """
-        try:
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-        except OSError as error:
-            raise InputError(f"{folder}: cannot be written ({error.strerror})") from None
-        try:
-            temporary.chmod(0o755)
+        with new_folder(folder) as temporary:
             for name in COLUMNS:
                 np.save(temporary / f"{name}.npy", getattr(self, name), allow_pickle=False)
             lengths = {name: len(getattr(self, name)) for name in COLUMNS}
             meta = {"version": VERSION, "fingerprint": self.fingerprint, "lengths": lengths}
-            (temporary / META).write_text(json.dumps(meta, indent=1), encoding="utf-8")
-            temporary.rename(folder)
-        except OSError as error:
-            raise InputError(f"{folder}: cannot be written ({error.strerror})") from None
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+            write_json(temporary / META, meta, indent=1)
 
     def digest(self) -> str:
         """SHA-256 of all columns: reads the whole table."""

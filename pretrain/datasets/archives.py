@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import bz2
 import contextlib
-import fcntl
 import gzip
 import json
 import lzma
@@ -19,7 +18,8 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any, NamedTuple
 
 from pretrain.core.errors import InputError
-from pretrain.core.locks import open_lock
+from pretrain.core.files import write_json
+from pretrain.core.locks import in_turn
 
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 DOWNLOADS = "downloads"
@@ -126,13 +126,13 @@ def unpack(archive: Path, folder: Path, progress: Callable[[int], None] | None =
         return result
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with _alone(note), _members(archive) as members:
+        with in_turn(note.with_suffix(".lock")), _members(archive) as members:
             for number, member in enumerate(members, start=1):
                 _one(member, folder, result)
                 if progress is not None:
                     progress(number)
         if not result.skipped:
-            note.write_text(json.dumps(identity))
+            write_json(note, identity)
     except (
         *(zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, gzip.BadGzipFile),
         *(EOFError, NotImplementedError, RuntimeError, UnicodeError),
@@ -192,17 +192,6 @@ def _one(member: _Member, folder: Path, result: Unpacked) -> None:
     finally:
         partial.unlink(missing_ok=True)
     result.written += 1
-
-
-@contextlib.contextmanager
-def _alone(note: Path) -> Iterator[None]:
-    """Keep other processes from unpacking the same archive, where the file system has locks."""
-    note.parent.mkdir(exist_ok=True)
-    lock = note.with_suffix(".lock")
-    with open_lock(lock) as file:
-        with contextlib.suppress(OSError):
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 @contextlib.contextmanager

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import sys
 
 from pretrain.core.errors import InputError
+from pretrain.core.text import suggest
 
 COMMANDS = {
     # name: (module with `main(argv) -> int`, what it does)
@@ -43,8 +43,7 @@ def main(argv: list[str]) -> int:
         raise SystemExit(0 if argv else 2)  # as argparse does in every other command
     name, rest = argv[0], argv[1:]
     if name not in COMMANDS:
-        near = difflib.get_close_matches(name, COMMANDS, n=1)
-        hint = f"did you mean '{near[0]}'?" if near else f"commands: {', '.join(COMMANDS)}"
+        hint = suggest(name, COMMANDS, f"commands: {', '.join(COMMANDS)}")
         raise InputError(f"unknown command '{name}'; {hint}")
     status: int = importlib.import_module(COMMANDS[name][0]).main(rest)
     return status

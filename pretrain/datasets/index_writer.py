@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -17,6 +14,7 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from pretrain.core.errors import InputError
+from pretrain.core.files import scratch_beside, sync, sync_file, write_text
 from pretrain.data.index import COLUMNS, DROPPED, META, VERSION, Index, fingerprint
 from pretrain.datasets.records import ReadReport, Record, Stream
 
@@ -89,9 +87,8 @@ class IndexWriter:
     def __enter__(self) -> Self:
         folder = self.folder
         with _writing(folder):
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            self._temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-            self._temporary.chmod(0o755)  # mkdtemp makes it private, but an index may be shared
+            self._scratch = scratch_beside(folder)
+            self._temporary = self._scratch.__enter__()
             self._columns = {
                 name: _Column(self._temporary / f"{name}.npy", np.dtype(dtype), tail)
                 for name, (dtype, tail) in COLUMNS.items()
@@ -110,7 +107,7 @@ class IndexWriter:
             column.close()
         if self._dropped is not None:
             self._dropped.close()
-        shutil.rmtree(self._temporary, ignore_errors=True)
+        self._scratch.__exit__(None, None, None)
 
     def append(self, record: Record) -> None:
         """Add a row."""
@@ -163,7 +160,7 @@ class IndexWriter:
             for column in self._columns.values():
                 column.finish()
             if self._dropped is not None:
-                _close_synced(self._dropped)
+                sync_file(self._dropped)
             mapped = {
                 name: np.load(self._temporary / f"{name}.npy", mmap_mode="r") for name in COLUMNS
             }
@@ -180,12 +177,8 @@ class IndexWriter:
                 "fingerprint": fingerprint(mapped, categories, category_ids),
                 **(extra or {}),
             }
-            texts = {**(files or {}), META: json.dumps(meta, indent=1)}
-            for name, content in texts.items():
-                with (self._temporary / name).open("w", encoding="utf-8") as text:
-                    text.write(content)
-                    _close_synced(text)
-            _sync(self._temporary)
+            for name, content in {**(files or {}), META: json.dumps(meta, indent=1)}.items():
+                write_text(self._temporary / name, content, durable=True)
         try:
             self._temporary.rename(self.folder)
         except OSError as error:
@@ -194,7 +187,7 @@ class IndexWriter:
                     f"{self.folder}: cannot write the index here ({error.strerror}); delete the "
                     "folder, or set data.index to another one"
                 ) from None
-        _sync(self.folder.parent)
+        sync(self.folder.parent)
 
     def _spill(self) -> None:
         batch, self._batch = self._batch, []
@@ -242,8 +235,7 @@ class _Column:
         self._file.seek(0)
         # numpy leaves room in the header for the first axis to grow.
         assert self._write_header() == self._header, "the header has outgrown its room"
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        sync_file(self._file)
         self._file.close()
 
     def close(self) -> None:
@@ -267,17 +259,3 @@ def _writing(folder: Path) -> Iterator[None]:
             f"{folder}: cannot write the index ({error.strerror}); set data.index to a folder "
             "that can be written"
         ) from None
-
-
-def _close_synced(file: TextIO) -> None:
-    file.flush()
-    os.fsync(file.fileno())
-    file.close()
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -20,6 +19,7 @@ import torch
 from torch import Tensor
 
 from pretrain.core.errors import InputError
+from pretrain.core.files import remove_unfinished, replacing, write_json
 from pretrain.core.locks import alone_in
 from pretrain.data.decode import ImageError, Scratch, read_image
 from pretrain.data.index import Index
@@ -125,8 +125,7 @@ class _Work:
         """Write the images, then the record that says that they are there."""
         sizes, bad, digest, written = [], [], hashlib.sha256(), 0
         scratch, file = Scratch(), shard_file(self.folder, number)
-        temporary = file.with_name(f".{file.name}.{os.getpid()}")
-        with temporary.open("wb") as output:
+        with replacing(file, durable=True) as output:
             for row in self.rows(number):
                 try:
                     image = read_image(self.index.path(row), self.index.size(row), scratch)
@@ -140,11 +139,8 @@ class _Work:
                 digest.update(pixels.data)
                 sizes.append((image.shape[2], image.shape[1]))
                 written += pixels.size
-            output.flush()
-            os.fsync(output.fileno())
-        temporary.rename(file)
         record = {"bytes": written, "sha256": digest.hexdigest(), "sizes": sizes, "bad": bad}
-        _write_json(_record(self.folder, number), record)
+        write_json(_record(self.folder, number), record, durable=True)
         return number
 
 
@@ -183,13 +179,11 @@ def _finish(folder: Path, meta: dict[str, Any], shards: int) -> None:
     lengths = [3 * part.astype(np.int64).prod(1) for part in sizes]
     offsets = [np.cumsum(part) - part for part in lengths]
     for name, parts in (("sizes", sizes), ("offsets", offsets)):
-        with (folder / f"{name}.npy").open("wb") as file:
+        with replacing(folder / f"{name}.npy", durable=True) as file:
             np.save(file, np.concatenate(parts), allow_pickle=False)
-            file.flush()
-            os.fsync(file.fileno())
     meta["shards"] = [{key: record[key] for key in ("bytes", "sha256")} for record in records]
     meta["bad"] = [entry for record in records for entry in record["bad"]]
-    _write_json(folder / META, meta)
+    write_json(folder / META, meta, durable=True)
     for number in range(shards):
         _record(folder, number).unlink()
     (folder / STARTED).unlink()
@@ -198,8 +192,7 @@ def _finish(folder: Path, meta: dict[str, Any], shards: int) -> None:
 def _start(folder: Path, settings: dict[str, Any]) -> None:
     """Note what is being made; refuse to go on with something else."""
     started = folder / STARTED
-    for left_over in folder.glob(".shard-*.raw.*"):
-        left_over.unlink()
+    remove_unfinished(folder)
     if started.is_file():
         try:
             found = json.loads(started.read_text(encoding="utf-8"))
@@ -214,7 +207,7 @@ def _start(folder: Path, settings: dict[str, Any]) -> None:
     others = [path.name for path in folder.iterdir() if path.name != ".lock"]
     if others:
         raise InputError(f"{folder}: holds {others[0]}, which is no pack; choose another folder")
-    _write_json(started, settings)
+    write_json(started, settings, durable=True)
 
 
 def _require_space(work: _Work, todo: list[int]) -> None:
@@ -231,12 +224,3 @@ def _require_space(work: _Work, todo: list[int]) -> None:
 def _record(folder: Path, number: int) -> Path:
     """Written after its shard: the mark that the shard is complete."""
     return folder / f"shard-{number:05d}.json"
-
-
-def _write_json(file: Path, content: dict[str, Any]) -> None:
-    temporary = file.with_name(f".{file.name}.new")
-    with temporary.open("w", encoding="utf-8") as output:
-        json.dump(content, output)
-        output.flush()
-        os.fsync(output.fileno())
-    temporary.rename(file)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
@@ -16,7 +15,8 @@ from pydantic import Field, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from pretrain.core.errors import InputError
-from pretrain.core.locks import open_lock
+from pretrain.core.files import sha256
+from pretrain.core.locks import in_turn
 from pretrain.core.settings import Settings
 from pretrain.data.index import VERSION, Index
 from pretrain.datasets.index_writer import build_index
@@ -266,27 +266,20 @@ def _chosen(settings: DataSettings) -> dict[str, Any]:
         chosen[name] = str(_path(value)) if is_path else value
         if name == "classes" or (name == "split" and is_path):
             try:
-                chosen[f"{name}_sha256"] = _sha256(_path(value))
-            except OSError as error:
-                raise InputError(
-                    f"{_path(value)}: cannot be read ({error.strerror}); check data.{name}"
-                ) from None
+                chosen[f"{name}_sha256"] = sha256(_path(value))
+            except InputError as error:
+                raise InputError(f"{error}; check data.{name}") from None
     return chosen
 
 
-def _same_content(settings: DataSettings, sha256: str) -> bool:
+def _same_content(settings: DataSettings, digest: str) -> bool:
     file = _path(settings.annotations) if settings.annotations else None
-    return file is not None and file.is_file() and _sha256(file) == sha256
+    return file is not None and file.is_file() and sha256(file) == digest
 
 
 def _path(path: str | None) -> Path:
     assert path is not None, "the settings have been checked for the reader"
     return Path(path).expanduser().resolve()
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def _cache() -> Path:
@@ -309,15 +302,12 @@ def _lock(folder: Path) -> Iterator[None]:
         yield
         return
     lock = folder.parent / f".{folder.name}.lock"
-    try:
-        lock.parent.mkdir(parents=True, exist_ok=True)
-        file = open_lock(lock)
-    except OSError as error:
-        raise InputError(
-            f"{folder}: cannot write the index ({error.strerror}); set data.index to a folder "
-            "that can be written"
-        ) from None
-    with file:
-        with contextlib.suppress(OSError):
-            fcntl.flock(file, fcntl.LOCK_EX)
+    with contextlib.ExitStack() as held:
+        try:
+            held.enter_context(in_turn(lock))
+        except OSError as error:
+            raise InputError(
+                f"{folder}: cannot write the index ({error.strerror}); set data.index to a folder "
+                "that can be written"
+            ) from None
         yield

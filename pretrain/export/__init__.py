@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from pretrain.core.errors import InputError
+from pretrain.core.run_files import CHECKPOINTS
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,9 @@ def export(source: Path, target: str, output: Path) -> ExportReport:
     Raises:
         InputError: the source cannot be read, or the check fails; ``output`` is untouched.
     """
+    from pretrain.core.files import scratch_beside, sha256, sync
     from pretrain.export.features import backbone_features, compare_features
-    from pretrain.export.header import Provenance, sha256
+    from pretrain.export.header import Provenance
     from pretrain.export.targets import TARGETS, build_target
     from pretrain.pretrained import load_pretrained
 
@@ -59,26 +60,23 @@ def export(source: Path, target: str, output: Path) -> ExportReport:
         raise InputError(f"{output}: is a folder; give a file")
     folder = pretrained.checkpoint.resolve().parent
     origin = Provenance(
-        run=folder.parent.name if folder.name == "checkpoints" else folder.name,
+        run=folder.parent.name if folder.name == CHECKPOINTS else folder.name,
         method=pretrained.description.method,
         step=pretrained.step,
         checkpoint=pretrained.checkpoint.name,
         checkpoint_sha256=sha256(pretrained.checkpoint),
     )
-    output.parent.mkdir(parents=True, exist_ok=True)
-    partial = output.with_name(f".{output.name}.{os.getpid()}.partial")
     images, expected = backbone_features(pretrained)
-    try:
+    with scratch_beside(output) as scratch:
+        partial = scratch / output.name
         writer.write(pretrained, origin, partial)
         matched, network = writer.read(pretrained, partial)
         found = writer.features(network, images, partial)
         difference = compare_features({name: expected[name] for name in found}, found)
         digest = sha256(partial)
-        _sync(partial)
+        sync(partial)
         partial.replace(output)
-        _sync(output.parent)
-    finally:
-        partial.unlink(missing_ok=True)
+        sync(output.parent)
     count = len(pretrained.backbone.state_dict())
     return ExportReport(output, target, digest, matched, count, writer.absent, difference)
 
@@ -109,11 +107,3 @@ def main(argv: list[str]) -> int:
         print(f"left out on purpose: {', '.join(report.absent)} (the classifier)")
     print(f"largest difference of features: {report.difference:.2g} of their scale")
     return 0
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

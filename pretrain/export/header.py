@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import pickle
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pretrain.core.errors import InputError
+from pretrain.core.files import sha256
 from pretrain.core.settings import Settings, parse
 
 DEPTH = {"resnet18": 18, "resnet34": 34, "resnet50": 50, "resnet101": 101}
@@ -112,9 +112,3 @@ def read_detectron2(path: Path) -> DetectionWeights:
     if not isinstance(tensors, dict) or not tensors:
         raise InputError(f"{path}: no tensors in entry 'model'; {remedy}")
     return DetectionWeights(path, sha256(path), tensors, header)
-
-
-def sha256(path: Path) -> str:
-    """Hexadecimal digest of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import pkgutil
 from abc import ABC, abstractmethod
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 import pretrain.methods
 from pretrain.core.errors import InputError
 from pretrain.core.settings import Settings, parse
+from pretrain.core.text import suggest
 from pretrain.data.plan import Crop, Region, ViewPlan
 from pretrain.models import Encoder, EncoderSettings
 
@@ -174,8 +174,7 @@ def method_class(name: str) -> MethodClass:
     for module in pkgutil.iter_modules(pretrain.methods.__path__):
         importlib.import_module(f"pretrain.methods.{module.name}")
     if name not in _methods:
-        near = difflib.get_close_matches(name, _methods, n=1, cutoff=0.4)
-        hint = f"did you mean '{near[0]}'?" if near else f"one of {', '.join(sorted(_methods))}"
+        hint = suggest(name, _methods, f"one of {', '.join(sorted(_methods))}")
         raise InputError(f"method.name: unknown method '{name}'; {hint}")
     return _methods[name]
 

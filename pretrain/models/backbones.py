@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import re
 from collections.abc import Mapping
@@ -14,6 +13,7 @@ import torchvision
 from torch import Tensor, nn
 
 from pretrain.core.errors import InputError
+from pretrain.core.text import suggest
 
 TORCHVISION = ("resnet18", "resnet34", "resnet50", "resnet101")
 TIMM = "timm/"
@@ -48,8 +48,7 @@ def build_backbone(name: str, options: Mapping[str, Any] | None = None) -> nn.Mo
     if is_timm(name):
         return _build_timm(name.removeprefix(TIMM), dict(options or {}))
     if name not in TORCHVISION:
-        near = difflib.get_close_matches(name, TORCHVISION, n=1)
-        hint = f"did you mean '{near[0]}'?" if near else f"one of {', '.join(TORCHVISION)}"
+        hint = suggest(name, TORCHVISION, f"one of {', '.join(TORCHVISION)}", cutoff=0.6)
         raise InputError(f"model.backbone: unknown backbone '{name}'; {hint}, or timm/NAME")
     if options:
         raise InputError(
@@ -132,8 +131,7 @@ def _build_timm(architecture: str, options: dict[str, Any]) -> nn.Module:
     timm = import_timm()
     known = timm.list_models()
     if architecture not in known:
-        near = difflib.get_close_matches(architecture, known, n=1, cutoff=0.4)
-        hint = f"did you mean 'timm/{near[0]}'?" if near else "see timm.list_models()"
+        hint = suggest(architecture, known, "see timm.list_models()", prefix="timm/")
         raise InputError(f"model.backbone: timm has no model '{architecture}'; {hint}")
     _check_options(options)
     arguments = timm_arguments(architecture, options)
@@ -173,8 +171,7 @@ def _fault(architecture: str, options: Mapping[str, Any], error: Exception) -> s
         plain = import_timm().create_model(architecture)
     # Base classes too: many models hand what they do not know on to their base.
     names = {name for kind in type(plain).__mro__ for name in inspect.signature(kind).parameters}
-    near = difflib.get_close_matches(found[1], sorted(names), n=1, cutoff=0.6)
-    hint = f"did you mean '{near[0]}'?" if near else "leave it out"
+    hint = suggest(found[1], sorted(names), "leave it out", cutoff=0.6)
     return f"timm/{architecture} has no option '{found[1]}'; {hint}"
 
 

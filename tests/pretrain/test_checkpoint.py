@@ -15,6 +15,7 @@ import torch
 
 from pretrain import checkpoint
 from pretrain.core.errors import InputError
+from pretrain.core.files import sha256
 
 
 def save(folder: Path, step: int, keep: int = 2, keep_every: int | None = None) -> Path:
@@ -71,7 +72,7 @@ def test_load_latest__none(tmp_path: Path) -> None:
 def test_load__never_runs_code(tmp_path: Path) -> None:
     path = tmp_path / "step_00000001.pt"
     torch.save({"step": Path("an object, not a plain value")}, path)
-    path.with_suffix(".sha256").write_text(checkpoint._sha256(path))
+    path.with_suffix(".sha256").write_text(sha256(path))
     with pytest.raises(InputError, match="not a readable checkpoint"):
         checkpoint.load(path)
 

@@ -13,7 +13,6 @@ from pretrain import distributed
 from pretrain.config import load_settings
 from pretrain.datasets.source import open_index
 from pretrain.dry_run import plan_run
-from pretrain.dry_run_text import duration
 from pretrain.trainer import Trainer
 
 
@@ -151,13 +150,3 @@ def test_dry_run__refuses_numbers(option: str) -> None:
 def test_dry_run__batch_that_does_not_divide(capsys: pytest.CaptureFixture[str]) -> None:
     assert hcl.main(["pretrain", "quickstart", "--dry-run", "--processes", "7"]) == 2
     assert "64 does not divide over 7 processes" in capsys.readouterr().err
-
-
-def test_duration() -> None:
-    assert [duration(s) for s in (1, 3540, 3600, 90_000, 7 * 86_400)] == [
-        "1 min",
-        "59 min",
-        "1 h 0 min",
-        "1 d 1 h",
-        "7 d 0 h",
-    ]

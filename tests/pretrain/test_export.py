@@ -14,6 +14,7 @@ from torch import nn
 import hcl
 from pretrain import checkpoint
 from pretrain.core.errors import InputError
+from pretrain.core.files import sha256
 from pretrain.export import export, header, targets
 from pretrain.export.features import compare_features, probe, torchvision_features
 from pretrain.export.names import detectron2_name
@@ -79,7 +80,7 @@ def test_round_trip(
     report = export(runs(backbone), target, output)
     assert report.matched == report.expected == TENSORS[backbone]
     assert report.difference <= 1e-5
-    assert report.sha256 == header.sha256(output)
+    assert report.sha256 == sha256(output)
     assert [file.name for file in output.parent.iterdir()] == [output.name]
 
 
@@ -107,7 +108,7 @@ def test_safetensors_header(runs: Callable[[str], Path], tmp_path: Path) -> None
     assert metadata["input_format"].startswith("RGB")
     assert json.loads(metadata["mean"]) == list(MEAN)
     assert json.loads(metadata["std"]) == list(STD)
-    assert metadata["checkpoint_sha256"] == header.sha256(next(run.rglob("step_*.pt")))
+    assert metadata["checkpoint_sha256"] == sha256(next(run.rglob("step_*.pt")))
 
 
 def test_detectron2_header(runs: Callable[[str], Path], tmp_path: Path) -> None:
@@ -287,7 +288,7 @@ def test_command_line(
     assert hcl.main(["export", str(run), "--to", "torchvision", "-o", str(output)]) == 0
     shown = capsys.readouterr().out
     assert "120/120" in shown
-    assert header.sha256(output) in shown
+    assert sha256(output) in shown
     assert "fc.weight, fc.bias" in shown
     checkpoint_file = str(next(run.rglob("step_*.pt")))
     assert hcl.main(["export", checkpoint_file, "--to", "torchvision", "-o", str(output)]) == 0

@@ -20,7 +20,7 @@ from pretrain.core.errors import InputError
 from slurm.cluster import choose_cluster
 from slurm.job import Job, plain
 from slurm.queue import Entry
-from slurm.status import duration, look
+from slurm.status import look
 from slurm.submission import plan, prepare
 from slurm.task import STOPPED, Task, port
 
@@ -271,12 +271,6 @@ def test_small_parts() -> None:
             assert owners.setdefault(port(job, restarts), job) == job
     assert len({port(7, restarts) for restarts in range(7)}) == 7
     assert all(10000 <= port(job, 0) < 20000 for job in range(0, 10**7, 9973))
-    assert [duration(s) for s in (5, 65, 3700, 200000)] == [
-        "5 s",
-        "1 min 05 s",
-        "1 h 01 min",
-        "2 d 7 h",
-    ]
 
 
 def test_configuration_is_kept_as_it_was() -> None:

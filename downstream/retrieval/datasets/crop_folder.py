@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import argparse
 import re
-import shutil
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import get_args
 
-from downstream.arguments import not_negative
 from downstream.retrieval.datasets.crops import Classes
+from pretrain.core.arguments import not_negative
 from pretrain.core.errors import InputError
+from pretrain.core.files import new_folder
 from pretrain.datasets.readers.common import OnBad
 
 
@@ -82,7 +80,7 @@ def write_crops(
     shown = np.unique(objects.image)
     names = file_names([objects.records[image].file_name for image in shown], annotations)
     counts: dict[str, int] = {}
-    with _complete_or_not(out) as made:
+    with new_folder(out.expanduser().resolve()) as made:
         for image, name in zip(shown, names, strict=True):
             rows = np.flatnonzero(objects.image == image)
             for number, crop in enumerate(cut_objects(objects, rows, size, context)):
@@ -143,25 +141,6 @@ def _refuse_held(out: Path) -> None:
         return
     if out.exists():
         raise InputError(f"{out}: exists already and is never overwritten; choose another folder")
-
-
-@contextmanager
-def _complete_or_not(out: Path) -> Iterator[Path]:
-    """A folder beside ``out`` that takes its place at the end, or disappears."""
-    out = out.expanduser().resolve()
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.partial-", dir=out.parent))
-    except OSError as error:
-        raise InputError(f"{out}: cannot be written: {error.strerror}") from None
-    try:
-        temporary.chmod(0o755)  # mkdtemp makes it private
-        yield temporary
-        temporary.rename(out)
-    except OSError as error:
-        raise InputError(f"{out}: cannot be written: {error.strerror}") from None
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _parser() -> argparse.ArgumentParser:

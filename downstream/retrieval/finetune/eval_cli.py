@@ -6,9 +6,10 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from downstream.arguments import positive_int
 from downstream.results import FILE_NAME, Result, finished
+from pretrain.core.arguments import positive_int
 from pretrain.core.errors import InputError
+from pretrain.core.run_files import CHECKPOINTS
 
 if TYPE_CHECKING:
     from downstream.retrieval.finetune.tuned import Tuned
@@ -51,7 +52,7 @@ def _folder_of(run: Path) -> Path:
     """The run folder, also of one of its checkpoints."""
     if not run.is_file():
         return run
-    if run.resolve().parent.name != "checkpoints":
+    if run.resolve().parent.name != CHECKPOINTS:
         raise InputError(f"{run}: not in a run's folder; say with --output where the result goes")
     return run.resolve().parents[1]
 
@@ -60,7 +61,7 @@ def _known(tuned: Tuned, output: Path) -> Result | None:
     """The result of the same network and protocol in ``output``; another one is refused."""
     from downstream.retrieval.datasets import open_images
     from downstream.retrieval.finetune.score import protocol_of, row_name
-    from pretrain.export.header import sha256
+    from pretrain.core.files import sha256
 
     protocol = protocol_of(tuned.settings, open_images(tuned.settings.data))
     identity = {"weights_sha256": sha256(tuned.checkpoint)}

@@ -29,8 +29,8 @@ from downstream.retrieval.measures import Measures, Ties, measure
 from downstream.retrieval.neighbours import Engine
 from downstream.retrieval.spaces import Ranking, Rows, ball, fused, sphere
 from pretrain.core.errors import InputError
+from pretrain.core.files import sha256
 from pretrain.environment import machine, versions
-from pretrain.export.header import sha256
 from pretrain.geometry import poincare
 
 KS = (1, 2, 4, 8)

@@ -8,7 +8,7 @@ import logging
 import sys
 from pathlib import Path
 
-STOPPED = 75  # EX_TEMPFAIL: saved on request, run the same command again
+from pretrain.core.exit_status import STOPPED
 
 
 def main(argv: list[str]) -> int:

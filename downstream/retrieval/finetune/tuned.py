@@ -11,6 +11,7 @@ from downstream.retrieval.finetune.network import Architecture, Network, rebuild
 from downstream.retrieval.finetune.settings import FinetuneSettings
 from pretrain import checkpoint
 from pretrain.core.errors import InputError
+from pretrain.core.run_files import CHECKPOINTS
 from pretrain.core.settings import parse
 
 
@@ -32,7 +33,7 @@ def is_tuned(source: Path) -> bool:
     """
     if not source.is_dir():
         return "architecture" in checkpoint.load(source)
-    found = checkpoint.load_latest(source / "checkpoints")
+    found = checkpoint.load_latest(source / CHECKPOINTS)
     return found is not None and "architecture" in found[1]
 
 
@@ -43,7 +44,7 @@ def load_tuned(source: Path) -> Tuned:
         InputError: nothing there, damaged, or of another command.
     """
     if source.is_dir():
-        found = checkpoint.load_latest(source / "checkpoints")
+        found = checkpoint.load_latest(source / CHECKPOINTS)
         if found is None:
             raise InputError(f"{source}: no checkpoint; run `hcl retrieve train` first")
         path, state = found

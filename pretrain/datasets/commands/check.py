@@ -6,7 +6,9 @@ import argparse
 import json
 from pathlib import Path
 
-from pretrain.datasets.commands.options import MAX_WORKERS, Progress, cores, positive
+from pretrain.core.arguments import positive_int
+from pretrain.core.machine import MAX_WORKERS, default_workers
+from pretrain.core.progress import Progress
 
 
 def main(argv: list[str]) -> int:
@@ -21,7 +23,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--json", action="store_true", help="the report as JSON")
     parser.add_argument(
         "--workers",
-        type=positive,
+        type=positive_int,
         metavar="W",
         help=f"threads (default: the cores, {MAX_WORKERS} at most)",
     )
@@ -31,7 +33,7 @@ def main(argv: list[str]) -> int:
 
     index = Index.open(arguments.index, arguments.images)
     progress = Progress("images", len(index))
-    workers = arguments.workers or min(cores(), MAX_WORKERS)
+    workers = arguments.workers or default_workers()
     report = check(index, workers=workers, progress=progress)
     progress.close()
     if arguments.json:

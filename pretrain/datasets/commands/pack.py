@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import os
-import sys
 import time
 from pathlib import Path
+
+from pretrain.core.machine import default_workers
+from pretrain.core.progress import Progress
 
 
 def main(argv: list[str]) -> int:
@@ -38,15 +39,9 @@ def _pack(arguments: argparse.Namespace) -> int:
 
     if arguments.side is not None and arguments.side < 1:
         raise InputError(f"--side {arguments.side}: it must be at least 1")
-    workers = arguments.workers
-    if workers is None:
-        workers = min(8, len(os.sched_getaffinity(0)))
+    workers = default_workers() if arguments.workers is None else arguments.workers
     index = Index.open(arguments.index)
-
-    def progress(done: int) -> None:
-        if sys.stderr.isatty():
-            print(f"\r{done}/{len(index)}", end="", file=sys.stderr)
-
+    progress = Progress("images", len(index))
     start = time.perf_counter()
     pack = write(index, arguments.out, arguments.side, workers=workers, progress=progress)
     if arguments.verify:

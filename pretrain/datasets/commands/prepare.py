@@ -8,7 +8,7 @@ import threading
 from pathlib import Path
 from typing import Any, get_args
 
-from pretrain.datasets.commands.options import Progress
+from pretrain.core.progress import Progress
 
 READERS = {
     # name: (help, default release)
@@ -76,7 +76,7 @@ def main(argv: list[str]) -> int:
         arguments.index,
     )
     bytes_seen, lock = 0, threading.Lock()
-    downloading, unpacking = Progress("received, MB"), Progress("unpacked")
+    downloading, unpacking = Progress("MB received"), Progress("files unpacked")
 
     def received(count: int) -> None:
         nonlocal bytes_seen

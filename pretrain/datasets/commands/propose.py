@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from pretrain.core.machine import cores
+from pretrain.core.progress import Progress
 
 if TYPE_CHECKING:
     from pretrain.data.index import Index
@@ -92,10 +92,10 @@ def _run(arguments: argparse.Namespace) -> int:
     )
     proposer = _proposer(arguments, index)
     # Without pixels to look at, starting a process takes longer than all the work.
-    chosen = _cores() if proposer.needs_image else 1
+    chosen = cores() if proposer.needs_image else 1
     workers = chosen if arguments.workers is None else arguments.workers
     outcome = propose(
-        index, arguments.out, proposer, rule, workers=workers, progress=_progress("images")
+        index, arguments.out, proposer, rule, workers=workers, progress=Progress("images")
     )
     print(describe(outcome))
     return 0
@@ -162,29 +162,3 @@ def _proposer(arguments: argparse.Namespace, index: Index) -> Proposer:
     if method == "grid":
         return Grid()
     return Random(arguments.seed) if method == "random" else MultiScale(arguments.seed)
-
-
-def _progress(what: str) -> Callable[[int, int], None]:
-    """A line on the terminal that is written over; nothing where there is no terminal."""
-    begin: list[tuple[float, int]] = []
-
-    def show(done: int, total: int) -> None:
-        if not sys.stderr.isatty():
-            return
-        now = time.monotonic()
-        if not begin:
-            begin.append((now, done))
-        start, before = begin[0]
-        left = (now - start) / (done - before) * (total - done) if done > before else 0
-        ahead = f", {left / 60:.0f} min left" if left >= 60 else ""
-        end = "\n" if done == total else ""
-        print(f"\r{done}/{total} {what}{ahead}\033[K", end=end, file=sys.stderr, flush=True)
-
-    return show
-
-
-def _cores() -> int:
-    """The cores this process may use, where the platform tells."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from pathlib import Path
 
-from pretrain.datasets.commands.options import MAX_WORKERS, cores
+from pretrain.core.machine import MAX_WORKERS, default_workers
+from pretrain.core.progress import Progress
 from pretrain.datasets.scenes import sources as scene_sources
 
 
@@ -65,20 +65,15 @@ def _scenes(arguments: argparse.Namespace) -> int:
         arguments.out_of_context,
         scene_sources.open_source(arguments.source),
     )
-    workers = min(cores(), MAX_WORKERS) if arguments.workers is None else arguments.workers
+    workers = default_workers() if arguments.workers is None else arguments.workers
     total = wanted.images + wanted.val
-
-    def progress(done: int) -> None:
-        if sys.stderr.isatty() and (done % 20 == 0 or done == total):
-            print(f"\r{done}/{total}", end="\n" if done == total else "", file=sys.stderr)
-
     start = time.perf_counter()
     outcome = write(
         wanted,
         arguments.out,
         workers=workers,
         overwrite=arguments.overwrite,
-        progress=progress,
+        progress=Progress("images", total),
     )
     what = f"{wanted.images} training and {wanted.val} validation scenes"
     if outcome == "present":

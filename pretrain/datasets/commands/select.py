@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from pretrain.core.arguments import positive_int
 from pretrain.core.errors import InputError
-from pretrain.datasets.commands.options import positive
 
 
 def main(argv: list[str]) -> int:
@@ -20,10 +20,10 @@ def main(argv: list[str]) -> int:
     parser.add_argument("index", metavar="INDEX", type=Path, help="folder of the index")
     parser.add_argument("out", metavar="OUT", type=Path, help="folder of the new index")
     parser.add_argument(
-        "--min-classes", type=positive, default=2, metavar="N", help="default: %(default)s"
+        "--min-classes", type=positive_int, default=2, metavar="N", help="default: %(default)s"
     )
     parser.add_argument(
-        "--min-images", type=positive, default=900, metavar="N", help="default: %(default)s"
+        "--min-images", type=positive_int, default=900, metavar="N", help="default: %(default)s"
     )
     arguments = parser.parse_args(argv)
     from pretrain.data.index import Index

@@ -6,7 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
-from pretrain.datasets.commands.options import positive
+from pretrain.core.arguments import positive_int
 
 
 def main(argv: list[str]) -> int:
@@ -19,12 +19,12 @@ def main(argv: list[str]) -> int:
     parser.add_argument("index", metavar="INDEX", type=Path, help="folder of the index")
     parser.add_argument("--json", action="store_true", help="as JSON, with all classes")
     parser.add_argument(
-        "--top", type=positive, default=20, metavar="N", help="classes shown (default: 20)"
+        "--top", type=positive_int, default=20, metavar="N", help="classes shown (default: 20)"
     )
     parser.add_argument(
         "--min-box-area", type=float, metavar="PX2", help="as views.min_box_area of a run"
     )
-    parser.add_argument("--min-boxes", type=positive, metavar="N", help="as views.min_boxes")
+    parser.add_argument("--min-boxes", type=positive_int, metavar="N", help="as views.min_boxes")
     arguments = parser.parse_args(argv)
     from pretrain.data.index import Index
     from pretrain.data.views import ViewSettings

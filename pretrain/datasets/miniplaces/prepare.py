@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pretrain.core.errors import InputError
+from pretrain.core.files import write_text
 from pretrain.core.settings import parse
 from pretrain.data.index import Index
 from pretrain.datasets.archives import find_archives, unpack
@@ -190,9 +191,7 @@ def _write(folder: Path, name: str, document: dict[str, Any]) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         if file.is_file() and file.read_text(encoding="utf-8") == text:
             return file
-        partial = file.with_suffix(".partial")
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(file)
+        write_text(file, text)
     except OSError as error:
         raise InputError(f"{file}: cannot be written ({error.strerror})") from None
     return file

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from array import array
@@ -15,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pretrain.core.errors import InputError
+from pretrain.core.files import sha256
 from pretrain.data.index import Index
 from pretrain.datasets.proposals.base import Proposals
 
@@ -86,7 +86,7 @@ class Detector:
         order = np.lexsort((-scores, where))
         counts = np.bincount(where, minlength=len(index))
         return cls(
-            sha256=_sha256(file),
+            sha256=sha256(file),
             min_score=min_score,
             offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
             boxes=boxes[order],
@@ -203,8 +203,3 @@ class _Reader:
             else:
                 self.count += 1
                 return entry
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator
@@ -14,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pretrain.core.errors import InputError
+from pretrain.core.files import sha256, write_json
 from pretrain.core.locks import alone_in
 from pretrain.data.index import META, Index
 from pretrain.datasets.index_writer import build_index
@@ -138,9 +138,7 @@ def _claim(folder: Path, options: dict[str, Any]) -> None:
             raise InputError(
                 f"{folder}: holds something other than unfinished proposals; move it away"
             ) from None
-        temporary = folder / "job.json.tmp"
-        temporary.write_text(json.dumps(options, indent=1), encoding="utf-8")
-        temporary.replace(note)
+        write_json(note, options, indent=1)
         return
     except ValueError:
         begun = None
@@ -243,5 +241,5 @@ def _report(job: Job, tally: shards.Tally) -> Stream:
         dropped=dict(tally.left_out),
         source_size=stat.st_size,
         source_mtime_ns=stat.st_mtime_ns,
-        source_sha256=hashlib.sha256(meta.read_bytes()).hexdigest(),
+        source_sha256=sha256(meta),
     )

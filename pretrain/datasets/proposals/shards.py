@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pretrain.core.files import replacing
 from pretrain.datasets.proposals.filters import REASONS
 
 
@@ -71,12 +71,8 @@ def write(file: Path, shard: Shard) -> None:
     if shard.scores is not None:
         columns["scores"] = shard.scores
     tally = json.dumps(vars(shard.tally)).encode()
-    temporary = file.with_suffix(f".{os.getpid()}.tmp")
-    with temporary.open("wb") as stream:
+    with replacing(file, durable=True) as stream:
         np.savez(stream, allow_pickle=False, tally=np.frombuffer(tally, np.uint8), **columns)
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.replace(file)
 
 
 def read(file: Path, rows: int) -> Shard | None:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import shutil
 import signal
-import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -19,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 from pretrain.core.errors import InputError
+from pretrain.core.files import scratch_beside
 from pretrain.datasets.scenes.compose import compose
 from pretrain.datasets.scenes.rle import bounds, encode
 from pretrain.datasets.scenes.scene_set import GENERATOR, Record, SceneSet
@@ -61,20 +60,14 @@ def write(
     if old == "same":
         return "present"
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.partial-", dir=folder.parent))
+        with scratch_beside(folder) as scratch:
+            made = scratch / "set"
+            _generate(wanted, made, workers, progress)
+            if old == "replaceable":
+                folder.rename(scratch / "old")
+            made.rename(folder)
     except OSError as error:
-        raise InputError(f"{folder}: cannot be written: {error.strerror}") from None
-    try:
-        made = temporary / "set"
-        _generate(wanted, made, workers, progress)
-        if old == "replaceable":
-            folder.rename(temporary / "old")
-        made.rename(folder)
-    except OSError as error:
-        raise InputError(f"{folder}: cannot be written: {error.strerror}") from None
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        raise InputError(f"{folder}: cannot be written ({error.strerror})") from None
     return "made"
 
 

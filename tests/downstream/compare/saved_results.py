@@ -12,7 +12,7 @@ from PIL import Image
 
 from downstream.detection.evaluate import evaluate
 from downstream.results import Result, write_result
-from pretrain.export.header import sha256
+from pretrain.core.files import sha256
 
 SIDE = 64
 CONFIG = {

@@ -19,7 +19,7 @@ from downstream.detection.sets import read_set
 from downstream.detection.voc_sets import VocSet, read_voc
 from downstream.results import read_result
 from pretrain.core.errors import InputError
-from pretrain.export.header import sha256
+from pretrain.core.files import sha256
 
 # xmin, ymin, xmax, ymax as pixels from 1, class, difficult
 OBJECTS = {

@@ -8,11 +8,11 @@ import os
 import re
 import shutil
 import subprocess
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from pretrain.core.errors import InputError
+from pretrain.core.files import scratch_beside
 from pretrain.datasets.scenes.tuxpaint.table import BACKGROUNDS
 
 STAMPS = "tuxpaint-stamps-default"
@@ -91,10 +91,7 @@ def fetch(folder: Path) -> None:
                 f"no {tool} here to fetch them; unpack them elsewhere, copy usr/share here and "
                 "give its folder: --source tuxpaint:DIR"
             )
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
-        temporary.chmod(0o755)
+    with scratch_beside(folder) as temporary:
         versions = {}
         for package in PACKAGES:
             archives = temporary / "archives" / package
@@ -113,8 +110,6 @@ def fetch(folder: Path) -> None:
                 raise InputError(
                     f"{folder}: holds something other than the packages; delete it"
                 ) from None
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _run(command: list[str], folder: Path) -> str:

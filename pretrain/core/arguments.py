@@ -1,4 +1,4 @@
-"""Types of command-line arguments that several transfer commands take."""
+"""Types of command-line arguments, for ``argparse``."""
 
 from __future__ import annotations
 
@@ -14,10 +14,7 @@ def positive_int(text: str) -> int:
 
 def positive(text: str) -> float:
     """A finite number above 0."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
+    value = _number(text)
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"must be a positive number, got '{text}'")
     return value
@@ -25,10 +22,14 @@ def positive(text: str) -> float:
 
 def not_negative(text: str) -> float:
     """A finite number from 0."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
+    value = _number(text)
     if not 0 <= value < float("inf"):
         raise argparse.ArgumentTypeError(f"must be a number from 0, got '{text}'")
     return value
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return float("nan")
