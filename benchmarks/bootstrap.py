@@ -19,8 +19,8 @@ from surroundings import surroundings
 
 from downstream.compare.bootstrap import average, difference, sampled, weights_of
 from downstream.compare.matches import match
-from downstream.detection.backends import available
-from downstream.detection.evaluate import evaluate
+from downstream.detection.coco.backends import available
+from downstream.detection.coco.evaluate import evaluate
 
 RESULTS = Path(__file__).parent / "results" / "bootstrap_cpu.json"
 

@@ -22,7 +22,7 @@ from pretrain.data.pairs import PairTable
 from pretrain.methods.base import Method
 from pretrain.methods.bootstrap import BootstrapSettings
 from pretrain.methods.densecl import DenseCLSettings
-from pretrain.methods.hcl import HCL
+from pretrain.methods.hcl.branch import HCL
 from pretrain.methods.moco import MocoSettings
 from pretrain.models import DenseEncoder, Queue
 from pretrain.optim import rate_warning

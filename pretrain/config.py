@@ -17,7 +17,7 @@ from pretrain.data.augment import AugmentSettings
 from pretrain.data.views import ViewSettings
 from pretrain.datasets.source import DataSettings
 from pretrain.methods.base import MethodSettings, parse_method
-from pretrain.methods.hcl import HCLSettings
+from pretrain.methods.hcl.branch import HCLSettings
 from pretrain.mixed_precision import Precision
 from pretrain.models import EncoderSettings
 from pretrain.probes.settings import ProbeSettings

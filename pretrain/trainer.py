@@ -32,7 +32,7 @@ from pretrain.datasets.source import open_index
 from pretrain.distributed import World
 from pretrain.methods.base import Context
 from pretrain.methods.build import build_method
-from pretrain.methods.hcl import HCL
+from pretrain.methods.hcl.branch import HCL
 from pretrain.metrics import Recorder, split_values, view_grid
 from pretrain.models import Encoder, use_products
 from pretrain.pretrained import Description

@@ -112,6 +112,6 @@ def _check_detection(name: str, overrides: tuple[str, ...]) -> None:
     """The keys and types of a detector's config, where detectron2 is there to know them."""
     path = find_config(name, "detection")
     if importlib.util.find_spec("detectron2") is not None:
-        from downstream.detection.config import load_config
+        from downstream.detection.model.config import load_config
 
         load_config(path, overrides)

@@ -28,8 +28,8 @@ from downstream.compare.matches import match
 from downstream.compare.protocols import metric_of
 from downstream.compare.sheets import MISSING, Cell, Sheet
 from downstream.compare.table import FLOOR
-from downstream.detection.backends import available
-from downstream.detection.evaluate import KINDS, METRICS, evaluate
+from downstream.detection.coco.backends import available
+from downstream.detection.coco.evaluate import KINDS, METRICS, evaluate
 from pretrain.core.errors import InputError
 from pretrain.core.files import sha256
 

@@ -9,7 +9,7 @@ from downstream.compare.collect import Collection, read_curves
 from downstream.compare.figures import Figure, seed_curves
 from downstream.compare.plots import Line, colour_of, difference_plot, line_plot, style_of
 from downstream.compare.protocols import measured_on
-from downstream.detection.evaluate import KINDS
+from downstream.detection.coco.evaluate import KINDS
 
 # Of many categories those that differ most, on either side.
 _MOST = 12

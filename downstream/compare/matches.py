@@ -17,7 +17,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from downstream.detection.saved import Detection, Truth, of_kind, read_detections, read_truth
+from downstream.detection.coco.coco_results import (
+    Detection,
+    Truth,
+    of_kind,
+    read_detections,
+    read_truth,
+)
 
 THRESHOLDS = np.linspace(0.5, 0.95, 10)
 # Of all, small, medium and large objects, in px²; both ends belong to a size.

@@ -17,7 +17,7 @@ def main(argv: list[str]) -> int:
         raise InputError(f"--num-gpus {arguments.num_gpus}: at least 1")
 
     from downstream.detection.options import Options
-    from downstream.detection.seeds import run_all, summary
+    from downstream.detection.run.seeds import run_all, summary
     from pretrain.core.presets import find_config
 
     options = Options(

@@ -16,13 +16,14 @@ class Options:
     Attributes:
         config: detectron2's YAML file.
         output: the result's folder.
-        weights: a backbone in any layout of ``weights.read_backbone``; None takes MODEL.WEIGHTS
+        weights: a backbone in any layout of ``weights.backbone.read_backbone``; None takes
+            MODEL.WEIGHTS
             of the config, and random initialisation where that is empty.
         train: annotations and images; None takes the config's DATASETS.
         val: likewise.
         labels: list of the training images that keep their labels; None chooses by HCL.LABELS.
         name: row of the table; None takes the pretraining run's name.
-        form: of ``forms.FORMS``; None takes what the config's name claims.
+        form: of ``protocol_check.FORMS``; None takes what the config's name claims.
         overrides: KEY VALUE KEY VALUE ...
         overwrite: replace what the folder holds.
         resume: go on with the folder's unfinished transfer, which must be this very one.

@@ -6,7 +6,7 @@ from typing import Any
 
 from pretrain.core.errors import InputError
 from pretrain.methods.base import Context, KeyedMethod, Method, MethodSettings, method_class
-from pretrain.methods.hcl import HCL, HCLSettings
+from pretrain.methods.hcl.branch import HCL, HCLSettings
 
 
 def build_method(method: MethodSettings, hcl: HCLSettings | None, context: Context) -> Method:

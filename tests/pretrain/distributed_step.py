@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from pretrain import distributed
 from pretrain.methods.base import Context, local_rows, parse_method
 from pretrain.methods.build import build_method
-from pretrain.methods.hcl import HCLSettings
+from pretrain.methods.hcl.branch import HCLSettings
 from pretrain.models import EncoderSettings
 
 BATCH = 16

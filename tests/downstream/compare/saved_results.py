@@ -10,7 +10,7 @@ import numpy as np
 import yaml
 from PIL import Image
 
-from downstream.detection.evaluate import evaluate
+from downstream.detection.coco.evaluate import evaluate
 from downstream.results import Result, write_result
 from pretrain.core.files import sha256
 

@@ -19,7 +19,7 @@ from simulated import detect, make_truth
 
 from downstream.compare.bootstrap import MEASURES, draws, holm, paired, sampled, weights_of
 from downstream.compare.matches import match
-from downstream.detection.evaluate import evaluate
+from downstream.detection.coco.evaluate import evaluate
 
 EVERY = tuple(MEASURES)
 

@@ -11,7 +11,7 @@ import torch
 from toy_detection import Toy
 
 import hcl
-from downstream.detection.config import load_config
+from downstream.detection.model.config import load_config
 from downstream.results import Result, read_result
 from pretrain.core.errors import InputError
 from pretrain.core.presets import find_config
@@ -262,8 +262,8 @@ def test_configs_that_are_none(
 
 @pytest.mark.parametrize("name", ["mask_rcnn_r50_fpn_1x_ssl", "quickstart_r18_fpn"])
 def test_presets_load_and_agree_with_exports(name: str, exported: Callable[[str], Path]) -> None:
-    from downstream.detection.strict import check_config
-    from downstream.detection.weights import read_backbone
+    from downstream.detection.weights.backbone import read_backbone
+    from downstream.detection.weights.weight_check import check_config
 
     config = load_config(find_config(name, "detection"), [])
     depth = config.MODEL.RESNETS.DEPTH

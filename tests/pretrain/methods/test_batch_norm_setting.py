@@ -13,7 +13,7 @@ from pretrain.core.errors import InputError
 from pretrain.methods.base import Context, KeyedMethod, parse_method
 from pretrain.methods.build import build_method
 from pretrain.methods.densecl import DenseCL
-from pretrain.methods.hcl import HCL, HCLSettings
+from pretrain.methods.hcl.branch import HCL, HCLSettings
 from pretrain.methods.moco import Moco
 from pretrain.models import Encoder, EncoderSettings
 

@@ -13,7 +13,7 @@ from pretrain.core.errors import InputError
 from pretrain.methods.base import Context, parse_method
 from pretrain.methods.build import build_method
 from pretrain.methods.byol import Byol, ByolSettings
-from pretrain.methods.hcl import HCLSettings
+from pretrain.methods.hcl.branch import HCLSettings
 from pretrain.models import EncoderSettings
 
 

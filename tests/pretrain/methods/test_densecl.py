@@ -14,7 +14,7 @@ from pretrain.core.errors import InputError
 from pretrain.methods.base import Context, parse_method
 from pretrain.methods.build import build_method
 from pretrain.methods.densecl import DenseCL, DenseCLSettings
-from pretrain.methods.hcl import HCLSettings
+from pretrain.methods.hcl.branch import HCLSettings
 from pretrain.models import DenseEncoder, DenseOutput, EncoderSettings
 
 GOLDEN = np.load(Path(__file__).resolve().parents[2] / "golden/densecl_loss.npz")

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from pretrain.methods.base import Context
 from pretrain.methods.densecl import DenseCL, DenseCLSettings
-from pretrain.methods.hcl import HCL, HCLSettings
+from pretrain.methods.hcl.branch import HCL, HCLSettings
 from pretrain.methods.moco import Moco, MocoSettings
 from pretrain.models import DenseOutput, EncoderSettings
 

@@ -23,7 +23,7 @@ from pretrain import checkpoint
 from pretrain.methods.base import Context, Method, parse_method
 from pretrain.methods.build import build_method
 from pretrain.methods.densecl import DenseCL, DenseCLSettings
-from pretrain.methods.hcl import KEY_VIEW, HCLSettings
+from pretrain.methods.hcl.branch import KEY_VIEW, HCLSettings
 from pretrain.methods.moco import Moco, MocoSettings
 from pretrain.models import DenseOutput, EncoderSettings, Queue
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from pretrain.core.errors import InputError
 from pretrain.methods.base import Context, KeyedMethod, parse_method
 from pretrain.methods.build import build_method
-from pretrain.methods.hcl import HCLSettings
+from pretrain.methods.hcl.branch import HCLSettings
 from pretrain.methods.orl import ORL, ORLSettings
 from pretrain.models import EncoderSettings
 

@@ -1,0 +1,1 @@
+"""Data sets and metrics of detection, all in COCO's format: COCO, VOC and LVIS."""

@@ -1,0 +1,1 @@
+"""Detectors as detectron2 builds them: configs, protocol forms, heads, backbones of timm."""

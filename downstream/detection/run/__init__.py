@@ -1,0 +1,1 @@
+"""One transfer: training, inference, result folder, seeds and processes."""

@@ -1,0 +1,1 @@
+"""The HCL branch: its settings, the distances it can use, and the branch itself."""
