@@ -16,6 +16,8 @@ COMMANDS = {
     "retrieve": ("downstream.retrieval.cli", "Recall@K, Euclidean and hyperbolic; metric learning"),
     "analyze": ("downstream.analysis.cli", "hard negatives, hyperbolicity, norms, sweeps"),
     "compare": ("downstream.compare.cli", "table and report of several runs"),
+    "presets": ("slurm.presets", "the configurations that come with the project"),
+    "explain": ("slurm.explain", "what a setting means, its default, which presets set it"),
     "pipeline": ("slurm.cli", "several of these commands in order, each once"),
     "submit": ("slurm.submit", "any of these commands as a job of a cluster"),
     "status": ("slurm.watch", "jobs: where they stand, and why they restarted"),

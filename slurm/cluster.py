@@ -32,7 +32,10 @@ class ClusterSettings(Settings):
         cpus_per_task: cores of each process.
         mem_gb: of a node; None: the cluster's default.
         time_min: limit on one run of a job in minutes; the job is requeued before it.
-        partition: and ``account``, ``qos``, ``constraint``: as sbatch takes them.
+        partition: as sbatch takes it.
+        account: likewise.
+        qos: likewise.
+        constraint: likewise.
         exclusive: whole nodes.
         array_parallelism: how many tasks of an array run at a time.
         signal_delay_s: how long before the time limit a run is asked to save; must hold a step

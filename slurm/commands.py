@@ -14,7 +14,7 @@ from typing import Any
 from pretrain.core.errors import InputError
 from pretrain.core.presets import find_config
 
-OUTER = ("pipeline", "submit", "status", "cancel", "logs")
+OUTER = ("presets", "explain", "pipeline", "submit", "status", "cancel", "logs")
 """Commands about other commands: no step or job of their own."""
 
 

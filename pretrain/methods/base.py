@@ -39,7 +39,11 @@ class Context:
 
 
 class MethodSettings(Settings):
-    """Base of a method's settings; ``name`` chooses the method."""
+    """Base of a method's settings.
+
+    Attributes:
+        name: chooses the method.
+    """
 
     name: str
 
@@ -165,16 +169,22 @@ def register(name: str) -> Callable[[MethodClass], MethodClass]:
     return add
 
 
+def method_names() -> list[str]:
+    """The names of all methods; every module of this package is looked at."""
+    for module in pkgutil.iter_modules(pretrain.methods.__path__):
+        importlib.import_module(f"pretrain.methods.{module.name}")
+    return sorted(_methods)
+
+
 def method_class(name: str) -> MethodClass:
-    """The method registered as ``name``; every module of this package is looked at.
+    """The method registered as ``name``.
 
     Raises:
         InputError: no such method.
     """
-    for module in pkgutil.iter_modules(pretrain.methods.__path__):
-        importlib.import_module(f"pretrain.methods.{module.name}")
-    if name not in _methods:
-        hint = suggest(name, _methods, f"one of {', '.join(sorted(_methods))}")
+    names = method_names()
+    if name not in names:
+        hint = suggest(name, names, f"one of {', '.join(names)}")
         raise InputError(f"method.name: unknown method '{name}'; {hint}")
     return _methods[name]
 

@@ -95,14 +95,24 @@ class LossSettings(Settings):
 
 
 class SamplerSettings(Settings):
-    """Which images make a step: ``samples`` of each of ``classes`` classes, over all processes."""
+    """Which images make a step.
+
+    Attributes:
+        classes: of a step, over all processes.
+        samples: images of each of these classes.
+    """
 
     classes: Annotated[int, Field(ge=2)]
     samples: Annotated[int, Field(ge=2)]
 
 
 class AugmentSettings(Settings):
-    """What is done to training images: a random part of this share of the area; mirrored or not."""
+    """What is done to training images.
+
+    Attributes:
+        min_scale: the least share of the image's area that a random crop takes.
+        flip: probability of mirroring left and right.
+    """
 
     min_scale: Annotated[float, Field(gt=0, le=1)] = 0.2
     flip: Annotated[float, Field(ge=0, le=1)] = 0.5
