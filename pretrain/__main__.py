@@ -21,7 +21,8 @@ Number = TypeVar("Number", int, float)
 def main(argv: list[str]) -> int:
     """Train; returns 0 when finished, 75 when a signal stopped a run that can be continued."""
     arguments = parser().parse_intermixed_args(argv)
-    from pretrain.config import dump_yaml, load_settings
+    from pretrain.config import load_settings
+    from pretrain.core.config import dump_yaml
 
     settings = load_settings(arguments.config, arguments.overrides)
     if arguments.print_config:

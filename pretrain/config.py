@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
+from pretrain.core.config import override, read_config
 from pretrain.core.errors import InputError
 from pretrain.core.presets import find_config
 from pretrain.core.settings import Settings, parse
@@ -21,6 +20,9 @@ from pretrain.methods.hcl.branch import HCLSettings
 from pretrain.mixed_precision import Precision
 from pretrain.models import EncoderSettings
 from pretrain.probes.settings import ProbeSettings
+
+KIND = "pretrain"
+"""Folder of the presets below ``configs/``."""
 
 
 class OptimSettings(Settings):
@@ -191,11 +193,18 @@ def load_settings(name: str, overrides: Sequence[str] = ()) -> RunSettings:
     Raises:
         InputError: naming every fault of the file and of the overrides.
     """
-    path = find_config(name, "pretrain")
-    values = read_config(path)
-    for override in overrides:
-        _override(values, override)
+    path = find_config(name, KIND)
+    values = override(read_values(path), overrides)
     return from_values(values, source=str(path))
+
+
+def read_values(path: Path) -> dict[str, Any]:
+    """The values of a configuration file and of those it stands on; each base is checked.
+
+    Raises:
+        InputError: a file is not a mapping, a base is faulty or not there, or bases go in a circle.
+    """
+    return read_config(path, KIND, lambda values, source: from_values(values, source=source))
 
 
 def from_values(values: dict[str, Any], *, source: str) -> RunSettings:
@@ -221,100 +230,3 @@ def from_values(values: dict[str, Any], *, source: str) -> RunSettings:
     if faults:
         raise InputError("\n".join(faults))
     return settings
-
-
-def read_config(path: Path, below: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """The values of a configuration file, on top of those of the one it names as ``base``.
-
-    ``base`` is a file beside this one, a path or a preset, and a complete configuration: it is
-    checked by itself, so that its faults are reported under its own name.
-
-    Args:
-        path: of the file.
-        below: the files that led here by their ``base``.
-
-    Raises:
-        InputError: a file is not a mapping, a base is faulty or not there, or bases go in a circle.
-    """
-    values = read_yaml(path)
-    if "base" not in values:
-        return values
-    name = values.pop("base")
-    if not isinstance(name, str):
-        raise InputError(f"{path}: 'base': give the name of a configuration, not {name!r}")
-    chain = (*below, path.resolve())
-    beside = path.parent / (name if name.endswith(".yaml") else f"{name}.yaml")
-    try:
-        base = beside if beside.is_file() else find_config(name, "pretrain")
-    except InputError as error:
-        raise InputError(f"{path}: 'base': {error}") from None
-    if base.resolve() in chain:
-        circle = " -> ".join(file.name for file in (*chain, base))
-        raise InputError(f"{path}: 'base': configurations go in a circle: {circle}")
-    inherited = read_config(base, chain)
-    from_values(inherited, source=str(base))
-    return _merge(inherited, values)
-
-
-def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    """Sections key by key; anything else is replaced."""
-    merged = dict(below)
-    for key, value in above.items():
-        before = below.get(key)
-        if isinstance(before, dict) and isinstance(value, dict):
-            merged[key] = _merge(before, value)
-        else:
-            merged[key] = value
-    return merged
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML 1.1 reads ``1e-4`` as text; here it is a number."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"),
-    list("-+0123456789"),
-)
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping of a YAML file.
-
-    Raises:
-        InputError: it is not YAML, or not a mapping.
-    """
-    try:
-        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(values, dict):
-        raise InputError(f"{path}: expected a mapping of settings")
-    return values
-
-
-def _override(values: dict[str, Any], text: str) -> None:
-    key, equals, raw = text.partition("=")
-    if not equals or not key:
-        raise InputError(f"'{text}': overrides are written key=value, as in optim.lr=0.1")
-    try:
-        value = yaml.load(raw, Loader=_Loader)
-    except yaml.YAMLError:
-        value = raw
-    *parents, last = key.split(".")
-    section = values
-    for part in parents:
-        inner = section.get(part)
-        if inner is None:
-            inner = section[part] = {}
-        if not isinstance(inner, dict):
-            raise InputError(f"'{text}': '{part}' is a value, not a section")
-        section = inner
-    section[last] = value
-
-
-def dump_yaml(settings: RunSettings) -> str:
-    """The resolved settings as YAML that ``load_settings`` reads back."""
-    values = settings.model_dump(mode="json")
-    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)

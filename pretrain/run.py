@@ -16,7 +16,8 @@ import torch
 import yaml
 
 from pretrain import checkpoint
-from pretrain.config import RunSettings, dump_yaml, from_values, read_yaml
+from pretrain.config import RunSettings, from_values
+from pretrain.core.config import dump_yaml, read_yaml
 from pretrain.core.errors import InputError
 from pretrain.core.files import TEMPORARY, remove_unfinished, write_json, write_text
 from pretrain.core.locks import LOCK

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import Field, field_validator
 
+from pretrain.core.config import override, read_yaml
 from pretrain.core.errors import InputError
 from pretrain.core.presets import configs_root, find_config
 from pretrain.core.settings import Settings, parse
@@ -109,29 +109,5 @@ def choose_cluster(name: str | None, overrides: Sequence[str] = ()) -> tuple[Clu
         source, values = name, {"kind": name}
     else:
         path = find_config(name, "cluster")
-        source, values = str(path), _read(path)
-    return parse(ClusterSettings, {**values, **parse_overrides(overrides)}, source=source), why
-
-
-def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
-    """``key=value`` with YAML's values."""
-    values = {}
-    for override in overrides:
-        key, equals, text = override.partition("=")
-        if not equals:
-            raise InputError(f"--set {override}: give key=value")
-        try:
-            values[key] = yaml.safe_load(text)
-        except yaml.YAMLError:
-            raise InputError(f"--set {override}: the value is not YAML") from None
-    return values
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(values, dict):
-        raise InputError(f"{path}: expected a mapping such as 'nodes: 1'")
-    return values
+        source, values = str(path), read_yaml(path)
+    return parse(ClusterSettings, override(values, overrides), source=source), why

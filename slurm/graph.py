@@ -7,10 +7,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import yaml
-
+from pretrain.core.config import TextLoader, read_yaml
 from pretrain.core.errors import InputError
 from pretrain.core.presets import find_config
 from pretrain.core.settings import Settings, parse
@@ -124,7 +122,7 @@ def load_pipeline(name: str, overrides: Sequence[str] = ()) -> Pipeline:
             each other in a circle.
     """
     path = find_config(name, "pipeline")
-    settings = parse(PipelineSettings, _read(path), source=str(path))
+    settings = parse(PipelineSettings, read_yaml(path, TextLoader), source=str(path))
     variables = _variables(settings, overrides, str(path))
     if not settings.steps:
         raise InputError(f"{path}: 'steps': there are none")
@@ -153,27 +151,6 @@ def load_pipeline(name: str, overrides: Sequence[str] = ()) -> Pipeline:
             )
     ordered = _ordered(steps, str(path))
     return Pipeline(settings.name, Path(variables["output"]), ordered)
-
-
-class _Words(yaml.BaseLoader):
-    """All scalars are text, as written: words of commands are no numbers. No key twice."""
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-        keys = [key.value for key, _ in node.value]
-        twice = [key for key in keys if keys.count(key) > 1]
-        if twice:
-            raise yaml.YAMLError(f"'{twice[0]}' stands twice (line {node.start_mark.line + 1})")
-        return super().construct_mapping(node, deep)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_Words)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(values, dict):
-        raise InputError(f"{path}: expected a mapping with name, vars and steps")
-    return values
 
 
 def _variables(settings: PipelineSettings, overrides: Sequence[str], source: str) -> dict[str, str]:

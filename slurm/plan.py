@@ -7,11 +7,12 @@ import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
+from pretrain.core.config import override
 from pretrain.core.errors import InputError
 from pretrain.core.files import sha256
 from pretrain.core.presets import find_config
 from pretrain.core.settings import parse
-from slurm.cluster import ClusterSettings, parse_overrides
+from slurm.cluster import ClusterSettings
 from slurm.commands import check_command, parsed
 from slurm.graph import Pipeline, Step
 from slurm.state import Record
@@ -35,7 +36,7 @@ def check_commands(pipeline: Pipeline) -> None:
             check_command(step.words)
         except InputError as error:
             raise InputError(f"step '{step.name}': {error}") from None
-        own = parse_overrides([f"{key}={value}" for key, value in step.cluster])
+        own = override({}, (f"{key}={value}" for key, value in step.cluster))
         parse(ClusterSettings, own, source=f"step '{step.name}'", at="cluster")
 
 
@@ -59,13 +60,10 @@ def _config(step: Step) -> tuple[str, str] | None:
     if kinds[0] == "detection":
         return name, sha256(path)
     if kinds[0] == "retrieval":
-        from downstream.retrieval.finetune.config import load_settings
-
-        values = load_settings(name, found.overrides).model_dump(mode="json")
+        from downstream.retrieval.finetune.config import read_values
     else:
-        from pretrain.config import read_config
-
-        values = read_config(path)
+        from pretrain.config import read_values
+    values = read_values(path)
     return name, hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 

@@ -7,9 +7,10 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pretrain.core.config import override
 from pretrain.core.errors import InputError
 from pretrain.core.settings import parse
-from slurm.cluster import ClusterSettings, parse_overrides
+from slurm.cluster import ClusterSettings
 from slurm.graph import Pipeline, Step
 from slurm.job import Job
 from slurm.plan import files_of, reason
@@ -224,7 +225,7 @@ class Submitter:
         return f"<{step}>" if job is None or job.id is None else job.id
 
     def _profile(self, step: Step) -> ClusterSettings:
-        own = parse_overrides([f"{key}={value}" for key, value in step.cluster])
+        own = override({}, (f"{key}={value}" for key, value in step.cluster))
         if own.get("kind", "slurm") != "slurm":
             raise InputError(f"step '{step.name}': cluster.kind: all steps run on one cluster")
         values = {**self.cluster.model_dump(), **own}

@@ -53,13 +53,10 @@ def _keep_config(words: tuple[str, ...], folder: Path) -> tuple[str, ...]:
         return words  # a preset is part of the code
     config = str(options.config)
     if command == ("pretrain",):
-        from pretrain.config import read_config
-
-        text = yaml.safe_dump(read_config(Path(config)), sort_keys=False, allow_unicode=True)
+        from pretrain.config import read_values
     else:
-        from downstream.retrieval.finetune.config import dump_yaml, load_settings
-
-        text = dump_yaml(load_settings(config, options.overrides))
+        from downstream.retrieval.finetune.config import read_values
+    text = yaml.safe_dump(read_values(Path(config)), sort_keys=False, allow_unicode=True)
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]
     target = folder / f"{plain(Path(config).stem)}-{digest}.yaml"
     write_text(target, text)

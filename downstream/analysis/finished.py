@@ -8,7 +8,7 @@ from typing import Any
 
 from downstream.analysis.record import Source
 from downstream.results import FILE_NAME, Result, read_result
-from pretrain.config import read_yaml
+from pretrain.core.config import read_yaml
 from pretrain.core.errors import InputError
 from pretrain.core.files import sha256
 from pretrain.core.run_files import CONFIG

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pretrain.config import dump_yaml, from_values, load_settings
+from pretrain.config import from_values, load_settings
+from pretrain.core.config import dump_yaml
 from pretrain.core.errors import InputError
 from pretrain.core.presets import configs_root
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pretrain.config import dump_yaml, load_settings
+from pretrain.config import load_settings
+from pretrain.core.config import dump_yaml
 from pretrain.core.errors import InputError
 from pretrain.run import RunFolder
 

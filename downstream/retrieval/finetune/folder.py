@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from downstream.retrieval.finetune.config import dump_yaml
+from downstream.retrieval.finetune.config import from_values
 from downstream.retrieval.finetune.settings import FinetuneSettings
-from pretrain.core.settings import parse
+from pretrain.core.config import dump_yaml
 from pretrain.run import Folder
 
 FREE = {
@@ -25,9 +25,7 @@ class FinetuneFolder(Folder):
         super().__init__(
             path,
             config=dump_yaml(settings),
-            resolve=lambda values, source: dump_yaml(
-                parse(FinetuneSettings, values, source=source)
-            ),
+            resolve=lambda values, source: dump_yaml(from_values(values, source=source)),
             free=FREE,
             facts={"name": settings.name or path.name, "task": "metric learning"},
             writes=("result.json",),

@@ -14,7 +14,8 @@ from pretrain.core.exit_status import STOPPED
 def main(argv: list[str]) -> int:
     """Train; 0 when finished, 75 when a signal stopped a run that can be continued."""
     arguments = _parser().parse_intermixed_args(argv)
-    from downstream.retrieval.finetune.config import dump_yaml, load_settings
+    from downstream.retrieval.finetune.config import load_settings
+    from pretrain.core.config import dump_yaml
 
     settings = load_settings(arguments.config, arguments.overrides)
     if arguments.print_config:

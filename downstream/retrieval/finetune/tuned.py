@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from downstream.retrieval.finetune.config import override
 from downstream.retrieval.finetune.network import Architecture, Network, rebuild
 from downstream.retrieval.finetune.settings import FinetuneSettings
 from pretrain import checkpoint
+from pretrain.core.config import override
 from pretrain.core.errors import InputError
 from pretrain.core.run_files import CHECKPOINTS
 from pretrain.core.settings import parse
@@ -83,5 +83,5 @@ def with_overrides(tuned: Tuned, overrides: Sequence[str], *, source: str) -> Tu
     for text in overrides:
         if text.partition(".")[0] not in ("data", "test"):
             raise InputError(f"'{text}': only data.* and test.* are for an evaluation to choose")
-        override(values, text)
+    override(values, overrides)
     return replace(tuned, settings=parse(FinetuneSettings, values, source=source))

@@ -15,7 +15,7 @@ from downstream.analysis import draw
 from downstream.analysis.finished import read_finished
 from downstream.analysis.record import read_record
 from downstream.results import Result, write_result
-from downstream.retrieval.finetune.config import dump_yaml
+from pretrain.core.config import dump_yaml
 
 BASE = {
     "data": {"name": "folder", "root": "/data/set"},

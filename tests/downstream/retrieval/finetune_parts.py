@@ -6,11 +6,11 @@ from pathlib import Path
 
 import torch
 
-from downstream.retrieval.finetune.config import dump_yaml
 from downstream.retrieval.finetune.settings import (
     FinetuneSettings,
 )
 from downstream.retrieval.finetune.trainer import Trainer
+from pretrain.core.config import dump_yaml
 from pretrain.core.settings import parse
 from pretrain.distributed import World
 

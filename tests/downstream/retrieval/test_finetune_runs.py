@@ -18,12 +18,13 @@ from torch import Tensor
 import hcl
 from downstream.results import read_result
 from downstream.retrieval.datasets import LabelledImages, folder
-from downstream.retrieval.finetune.config import dump_yaml, load_settings
+from downstream.retrieval.finetune.config import load_settings
 from downstream.retrieval.finetune.network import build_network
 from downstream.retrieval.finetune.step import DivergedError
 from downstream.retrieval.finetune.trainer import Trainer
 from downstream.retrieval.finetune.tuned import load_tuned
 from pretrain import checkpoint
+from pretrain.core.config import dump_yaml
 from pretrain.core.errors import InputError
 from pretrain.core.locks import alone_in
 from pretrain.metrics import read_metrics

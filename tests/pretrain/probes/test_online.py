@@ -19,7 +19,8 @@ import torch.nn.functional as F
 
 import pretrain
 from pretrain import checkpoint, distributed
-from pretrain.config import dump_yaml, load_settings
+from pretrain.config import load_settings
+from pretrain.core.config import dump_yaml
 from pretrain.core.errors import InputError
 from pretrain.data.decode import read_image
 from pretrain.data.views import resize, whole_pixels
