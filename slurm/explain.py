@@ -215,8 +215,8 @@ def explain(kind: str, key: str, settings: list[Setting]) -> str:
         if sections:
             summary = inspect.cleandoc(sections[0].__doc__ or "").split("\n\n")[0]
             lines += textwrap.wrap(" ".join(summary.split()), WIDTH, initial_indent="  ")
-            names = f"settings: {', '.join(sections[0].model_fields)}"
-            lines += textwrap.wrap(names, WIDTH, initial_indent="  ", subsequent_indent="    ")
+            fields = f"settings: {', '.join(sections[0].model_fields)}"
+            lines += textwrap.wrap(fields, WIDTH, initial_indent="  ", subsequent_indent="    ")
         else:
             lines.append(f"  value: {describe(setting.field)}")
         lines.append(f"  default: {_default(setting.field)}")

@@ -23,7 +23,7 @@ KINDS = {
 
 def summary(file: Path) -> str:
     """The first sentence of the comment at the head of a file; "" where there is none."""
-    lines = []
+    lines: list[str] = []
     for line in file.read_text(encoding="utf-8").splitlines():
         if not line.startswith("#") or (lines and line.strip() == "#"):
             break
