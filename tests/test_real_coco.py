@@ -1,4 +1,4 @@
-"""The whole road on real COCO images, with the same commands as on embedded data."""
+"""All steps on real COCO images, with the same commands as on embedded data."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pretrain.metrics import read_metrics
 
 
 @pytest.mark.coco
-def test_the_road(coco_tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_all_steps(coco_tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("detectron2")
     train = [str(coco_tiny / "annotations/instances_train2017.json"), str(coco_tiny / "train2017")]
     val = [str(coco_tiny / "annotations/instances_val2017.json"), str(coco_tiny / "val2017")]
