@@ -17,10 +17,11 @@ import numpy as np
 from simulated import detect, make_truth
 from surroundings import surroundings
 
-from downstream.compare.bootstrap import average, difference, sampled, weights_of
+from downstream.compare.bootstrap import sampled
 from downstream.compare.matches import match
 from downstream.detection.coco.backends import available
 from downstream.detection.coco.evaluate import evaluate
+from downstream.results.resampling import average, difference, weights_of
 
 RESULTS = Path(__file__).parent / "results" / "bootstrap_cpu.json"
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.surroundings import surroundings
-from downstream.results import FILE_NAME, Result, read_result
+from downstream.results.result import FILE_NAME, Result, read_result
 
 OWN = {
     "sphere": "head/euclidean",

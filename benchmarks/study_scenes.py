@@ -23,11 +23,11 @@ from typing import Any
 import numpy as np
 from surroundings import surroundings
 
-from downstream.analysis.record import read_record
-from downstream.compare.bootstrap import average, difference, holm
 from downstream.probe.intervals import FILE_NAME as SAMPLES
 from downstream.probe.intervals import Array, Judged
-from downstream.results import read_result
+from downstream.results.analysis_record import read_record
+from downstream.results.resampling import average, difference, holm
+from downstream.results.result import read_result
 
 RESULTS = Path(__file__).parent / "results" / "study_scenes.json"
 RUN = re.compile(r"(?P<row>[a-z_0-9]+)-seed(?P<seed>\d+)")

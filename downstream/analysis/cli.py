@@ -28,7 +28,7 @@ def main(argv: list[str]) -> int:
 
     from downstream.analysis.findings import publish
     from downstream.analysis.page import numbers
-    from downstream.analysis.record import Kind, check_folder
+    from downstream.results.analysis_record import Kind, check_folder
 
     name = next(each for each in get_args(Kind) if each == kind)
     check_folder(arguments.output, name, chosen, overwrite=arguments.overwrite)

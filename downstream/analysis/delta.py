@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from downstream.analysis import draw
 from downstream.analysis.embedded import Embedded, check_options, load
 from downstream.analysis.findings import Findings
+from downstream.figures.style import color_of
 from downstream.retrieval.delta import DISK, Delta, Distances, subset_deltas
 from pretrain.geometry import poincare
 
@@ -112,7 +113,7 @@ def _euclidean(points: Tensor) -> Tensor:
 
 
 def _figure(measured: dict[str, list[Delta]], taken: int) -> draw.Drawn:
-    with draw.style():
+    with draw.figure_style():
         figure, axes = draw.canvas(6.4, 1.25 + 0.42 * len(measured))
         for place, listed in enumerate(measured.values()):
             relative = np.array([each.relative for each in listed])
@@ -123,10 +124,10 @@ def _figure(measured: dict[str, list[Delta]], taken: int) -> draw.Drawn:
                 ms=3,
                 alpha=0.35,
                 mew=0,
-                color=draw.colour(place),
+                color=color_of(place),
             )
             mean = float(relative.mean())
-            axes.plot([mean], [place], "D", ms=6, color=draw.colour(place))
+            axes.plot([mean], [place], "D", ms=6, color=color_of(place))
             told = f"{mean:.3f}, c = {(DISK / mean) ** 2:.3g}" if mean > 0 else "0, a tree"
             axes.annotate(
                 told,

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import base64
 import math
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter
 
-from downstream.analysis.record import FigureRecord
-from downstream.compare.pictures import inline
-from downstream.compare.plots import LINES, PALETTE
+from downstream.figures.style import LINES, PALETTE, style
+from downstream.results.analysis_record import FigureRecord
 
 INK, PAPER = "#1d2229", "#ffffff"
 FRAME = "#d73027"
@@ -27,32 +22,7 @@ GEOMETRIES = {"sphere": PALETTE[0], "ball": PALETTE[1], "mixed": PALETTE[2]}
 """The colour of each geometry, in all figures."""
 
 _DPI = 160
-_STYLE = {
-    "svg.fonttype": "path",
-    "svg.hashsalt": "hcl",
-    "figure.facecolor": PAPER,
-    "axes.facecolor": PAPER,
-    "font.family": "DejaVu Sans",
-    "font.size": 9,
-    "text.color": INK,
-    "axes.labelcolor": INK,
-    "axes.edgecolor": INK,
-    "axes.linewidth": 0.6,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "xtick.major.width": 0.6,
-    "ytick.major.width": 0.6,
-    "legend.frameon": False,
-    "legend.fontsize": 8,
-    "text.parse_math": False,
-}
-
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
-
-# A larger picture goes into pages as JPEG.
-_VECTOR_BYTES = 2**19
 
 
 @dataclass(frozen=True)
@@ -70,13 +40,9 @@ class Drawn:
     figure: Any
 
 
-@contextmanager
-def style() -> Iterator[None]:
-    """Figures are made, and written, within it."""
-    with mpl.rc_context(_STYLE), warnings.catch_warnings():
-        # A name in a script that the font lacks is drawn as boxes; the page has it in full.
-        warnings.filterwarnings("ignore", message="Glyph .* missing")
-        yield
+def figure_style() -> AbstractContextManager[None]:
+    """Figures of an analysis are made, and written, within it."""
+    return style(INK, PAPER)
 
 
 def canvas(width: float = 5.2, height: float = 3.4) -> tuple[Any, Any]:
@@ -115,11 +81,6 @@ def power(value: float) -> str:
     return "10" + str(round(exponent)).translate(_SUPERSCRIPT)
 
 
-def colour(number: int) -> str:
-    """Of the run with this number."""
-    return PALETTE[number % len(PALETTE)]
-
-
 def line(number: int) -> str:
     """Line style with this number."""
     return LINES[number % len(LINES)]
@@ -139,26 +100,8 @@ def whole_numbers(axis: Any) -> None:
 def save(drawn: Drawn, folder: Path) -> FigureRecord:
     """Write ``NAME.png`` and ``NAME.svg``."""
     png, svg = f"{drawn.name}.png", f"{drawn.name}.svg"
-    with style():
+    with figure_style():
         FigureCanvasSVG(drawn.figure).print_svg(folder / svg, metadata={"Date": None})
         drawn.figure.set_dpi(_DPI)
         FigureCanvasAgg(drawn.figure).print_png(folder / png, metadata={"Software": None})
     return FigureRecord(name=drawn.name, caption=drawn.caption, png=png, svg=svg)
-
-
-def embedded(record: FigureRecord, folder: Path) -> str | None:
-    """The figure as a data URI: the SVG, or where that is large or missing the PNG as JPEG.
-
-    Only files inside the folder are taken; None where there is none.
-    """
-    svg, png = (_inside(folder, name) for name in (record.svg, record.png))
-    if svg is not None and svg.stat().st_size <= _VECTOR_BYTES:
-        data = base64.b64encode(svg.read_bytes()).decode("ascii")
-        return f"data:image/svg+xml;base64,{data}"
-    picture = None if png is None else inline([png], _VECTOR_BYTES).get(png)
-    return None if picture is None else picture.uri
-
-
-def _inside(folder: Path, name: str) -> Path | None:
-    path = (folder / name).resolve()
-    return path if path.is_relative_to(folder.resolve()) and path.is_file() else None

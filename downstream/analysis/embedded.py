@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from downstream.analysis.record import Source
+from downstream.results.analysis_record import Source
 from downstream.retrieval.datasets import LabelledImages, open_images
 from downstream.retrieval.embed import QUALITY, to_ball
 from downstream.retrieval.embed import embed as embed_objects

@@ -10,7 +10,7 @@ from typing import Any
 
 from downstream.analysis.draw import Drawn, save
 from downstream.analysis.page import render
-from downstream.analysis.record import (
+from downstream.results.analysis_record import (
     PAGE_NAME,
     AnalysisRecord,
     Kind,

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from downstream.analysis.record import Source
-from downstream.results import FILE_NAME, Result, read_result
+from downstream.results.analysis_record import Source
+from downstream.results.result import FILE_NAME, Result, read_result
 from pretrain.core.config import read_yaml
 from pretrain.core.errors import InputError
 from pretrain.core.files import sha256

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from downstream.analysis import draw
 from downstream.analysis.embedded import Tested
 from downstream.analysis.weights import Anchor
-from downstream.compare.plots import short
+from downstream.figures.style import short
 from downstream.retrieval.finetune.images import CentredImages, sound
 from downstream.retrieval.spaces import Rows
 
@@ -48,7 +48,7 @@ def gallery(
     step, line = 1 + GAP, 1 + CAPTION
     block = 2 * (HEADING + line) + BETWEEN
     width, height = (length + 1) * step + GAP, len(anchors) * block
-    with draw.style():
+    with draw.figure_style():
         figure = Figure(figsize=(width * _INCHES, height * _INCHES))
         axes: Any = figure.add_axes((0, 0, 1, 1))
         axes.set_axis_off()

@@ -8,6 +8,7 @@ import numpy as np
 
 from downstream.analysis import draw
 from downstream.analysis.weighed import Weighed
+from downstream.figures.style import color_of
 from downstream.retrieval.spaces import Floats
 
 LEAST_WEIGHT = 1e-9
@@ -39,7 +40,7 @@ def weight_figures(
         figures.append(_weights("weights" if number == 0 else "weights_other", caption, lines))
     if len(names) == 2:
         lines = [
-            (f"{draw.brief(name)}: {each.weighting.label}", each, draw.colour(number), draw.line(0))
+            (f"{draw.brief(name)}: {each.weighting.label}", each, color_of(number), draw.line(0))
             for number, (name, each) in enumerate(zip(names, own, strict=True))
         ]
         caption = "Each model by its own loss: weight p(x⁻) against rank, and its share up to there"
@@ -48,7 +49,7 @@ def weight_figures(
 
 
 def _weights(name: str, caption: str, lines: Sequence[tuple[str, Weighed, str, str]]) -> draw.Drawn:
-    with draw.style():
+    with draw.figure_style():
         figure, (left, right) = draw.panels(2)
         for label, each, colour, style in lines:
             mean = each.weights.mean(0)
@@ -86,14 +87,14 @@ def overlap_figure(
         chance: overlap at k = 1 of rankings at random.
         anchors: how many the overlaps are means of.
     """
-    with draw.style():
+    with draw.figure_style():
         figure, axes = draw.canvas(7.2, 3.4)
         length = 1
         for number, (first, second, curve) in enumerate(overlaps):
             length = len(curve)
             ks = np.arange(1, length + 1)
             label = f"{draw.brief(first)}\n{draw.brief(second)}"
-            style = (draw.line(number), draw.colour(number))
+            style = (draw.line(number), color_of(number))
             axes.plot(ks, 100 * curve, style[0], color=style[1], lw=1.6, label=label)
         ks = np.arange(1, length + 1)
         axes.plot(ks, 100 * np.minimum(ks * chance, 1), color=draw.INK, lw=0.8, label="chance")

@@ -14,7 +14,7 @@ from downstream.analysis import draw
 from downstream.analysis.correlation import correlate
 from downstream.analysis.embedded import Embedded, Scenes, check_options, load
 from downstream.analysis.findings import Findings
-from downstream.compare.plots import short
+from downstream.figures.style import color_of, short
 from downstream.retrieval.spaces import Floats
 from pretrain.geometry import poincare
 
@@ -100,7 +100,7 @@ def analyse(arguments: argparse.Namespace) -> Findings:
         title = "Distances of embeddings from the centre of the ball"
         drawn.append(_histogram("distances", title, "distance from the centre", in_ball, raw=False))
     for number, run in enumerate(runs):
-        drawn.append(_by_class(f"classes_{number + 1}", run, draw.colour(number)))
+        drawn.append(_by_class(f"classes_{number + 1}", run, color_of(number)))
         if run.scenes is not None and len(run.scenes):
             drawn.append(_by_objects(f"objects_{number + 1}", run))
     return Findings(
@@ -217,11 +217,11 @@ def _histogram(
     # Equal norms would have no bins at all.
     room = 0.02 * max(high - low, 0.05 * max(high, 1e-6))
     edges = np.linspace(low - room, high + room, BINS + 1)
-    with draw.style():
+    with draw.figure_style():
         figure, axes = draw.canvas(6.4, 3.2)
         for number, (label, values) in enumerate(listed):
             shares = 100 * np.histogram(values, edges)[0] / len(values)
-            colour, style = draw.colour(number), draw.line(number)
+            colour, style = color_of(number), draw.line(number)
             axes.stairs(shares, edges, color=colour, ls=style, lw=1.4, label=draw.brief(label))
             axes.stairs(shares, edges, color=colour, fill=True, alpha=0.12)
         for clip in sorted({run.clip_radius for run in runs if raw and run.clip_radius}):
@@ -242,7 +242,7 @@ def _by_class(name: str, run: Norms, colour: str) -> draw.Drawn:
         if counts[label]
     ]
     groups.sort(key=lambda group: float(group[0][1]))
-    with draw.style():
+    with draw.figure_style():
         figure, axes = draw.canvas(5.2, 0.9 + 0.19 * len(groups))
         for place, ((low, middle, high), _) in enumerate(groups):
             axes.plot([low, high], [place, place], color=colour, lw=3, alpha=0.35)
@@ -258,7 +258,7 @@ def _by_class(name: str, run: Norms, colour: str) -> draw.Drawn:
 
 def _by_objects(name: str, run: Norms) -> draw.Drawn:
     assert run.scenes is not None and run.whole is not None
-    with draw.style():
+    with draw.figure_style():
         figure, axes = draw.canvas()
         of_objects = run.raw if run.distances is None else run.distances
         groups = (
@@ -266,7 +266,7 @@ def _by_objects(name: str, run: Norms) -> draw.Drawn:
             (of_objects, run.whole.around, "objects in them"),
         )
         for number, (values, counts, label) in enumerate(groups):
-            colour, kinds = draw.colour(number), np.unique(counts)
+            colour, kinds = color_of(number), np.unique(counts)
             parts = [values[counts == kind] for kind in kinds]
             means = np.array([part.mean() for part in parts])
             low, high = (np.array([np.percentile(part, q) for part in parts]) for q in (10, 90))

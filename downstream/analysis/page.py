@@ -2,32 +2,31 @@
 
 from __future__ import annotations
 
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
 from PIL import Image
 
-from downstream.analysis.draw import embedded
-from downstream.analysis.record import AnalysisRecord
-from downstream.compare.sheets import MISSING
+from downstream.figures.pages import render_template
+from downstream.figures.pictures import embedded
+from downstream.results.analysis_record import AnalysisRecord
+from downstream.results.text_table import MISSING
 from pretrain import __version__
 
 
 def render(record: AnalysisRecord, folder: Path) -> str:
     """The analysis as HTML, its figures read from ``folder``."""
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    source = resources.files("downstream.analysis").joinpath("report.html.j2")
-    template = environment.from_string(source.read_text(encoding="utf-8"))
     figures = []
     for figure in record.figures:
         with Image.open(folder / figure.png) as picture:
             figures.append((figure, embedded(figure, folder), *picture.size))
-    return template.render(
-        record=record, figures=figures, values=numbers(record.values), version=__version__
+    return render_template(
+        "downstream.analysis",
+        "report.html.j2",
+        record=record,
+        figures=figures,
+        values=numbers(record.values),
+        version=__version__,
     )
 
 

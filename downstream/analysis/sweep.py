@@ -13,6 +13,7 @@ from typing import Any
 from downstream.analysis import draw
 from downstream.analysis.findings import Findings
 from downstream.analysis.finished import OWN_TEMPERATURE, Finished, read_finished
+from downstream.figures.style import color_of
 from pretrain.core.errors import InputError
 
 
@@ -151,18 +152,14 @@ def _figure(points: Sequence[Point], over: str) -> draw.Drawn:
     percent = all(point.metric.startswith(("recall", "map@r", "r-precision")) for point in points)
     scale = 100 if percent else 1
     one_metric = len({metric for _, metric in lines}) == 1
-    with draw.style():
+    with draw.figure_style():
         figure, axes = draw.canvas(5.6, 3.6)
         for number, ((line, metric), listed) in enumerate(lines.items()):
             places = [
                 float(p.value) if numeric else [v for _, v in values].index(p.value) for p in listed
             ]
             label = line if one_metric else " / ".join(part for part in (line, metric) if part)
-            colour = (
-                draw.GEOMETRIES.get(line, draw.colour(number))
-                if one_metric
-                else draw.colour(number)
-            )
+            colour = draw.GEOMETRIES.get(line, color_of(number)) if one_metric else color_of(number)
             axes.errorbar(
                 places,
                 [scale * p.mean for p in listed],

@@ -23,11 +23,14 @@ FORMATS = {
 def main(argv: list[str]) -> int:
     """Print the tables and write them in every format, and ``report.html``."""
     arguments = _parser().parse_args(argv)
-    from downstream.compare import analyses, cost, records, retrieval, sheets, table
+    from downstream.compare import analysis_section as analyses
+    from downstream.compare import cost, records, retrieval
     from downstream.compare import versus as beside
-    from downstream.compare.analysis import analyse, significance
-    from downstream.compare.collect import collect
     from downstream.compare.report import render
+    from downstream.compare.significance import analyse, significance
+    from downstream.results import table
+    from downstream.results import text_table as sheets
+    from downstream.results.collect import collect
 
     for name in ("resamples", "seed"):
         if getattr(arguments, name) < 0:

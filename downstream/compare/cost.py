@@ -9,8 +9,8 @@ from typing import Any
 
 import yaml
 
-from downstream.compare.collect import Collection, Measured, Pretraining
-from downstream.compare.sheets import MISSING, Cell, Sheet
+from downstream.results.collect import Collection, Measured, Pretraining
+from downstream.results.text_table import MISSING, Cell, Sheet
 
 TASKS = ("pretraining", "detection", "retrieval")
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from downstream.compare.analysis import NAMES, Analysis, pairs_of
-from downstream.compare.collect import Collection, read_curves
 from downstream.compare.figures import Figure, seed_curves
-from downstream.compare.plots import Line, colour_of, difference_plot, line_plot, style_of
-from downstream.compare.protocols import measured_on
+from downstream.compare.plots import Line, difference_plot, line_plot, style_of
+from downstream.compare.significance import NAMES, Analysis, pairs_of
 from downstream.detection.coco.evaluate import KINDS
+from downstream.figures.style import color_of
+from downstream.results.collect import Collection, read_curves
+from downstream.results.protocols import measured_on
 
 # Of many categories those that differ most, on either side.
 _MOST = 12
@@ -29,7 +30,7 @@ def precision_figures(found: Collection, analysis: Analysis) -> list[Figure]:
                 curve = analysis.curves.get((row, kind, percent))
                 if curve is not None:
                     values = (100 * curve).tolist()
-                    lines.append(Line(colour_of(number), (_RECALLS, values), style_of(number)))
+                    lines.append(Line(color_of(number), (_RECALLS, values), style_of(number)))
                     told.append(f"{row} area {np.mean(values):.1f}")
                     rows.append(row)
             if lines:
@@ -87,7 +88,7 @@ def category_figures(found: Collection, analysis: Analysis) -> list[Figure]:
         caption = f"{first_row} less {second_row}, {NAMES[kind]} AP{which}"
         told = "; ".join(f"{name} {values[name]:+.1f}" for name in ranked)
         colours = [
-            colour_of(found.names.index(first_row if values[name] >= 0 else second_row))
+            color_of(found.names.index(first_row if values[name] >= 0 else second_row))
             for name in ranked
         ]
         svg = difference_plot(

@@ -8,19 +8,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from downstream.compare.analysis import Analysis
-from downstream.compare.collect import Collection, Curve
-from downstream.compare.plots import (
-    Bar,
-    Group,
-    Line,
-    bar_plot,
-    colour_of,
-    line_plot,
-    style_of,
-)
+from downstream.compare.plots import Bar, Group, Line, bar_plot, line_plot, style_of
 from downstream.compare.retrieval import known_ks
-from downstream.compare.table import SPACES, value_of
+from downstream.compare.significance import Analysis
+from downstream.figures.style import color_of
+from downstream.results.collect import Collection, Curve
+from downstream.results.table import SPACES, value_of
 
 ONE_ENCODER = "hyperbolic/key/distance"
 """Logged by runs that compare objects and scenes by one encoder.
@@ -206,9 +199,9 @@ def seed_curves(
             mean = _mean(seeds)
             if len(seeds) > 1:
                 several = True
-                thin += [Line(colour_of(number), c, style, width=0.8, alpha=0.6) for c in seeds]
+                thin += [Line(color_of(number), c, style, width=0.8, alpha=0.6) for c in seeds]
             if mean[0]:
-                thick.append(Line(colour_of(number), mean, style))
+                thick.append(Line(color_of(number), mean, style))
                 who = f"{row} {label}".rstrip()
                 told.append(f"{who} from {mean[1][0]:.3g} to {mean[1][-1]:.3g}")
     if not thin and not thick:
@@ -265,7 +258,7 @@ def _bars(
             bars.append(Bar(value.mean * scale, low * scale, high * scale))
             told.append(f"{name} {label} {value.mean * scale:.{digits}f}")
         if any(bar is not None for bar in bars):
-            groups.append(Group(name, colour_of(number), bars))
+            groups.append(Group(name, color_of(number), bars))
     if not groups:
         return []
     identity = "".join(c if c.isalnum() else "-" for c in f"bars-{known[0][1]}")

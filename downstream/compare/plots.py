@@ -10,50 +10,25 @@ import html
 import io
 import re
 import textwrap
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from downstream.compare.collect import Curve
-
-# At least 3:1 on white and on the dark page (#14171c).
-PALETTE = ("#2f7ed8", "#d9641e", "#249168", "#b455c9", "#a9811b", "#d1477a", "#5c8296", "#6f8f1f")
-LINES = ("-", "--", ":", "-.")
+from downstream.figures.style import LINES, PALETTE, color_of, style
+from downstream.results.collect import Curve
 
 # Stands for the text colour of the page until the SVG is written; no palette colour is like it.
 _INK = "#010203"
 _MAX_POINTS = 300
-_LABEL = 24
 _LINE = 16
 # In inches, which a column of the page stretches by a third: text of 9 pt becomes some 12 px.
 _WIDTH = 3.7
-_STYLE = {
-    "svg.fonttype": "path",
-    "svg.hashsalt": "hcl",
-    "figure.facecolor": "none",
-    "axes.facecolor": "none",
-    "font.family": "DejaVu Sans",
-    "font.size": 9,
-    "text.color": _INK,
-    "axes.labelcolor": _INK,
-    "axes.edgecolor": _INK,
-    "axes.linewidth": 0.6,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "xtick.color": _INK,
-    "ytick.color": _INK,
-    "xtick.major.width": 0.6,
-    "ytick.major.width": 0.6,
-    "legend.frameon": False,
-    "text.parse_math": False,
-}
 
 
 @dataclass(frozen=True)
@@ -85,14 +60,9 @@ class Group:
     bars: Sequence[Bar | None]
 
 
-def colour_of(number: int) -> str:
-    """Of the run with this number in the table."""
-    return PALETTE[number % len(PALETTE)]
-
-
 def swatch_of(number: int) -> str:
     """CSS background of that run's chip: striped where its lines are broken."""
-    colour = colour_of(number)
+    colour = color_of(number)
     if style_of(number) == "-":
         return colour
     return f"repeating-linear-gradient(90deg, {colour} 0 3px, transparent 3px 5px)"
@@ -115,7 +85,7 @@ def line_plot(
         y_label: of the axis.
         x_label: of the axis.
     """
-    with mpl.rc_context(_STYLE):
+    with style(_INK, "none"):
         figure = Figure(figsize=(_WIDTH, 2.6), layout="constrained")
         axes: Any = figure.add_subplot()
         for line in lines:
@@ -154,7 +124,7 @@ def bar_plot(
         reference: label and position of a dashed line, such as chance.
         digits: of the numbers at the bars.
     """
-    with mpl.rc_context(_STYLE):
+    with style(_INK, "none"):
         count = len(quantities)
         figure = Figure(
             figsize=(_WIDTH, 0.95 + (0.19 * count + 0.16) * len(groups)), layout="constrained"
@@ -194,7 +164,7 @@ def bar_plot(
             for quantity, shade in zip(quantities, shades, strict=True)
         ]
         if reference is not None:
-            keys.append(mpl.lines.Line2D([], [], color=_INK, ls="--", lw=0.8, label=reference[0]))
+            keys.append(Line2D([], [], color=_INK, ls="--", lw=0.8, label=reference[0]))
         columns = min(len(keys), 3)
         # A legend fills its columns one by one; it shall read line by line.
         keys = [key for column in range(columns) for key in keys[column::columns]]
@@ -219,7 +189,7 @@ def difference_plot(
         bars: name, value and colour, from the top.
         x_label: of the axis.
     """
-    with mpl.rc_context(_STYLE):
+    with style(_INK, "none"):
         figure = Figure(figsize=(_WIDTH, 0.75 + 0.22 * len(bars)), layout="constrained")
         axes: Any = figure.add_subplot()
         for place, (_, value, colour) in enumerate(bars):
@@ -256,12 +226,6 @@ def thin(curve: Curve) -> tuple[list[float], list[float]]:
     )
 
 
-def short(name: str) -> str:
-    """A name that fits into one line beside a figure."""
-    flat = " ".join(name.split())
-    return flat if len(flat) <= _LABEL else flat[: _LABEL - 1] + "…"
-
-
 def _label(name: str) -> str:
     """A name that fits beside a bar, in two lines at most."""
     lines = textwrap.wrap(" ".join(name.split()), _LINE)
@@ -273,10 +237,7 @@ def _label(name: str) -> str:
 def _svg(figure: Figure, identity: str, alt: str) -> str:
     """The figure as an element: no prolog, comments or metadata, unique ids, the page's ink."""
     buffer = io.StringIO()
-    with warnings.catch_warnings():
-        # A name in a script that the font lacks is drawn as boxes; the table has it in full.
-        warnings.filterwarnings("ignore", message="Glyph .* missing")
-        FigureCanvasSVG(figure).print_svg(buffer)
+    FigureCanvasSVG(figure).print_svg(buffer)
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL)

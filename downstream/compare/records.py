@@ -9,12 +9,12 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from downstream.compare.analysis import Analysis, corrected
-from downstream.compare.collect import Collection
 from downstream.compare.cost import costs
-from downstream.compare.protocols import protocol_of
-from downstream.compare.table import value_of, warnings
+from downstream.compare.significance import Analysis, corrected
 from downstream.compare.versus import Versus
+from downstream.results.collect import Collection
+from downstream.results.protocols import protocol_of
+from downstream.results.table import value_of, warnings
 
 FIELDS = (
     *("table", "row", "against", "task", "metric", "value", "deviation", "low", "high", "p"),

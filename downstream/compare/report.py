@@ -5,20 +5,19 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Sequence
-from importlib import resources
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from downstream.compare import curves, figures
-from downstream.compare.analysis import Analysis
-from downstream.compare.collect import Collection, Measured, Pretraining
 from downstream.compare.figures import Figure, Shown
-from downstream.compare.pictures import inline
 from downstream.compare.plots import swatch_of
-from downstream.compare.sheets import MISSING, Sheet
-from downstream.compare.table import flatten, sheet, value_of
+from downstream.compare.significance import Analysis
+from downstream.figures.pages import render_template
+from downstream.figures.pictures import inline
+from downstream.results.collect import Collection, Measured, Pretraining
+from downstream.results.table import flatten, sheet, value_of
+from downstream.results.text_table import MISSING, Sheet
 from pretrain import __version__
 
 DETECTIONS = 4
@@ -39,7 +38,7 @@ def render(
         title: heading.
         analysis: of the saved detections.
         sheets: tables beside the first: published rows, differences, cost.
-        analyses: section of `hcl analyze`, see ``downstream.compare.analyses``.
+        analyses: section of `hcl analyze`, see ``downstream.compare.analysis_section``.
     """
     analysis = analysis or Analysis()
     first = sheet(found)
@@ -63,12 +62,9 @@ def render(
         # Images that several runs have in common come first.
         return sorted(groups.items(), key=lambda group: -len(group[1]))
 
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    source = resources.files("downstream.compare").joinpath("report.html.j2")
-    template = environment.from_string(source.read_text(encoding="utf-8"))
-    return template.render(
+    return render_template(
+        "downstream.compare",
+        "report.html.j2",
         title=title,
         made=time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
         version=__version__,

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from downstream.compare.collect import Collection
-from downstream.compare.protocols import measured_on
-from downstream.compare.sheets import Sheet
-from downstream.compare.table import SPACES, cells, value_of
+from downstream.results.collect import Collection
+from downstream.results.protocols import measured_on
+from downstream.results.table import SPACES, cells, value_of
+from downstream.results.text_table import Sheet
 
 AT_R = {"map@r": "mAP@R", "r-precision": "R-precision"}
 

@@ -7,17 +7,17 @@ import string
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from downstream.compare.collect import Collection
-from downstream.compare.protocols import (
+from downstream.results.collect import Collection
+from downstream.results.protocols import (
     TransferProtocol,
     differences,
     metric_of,
     protocol_of,
     retrieval_protocol_of,
 )
-from downstream.compare.published import Benchmark, Published, Row, load
-from downstream.compare.sheets import MISSING, Cell, Sheet
-from downstream.compare.table import SPACES, Value, value_of
+from downstream.results.published import Benchmark, Published, Row, load
+from downstream.results.table import SPACES, Value, value_of
+from downstream.results.text_table import MISSING, Cell, Sheet
 
 TITLES = {"bbox": "box", "segm": "mask"}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from downstream.results import FILE_NAME, Result
+from downstream.results.result import FILE_NAME, Result
 from pretrain.core.errors import InputError
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pretrain.core.arguments import positive, positive_int
 
 if TYPE_CHECKING:
-    from downstream.results import Result
+    from downstream.results.result import Result
 
 
 def main(argv: list[str]) -> int:

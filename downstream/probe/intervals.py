@@ -1,6 +1,6 @@
 """How sure a probe's numbers are: a bootstrap over the test images, alone and between two probes.
 
-The images are drawn again with replacement (``downstream.compare.bootstrap``), all samples of an
+The images are drawn again with replacement (``downstream.results.resampling``), all samples of an
 image together, and the same draws for every result on the same test set, so that two results are
 compared pair by pair. The interval speaks of other test images, not of other seeds of training.
 """
@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from downstream.compare.bootstrap import Difference, difference, interval, weights_of
-from downstream.results import Result, read_result
+from downstream.results.resampling import Difference, difference, interval, weights_of
+from downstream.results.result import Result, read_result
 from pretrain.core.errors import InputError
 from pretrain.core.files import replacing
 

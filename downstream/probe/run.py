@@ -17,7 +17,7 @@ from torch import Tensor
 from downstream.probe import linear, scores
 from downstream.probe.intervals import Judged, intervals, judged_scores
 from downstream.probe.samples import Labels, Samples, choose_samples, features
-from downstream.results import Result, finished, write_result
+from downstream.results.result import Result, finished, write_result
 from downstream.retrieval.task import device_of, row_name
 from pretrain.core.errors import InputError
 from pretrain.core.files import sha256

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from pretrain.core.arguments import not_negative, positive_int
 
 if TYPE_CHECKING:
-    from downstream.results import Result
+    from downstream.results.result import Result
 
 
 COMMANDS = {

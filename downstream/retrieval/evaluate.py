@@ -26,7 +26,7 @@ class Evaluation:
     """What was measured.
 
     Attributes:
-        metrics: by the names of ``downstream.results``.
+        metrics: by the names of ``downstream.results.result``.
         per_category: per category its number of objects, and Recall@1 by space.
         neighbours: per space the nearest neighbours, int64 (N, K).
         singletons: objects that are alone in their category, and so always a miss.

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from downstream.results import Result, finished, write_result
+from downstream.results.result import Result, finished, write_result
 from downstream.retrieval.embed import embed
 from downstream.retrieval.evaluate import Evaluation, evaluate
 from downstream.retrieval.objects import Objects, choose_objects

@@ -19,7 +19,7 @@ from downstream.detection.options import Options
 from downstream.detection.run.checkpoints import Trained
 from downstream.detection.run.result_folder import PICTURES
 from downstream.detection.weights.backbone import Backbone
-from downstream.results import Result, write_result
+from downstream.results.result import Result, write_result
 from pretrain.core.files import sha256, write_json
 from pretrain.environment import machine, versions
 

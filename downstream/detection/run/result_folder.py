@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from downstream.detection.run.checkpoints import NAME, TAG, last_checkpoint
-from downstream.results import FILE_NAME, Result, read_result
+from downstream.results.result import FILE_NAME, Result, read_result
 from pretrain.core.errors import InputError
 from pretrain.core.files import write_text
 

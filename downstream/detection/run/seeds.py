@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from downstream.detection.options import Options
-from downstream.results import Result, read_result
+from downstream.results.result import Result, read_result
 from pretrain.core.errors import InputError
 
 
@@ -82,8 +82,8 @@ def run_here(options: Options, seeds: Sequence[int]) -> None:
 
 def summary(output: Path) -> str:
     """Mean and standard deviation over the seeds below ``output``, as `hcl compare` groups them."""
-    from downstream.compare.collect import collect
-    from downstream.compare.table import value_of
+    from downstream.results.collect import collect
+    from downstream.results.table import value_of
 
     found = collect([output])
     lines = []

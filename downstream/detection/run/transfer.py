@@ -15,7 +15,7 @@ from downstream.detection.model import compat
 from downstream.detection.model.config import TRAIN, VAL, adapt, as_yaml, digest, load_config
 from downstream.detection.options import Options
 from downstream.detection.run.launch import agreed
-from downstream.results import FILE_NAME, Result, read_result
+from downstream.results.result import FILE_NAME, Result, read_result
 from pretrain.core.errors import InputError
 from pretrain.core.files import remove_unfinished, write_text
 from pretrain.distributed import World

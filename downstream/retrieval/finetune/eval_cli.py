@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from downstream.results import FILE_NAME, Result, finished
+from downstream.results.result import FILE_NAME, Result, finished
 from pretrain.core.arguments import positive_int
 from pretrain.core.errors import InputError
 from pretrain.core.run_files import CHECKPOINTS

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from downstream.compare.published import rows_beside
-from downstream.results import Result, write_result
+from downstream.results.published import rows_beside
+from downstream.results.result import Result, write_result
 from downstream.retrieval.datasets import LabelledImages, open_images
 from downstream.retrieval.datasets.known import KNOWN
 from downstream.retrieval.datasets.labelled import coarse

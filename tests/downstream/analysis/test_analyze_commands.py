@@ -13,7 +13,7 @@ import torch
 import hcl
 from downstream.analysis.embedded import load
 from downstream.analysis.gallery import only_in
-from downstream.analysis.record import read_record
+from downstream.results.analysis_record import read_record
 from downstream.retrieval.delta import sampled_delta, subset_deltas
 from downstream.retrieval.finetune.score import embed as embed_images
 from downstream.retrieval.finetune.tuned import load_tuned

@@ -13,8 +13,8 @@ from finetune_parts import changed, settings_of
 import hcl
 from downstream.analysis import draw
 from downstream.analysis.finished import read_finished
-from downstream.analysis.record import read_record
-from downstream.results import Result, write_result
+from downstream.results.analysis_record import read_record
+from downstream.results.result import Result, write_result
 from pretrain.core.config import dump_yaml
 
 BASE = {

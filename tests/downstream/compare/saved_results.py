@@ -11,7 +11,7 @@ import yaml
 from PIL import Image
 
 from downstream.detection.coco.evaluate import evaluate
-from downstream.results import Result, write_result
+from downstream.results.result import Result, write_result
 from pretrain.core.files import sha256
 
 SIDE = 64

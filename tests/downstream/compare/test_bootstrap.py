@@ -17,9 +17,10 @@ from bootstrap_coverage import cover
 from detection_sets import hostile
 from simulated import detect, make_truth
 
-from downstream.compare.bootstrap import MEASURES, draws, holm, paired, sampled, weights_of
+from downstream.compare.bootstrap import MEASURES, paired, sampled
 from downstream.compare.matches import match
 from downstream.detection.coco.evaluate import evaluate
+from downstream.results.resampling import draws, holm, weights_of
 
 EVERY = tuple(MEASURES)
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 import hcl
-from downstream.compare.collect import collect
-from downstream.results import Result, write_result
+from downstream.results.collect import collect
+from downstream.results.result import Result, write_result
 from pretrain.core.errors import InputError
 
 

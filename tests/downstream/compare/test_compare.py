@@ -12,14 +12,14 @@ import pytest
 from PIL import Image
 
 import hcl
-from downstream.compare import sheets
-from downstream.compare.collect import collect
 from downstream.compare.figures import norm_figures
-from downstream.compare.pictures import inline
 from downstream.compare.plots import PALETTE, thin
-from downstream.compare.sheets import MISSING
-from downstream.compare.table import sheet, value_of
-from downstream.results import Result, write_result
+from downstream.figures.pictures import inline
+from downstream.results import text_table as sheets
+from downstream.results.collect import collect
+from downstream.results.result import Result, write_result
+from downstream.results.table import sheet, value_of
+from downstream.results.text_table import MISSING
 from pretrain.core.errors import InputError
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}

@@ -9,12 +9,12 @@ import pytest
 
 import hcl
 from downstream.compare import cost, versus
-from downstream.compare.analysis import analyse
-from downstream.compare.collect import collect
 from downstream.compare.curves import category_figures, training_figures
 from downstream.compare.figures import seed_curves
-from downstream.compare.table import sheet, warnings
-from downstream.results import Result, read_result, write_result
+from downstream.compare.significance import analyse
+from downstream.results.collect import collect
+from downstream.results.result import Result, read_result, write_result
+from downstream.results.table import sheet, warnings
 from pretrain.core.errors import InputError
 
 pytest.importorskip("pycocotools", reason="needs pycocotools")

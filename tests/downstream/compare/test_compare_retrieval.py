@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 
 import hcl
-from downstream.compare import retrieval, sheets, table, versus
-from downstream.compare.collect import collect
-from downstream.compare.published import load
-from downstream.results import Result, write_result
+from downstream.compare import retrieval, versus
+from downstream.results import table
+from downstream.results import text_table as sheets
+from downstream.results.collect import collect
+from downstream.results.published import load
+from downstream.results.result import Result, write_result
 from downstream.retrieval.finetune.config import load_settings
 
 SPACES = {

@@ -16,8 +16,9 @@ pytest.importorskip("pycocotools", reason="needs pycocotools")
 from saved_results import CONFIG, write_detection, write_truth
 
 import hcl
-from downstream.compare import cost, sheets, versus
-from downstream.compare.analysis import (
+from downstream.compare import cost, versus
+from downstream.compare.cli import _parser
+from downstream.compare.significance import (
     MEASURES,
     Analysis,
     Pair,
@@ -25,14 +26,14 @@ from downstream.compare.analysis import (
     corrected,
     significance,
 )
-from downstream.compare.bootstrap import Difference
-from downstream.compare.cli import _parser
-from downstream.compare.collect import collect, without_seed
-from downstream.compare.protocols import TransferProtocol, protocol_of
-from downstream.compare.published import PAPERS, load
-from downstream.compare.sheets import MISSING
-from downstream.compare.table import FLOOR, Value, cells, sheet, value_of, warnings
-from downstream.results import read_result, write_result
+from downstream.results import text_table as sheets
+from downstream.results.collect import collect, without_seed
+from downstream.results.protocols import TransferProtocol, protocol_of
+from downstream.results.published import PAPERS, load
+from downstream.results.resampling import Difference
+from downstream.results.result import read_result, write_result
+from downstream.results.table import FLOOR, Value, cells, sheet, value_of, warnings
+from downstream.results.text_table import MISSING
 from pretrain.core.errors import InputError
 
 
@@ -181,7 +182,7 @@ def test_too_few_draws_for_the_tests_are_warned_of():
 
 def test_rows_below_the_floor_are_not_told_apart(folder, analysis, monkeypatch):
     assert analysis.pairs[0].tested == MEASURES
-    monkeypatch.setattr("downstream.compare.analysis.FLOOR", 100.5)
+    monkeypatch.setattr("downstream.compare.significance.FLOOR", 100.5)
     below = analyse(collect([folder]), resamples=40, say=quiet)
     assert below.pairs[0].tested == ()
     assert not any(cell.best for _, cells in significance(below).rows for cell in cells)
@@ -321,7 +322,7 @@ def test_heads_of_own_runs_that_differ_are_told(folder, tmp_path):
 
 
 def test_without_pycocotools_the_table_is_still_there(folder, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("downstream.compare.analysis.available", lambda: [])
+    monkeypatch.setattr("downstream.compare.significance.available", lambda: [])
     assert hcl.main(["compare", str(folder), "--output", str(tmp_path)]) == 0
     shown = capsys.readouterr().out
     assert "moco-hcl" in shown

@@ -12,7 +12,7 @@ from toy_detection import Toy
 
 import hcl
 from downstream.detection.model.config import load_config
-from downstream.results import Result, read_result
+from downstream.results.result import Result, read_result
 from pretrain.core.errors import InputError
 from pretrain.core.presets import find_config
 from pretrain.export.header import read_detectron2

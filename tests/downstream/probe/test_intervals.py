@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from downstream.compare.bootstrap import weights_of
 from downstream.probe import intervals, scores
 from downstream.probe.intervals import Judged
-from downstream.results import Result, write_result
+from downstream.results.resampling import weights_of
+from downstream.results.result import Result, write_result
 from pretrain.core.errors import InputError
 
 

@@ -16,7 +16,7 @@ from finetune_parts import ALONE, changed, command, settings_of, train
 from torch import Tensor
 
 import hcl
-from downstream.results import read_result
+from downstream.results.result import read_result
 from downstream.retrieval.datasets import LabelledImages, folder
 from downstream.retrieval.finetune.config import load_settings
 from downstream.retrieval.finetune.network import build_network

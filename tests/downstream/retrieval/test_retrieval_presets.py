@@ -10,8 +10,8 @@ from PIL import Image
 
 import hcl
 from downstream.analysis import options as analyses
-from downstream.compare.published import load, rows_beside
-from downstream.results import read_result
+from downstream.results.published import load, rows_beside
+from downstream.results.result import read_result
 from downstream.retrieval.datasets.known import KNOWN
 from downstream.retrieval.finetune.config import load_settings
 from pretrain.core.errors import InputError

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 import hcl
-from downstream.results import read_result, write_result
+from downstream.results.result import read_result, write_result
 from downstream.retrieval import recall_at_k
 from downstream.retrieval.embed import embed, to_ball
 from downstream.retrieval.objects import choose_objects, with_context

@@ -11,7 +11,7 @@ from toy_detection import Toy, write_toy
 import hcl
 from downstream.detection.coco.labels import choose, listed
 from downstream.detection.coco.sets import read_coco
-from downstream.results import read_result
+from downstream.results.result import read_result
 from pretrain.core.errors import InputError
 
 IMAGES = [{"id": n, "file_name": f"train2017/{n:012d}.jpg"} for n in range(7, 4007)]

@@ -12,8 +12,6 @@ from PIL import Image
 from toy_detection import Toy
 
 import hcl
-from downstream.compare.collect import collect
-from downstream.compare.protocols import protocol_of
 from downstream.detection.coco.lvis import (
     LIMIT,
     LvisSet,
@@ -23,7 +21,9 @@ from downstream.detection.coco.lvis import (
 )
 from downstream.detection.coco.transfer_sets import read_set
 from downstream.detection.coco.voc_sets import VocSet, read_voc
-from downstream.results import read_result
+from downstream.results.collect import collect
+from downstream.results.protocols import protocol_of
+from downstream.results.result import read_result
 from pretrain.core.errors import InputError
 from pretrain.core.files import sha256
 

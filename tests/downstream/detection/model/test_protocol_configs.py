@@ -11,7 +11,7 @@ from toy_detection import Toy
 import hcl
 from downstream.detection.model.config import get, load_config
 from downstream.detection.model.protocol_check import check_form, claimed
-from downstream.results import read_result
+from downstream.results.result import read_result
 from pretrain.core.errors import InputError
 from pretrain.core.presets import configs_root, find_config
 

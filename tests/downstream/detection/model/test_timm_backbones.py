@@ -24,7 +24,7 @@ from downstream.detection.model.timm_backbone import (
 from downstream.detection.weights.backbone import Backbone, read_backbone
 from downstream.detection.weights.forward_check import TOLERANCE, check_forward, detector_features
 from downstream.detection.weights.weight_check import check_config, check_tensors, load_backbone
-from downstream.results import read_result
+from downstream.results.result import read_result
 from pretrain.core.errors import InputError
 from pretrain.export import export
 from pretrain.export.features import LAYERS, probe, timm_features

@@ -17,12 +17,12 @@ import torch
 from toy_detection import Toy
 
 import hcl
-from downstream.compare.collect import collect
 from downstream.detection.coco.sets import registered
 from downstream.detection.coco.transfer_sets import read_set
 from downstream.detection.model.config import TRAIN, VAL, adapt, load_config
 from downstream.detection.run.checkpoints import Checkpointer, read_trained
-from downstream.results import read_result
+from downstream.results.collect import collect
+from downstream.results.result import read_result
 
 ROOT = Path(hcl.__file__).parent
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from downstream.analysis.record import FILE_NAME as ANALYSIS
-from downstream.results import FILE_NAME, Result, read_result
+from downstream.results.analysis_record import FILE_NAME as ANALYSIS
+from downstream.results.result import FILE_NAME, Result, read_result
 from pretrain.core.errors import InputError
 from pretrain.core.run_files import CONFIG, METRICS, RECORD
 

@@ -13,23 +13,23 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from downstream.compare.bootstrap import (
+from downstream.compare.bootstrap import sampled
+from downstream.compare.matches import match
+from downstream.detection.coco.backends import available
+from downstream.detection.coco.evaluate import KINDS, METRICS, evaluate
+from downstream.results.collect import Collection, Measured
+from downstream.results.protocols import metric_of
+from downstream.results.resampling import (
     Array,
     Difference,
     average,
     difference,
     holm,
     interval,
-    sampled,
     weights_of,
 )
-from downstream.compare.collect import Collection, Measured
-from downstream.compare.matches import match
-from downstream.compare.protocols import metric_of
-from downstream.compare.sheets import MISSING, Cell, Sheet
-from downstream.compare.table import FLOOR
-from downstream.detection.coco.backends import available
-from downstream.detection.coco.evaluate import KINDS, METRICS, evaluate
+from downstream.results.table import FLOOR
+from downstream.results.text_table import MISSING, Cell, Sheet
 from pretrain.core.errors import InputError
 from pretrain.core.files import sha256
 

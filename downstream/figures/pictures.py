@@ -1,4 +1,4 @@
-"""Pictures inside the page: shrunk until all of them together fit the budget."""
+"""Pictures and figures inside a page, as data URIs that fit a budget."""
 
 from __future__ import annotations
 
@@ -10,8 +10,13 @@ from pathlib import Path
 
 from PIL import Image
 
+from downstream.results.analysis_record import FigureRecord
+
 BUDGET = 6 * 2**20
 """Bytes of all encoded pictures together, before base64 adds a third."""
+
+# A larger figure goes into pages as JPEG.
+_VECTOR_BYTES = 2**19
 
 # Longest side in px and JPEG quality, best first.
 _LADDER = ((1000, 85), (800, 82), (640, 80), (480, 75), (360, 70), (240, 60))
@@ -45,6 +50,24 @@ def inline(paths: Sequence[Path], budget: int = BUDGET) -> dict[Path, Picture]:
             break
         kept[path] = picture
     return kept
+
+
+def embedded(record: FigureRecord, folder: Path) -> str | None:
+    """The figure as a data URI: the SVG, or where that is large or missing the PNG as JPEG.
+
+    Only files inside the folder are taken; None where there is none.
+    """
+    svg, png = (_inside(folder, name) for name in (record.svg, record.png))
+    if svg is not None and svg.stat().st_size <= _VECTOR_BYTES:
+        data = base64.b64encode(svg.read_bytes()).decode("ascii")
+        return f"data:image/svg+xml;base64,{data}"
+    picture = None if png is None else inline([png], _VECTOR_BYTES).get(png)
+    return None if picture is None else picture.uri
+
+
+def _inside(folder: Path, name: str) -> Path | None:
+    path = (folder / name).resolve()
+    return path if path.is_relative_to(folder.resolve()) and path.is_file() else None
 
 
 def _encode_all(paths: Sequence[Path], side: int, quality: int) -> dict[Path, Picture]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from downstream.compare.collect import Measured
+from downstream.results.collect import Measured
 from pretrain.core.run_files import CONFIG
 from pretrain.core.settings import Settings, parse
 

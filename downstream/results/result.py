@@ -26,7 +26,7 @@ class Result(Settings):
             ``recall/backbone/euclidean@1`` in [0, 1].
         protocol: settings that must agree for two results to be comparable, never the seed. Of a
             detector ``model``, ``head``, ``norm`` and ``input`` may be said here in the words of
-            ``downstream.compare.protocols``; else they are read from ``config.yaml`` beside it.
+            ``downstream.results.protocols``; else they are read from ``config.yaml`` beside it.
         provenance: command, code version, weights' sha256, data fingerprint, machine, seconds;
             ``world``, the number of processes (1 where it is not said); ``val.annotations`` of a
             detector's test set; ``seconds`` of its training, an iteration and evaluation.

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from downstream.compare.collect import Collection
-from downstream.compare.protocols import measured_on, protocol_of
-from downstream.compare.sheets import MISSING, Cell, Sheet
+from downstream.results.collect import Collection
+from downstream.results.protocols import measured_on, protocol_of
+from downstream.results.text_table import MISSING, Cell, Sheet
 from pretrain.core.text import flat
 
 

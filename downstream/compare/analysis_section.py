@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib import resources
 from pathlib import Path
 
-from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from downstream.analysis.draw import embedded
-from downstream.analysis.record import FILE_NAME, AnalysisRecord, read_record
+from downstream.figures.pages import render_template
+from downstream.figures.pictures import embedded
+from downstream.results.analysis_record import FILE_NAME, AnalysisRecord, read_record
 
 BUDGET = 8 * 2**20
 """Characters of all figures together; what goes beyond is named, not shown."""
@@ -44,9 +43,7 @@ def section(items: Sequence[Path]) -> Markup:
             room -= len(uri)
             figures.append((figure, uri))
         shown.append((record, folder, figures, left_out))
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    source = resources.files("downstream.compare").joinpath("analyses.html.j2")
-    template = environment.from_string(source.read_text(encoding="utf-8"))
-    return Markup(template.render(analyses=shown)) if shown else Markup()
+    if not shown:
+        return Markup()
+    text = render_template("downstream.compare", "analysis_section.html.j2", analyses=shown)
+    return Markup(text)

@@ -8,7 +8,7 @@ from typing import Literal
 import yaml
 from pydantic import field_validator, model_validator
 
-from downstream.compare.protocols import TransferProtocol
+from downstream.results.protocols import TransferProtocol
 from pretrain.core.errors import InputError
 from pretrain.core.settings import Settings, parse
 
@@ -120,7 +120,7 @@ def load(text: str | None = None) -> Published:
     """
     if text is not None:
         return _parse(text, FILES[0])
-    package = resources.files("downstream.compare")
+    package = resources.files("downstream.results")
     parts = [_parse(package.joinpath(name).read_text(encoding="utf-8"), name) for name in FILES]
     return Published(
         benchmarks={name: one for part in parts for name, one in part.benchmarks.items()},

@@ -1,0 +1,1 @@
+"""Figures and pages: one look, one template environment, pictures as data URIs."""

@@ -1,0 +1,1 @@
+"""What was measured: result files, published numbers, and the tables made of them."""
