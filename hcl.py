@@ -2,67 +2,145 @@
 
 from __future__ import annotations
 
-import importlib
 import sys
 
-COMMANDS = {
-    # name: (module with `main(argv) -> int`, what it does)
-    "data": ("pretrain.datasets.cli", "make, check and look at data sets"),
-    "pretrain": ("pretrain.__main__", "self-supervised pretraining"),
-    "correspond": ("pretrain.correspondence.cli", "ORL: regions that match across images"),
-    "export": ("pretrain.export", "a backbone verified to compute the same function"),
-    "detect": ("downstream.detection.cli", "detectron2 fine-tuning and COCO AP"),
-    "probe": ("downstream.probe.cli", "linear and k-NN classification with frozen features"),
-    "retrieve": ("downstream.retrieval.cli", "Recall@K, Euclidean and hyperbolic; metric learning"),
-    "analyze": ("downstream.analysis.cli", "hard negatives, hyperbolicity, norms, sweeps"),
-    "compare": ("downstream.compare.cli", "table and report of several runs"),
-    "presets": ("slurm.presets", "the configurations that come with the project"),
-    "explain": ("slurm.explain", "what a setting means, its default, which presets set it"),
-    "pipeline": ("slurm.cli", "several of these commands in order, each once"),
-    "submit": ("slurm.submit", "any of these commands as a job of a cluster"),
-    "status": ("slurm.watch", "jobs: where they stand, and why they restarted"),
-    "cancel": ("slurm.cancel", "end jobs; a run saves first"),
-    "logs": ("slurm.logs", "what a job has said"),
-}
+from pretrain.core.command import Entry, Group
 
+_PREPARE = "pretrain.datasets.commands.prepare"
+_RETRIEVAL_SETS = "downstream.retrieval.datasets.prepare"
+_ANALYSES = "downstream.analysis.cli"
 
-def usage() -> str:
-    """The text of ``hcl --help``."""
-    lines = ["usage: hcl COMMAND ...   (hcl COMMAND --help says more)", ""]
-    width = max(map(len, COMMANDS))
-    lines += [f"  {name:<{width}}  {what}" for name, (_, what) in COMMANDS.items()]
-    return "\n".join(lines)
+PREPARE = Group(
+    "a known set: archives or folders, indexed",
+    {
+        "coco": Entry(_PREPARE, "COCO 2017, or any file of its format", "coco"),
+        "lvis": Entry(_PREPARE, "LVIS v1, on COCO's images", "lvis"),
+        "openimages": Entry(_PREPARE, "OpenImages V4 to V7 boxes", "openimages"),
+        "voc": Entry(_PREPARE, "Pascal VOC 2007 and 2012, or data in its form", "voc"),
+        "ohms": Entry(_PREPARE, "the official dictionaries of HCL's subset of OpenImages", "ohms"),
+        "folder": Entry(_PREPARE, "any folder of images, without boxes", "folder"),
+        "miniplaces": Entry(
+            "pretrain.datasets.commands.miniplaces", "100 kinds of scenes, objects in some"
+        ),
+        "scenes": Entry("pretrain.datasets.commands.scenes", "the same as hcl data scenes"),
+        "cub": Entry(_RETRIEVAL_SETS, "CUB-200-2011, to fine-tune for retrieval", "cub"),
+        "cars": Entry(_RETRIEVAL_SETS, "Cars-196, likewise", "cars"),
+        "sop": Entry(_RETRIEVAL_SETS, "Stanford Online Products, likewise", "sop"),
+        "inshop": Entry(_RETRIEVAL_SETS, "In-Shop Clothes Retrieval, likewise", "inshop"),
+        "grocery": Entry(_RETRIEVAL_SETS, "Grocery Store Dataset, likewise", "grocery"),
+    },
+    purpose="Make an index of a data set, or check one of metric learning.",
+)
+
+DATA = Group(
+    "make, check and look at data sets",
+    {
+        "prepare": PREPARE,
+        "check": Entry("pretrain.datasets.commands.check", "read every image and box of an index"),
+        "show": Entry("pretrain.show", "a contact sheet of what a run sees of an index"),
+        "stats": Entry("pretrain.datasets.commands.stats", "counts, sizes and classes of an index"),
+        "propose": Entry(
+            "pretrain.datasets.commands.propose", "an index with boxes for images without"
+        ),
+        "pack": Entry(
+            "pretrain.datasets.commands.pack", "images decoded and shrunk once, for training"
+        ),
+        "select": Entry(
+            "pretrain.datasets.commands.select", "an index of the images of several classes"
+        ),
+        "scenes": Entry(
+            "pretrain.datasets.commands.scenes", "generate scenes of many objects from a seed"
+        ),
+        "crops": Entry(
+            "downstream.retrieval.datasets.crop_folder", "objects as a folder of class folders"
+        ),
+    },
+    purpose="Make, check and look at data sets.",
+)
+
+RETRIEVE = Group(
+    "Recall@K, Euclidean and hyperbolic; metric learning",
+    {
+        "train": Entry("downstream.retrieval.finetune.train_cli", "fine-tune for retrieval"),
+        "eval": Entry("downstream.retrieval.finetune.eval_cli", "evaluate a fine-tuned network"),
+    },
+    default=Entry("downstream.retrieval.cli", "Recall@K of object crops"),
+)
+
+CORRESPOND = Group(
+    "ORL: regions that match across images",
+    {"show": Entry("pretrain.correspondence.show", "a picture of matched regions")},
+    default=Entry("pretrain.correspondence.cli", "a table of pairs"),
+)
+
+ANALYZE = Group(
+    "hard negatives, hyperbolicity, norms, sweeps",
+    {
+        "hard-negatives": Entry(
+            _ANALYSES,
+            "which negatives a loss weighs, and whether two models agree",
+            "hard-negatives",
+        ),
+        "delta": Entry(
+            _ANALYSES, "how like a tree embeddings are, and the curvature that would fit", "delta"
+        ),
+        "norms": Entry(
+            _ANALYSES, "norms of embeddings and distances from the center of the ball", "norms"
+        ),
+        "sweep": Entry(_ANALYSES, "a metric of finished runs over one of their settings", "sweep"),
+    },
+)
+
+COMMANDS = Group(
+    "",
+    {
+        "data": DATA,
+        "pretrain": Entry("pretrain.__main__", "self-supervised pretraining"),
+        "correspond": CORRESPOND,
+        "export": Entry("pretrain.export", "a backbone verified to compute the same function"),
+        "detect": Entry("downstream.detection.cli", "detectron2 fine-tuning and COCO AP"),
+        "probe": Entry(
+            "downstream.probe.cli", "linear and k-NN classification with frozen features"
+        ),
+        "retrieve": RETRIEVE,
+        "analyze": ANALYZE,
+        "compare": Entry("downstream.compare.cli", "table and report of several runs"),
+        "presets": Entry("slurm.presets", "the configurations that come with the project"),
+        "explain": Entry("slurm.explain", "what a setting means, its default, presets that set it"),
+        "pipeline": Entry("slurm.cli", "several of these commands in order, each once"),
+        "submit": Entry("slurm.submit", "any of these commands as a job of a cluster"),
+        "status": Entry("slurm.watch", "jobs: where they stand, and why they restarted"),
+        "cancel": Entry("slurm.cancel", "end jobs; a run saves first"),
+        "logs": Entry("slurm.logs", "what a job has said"),
+    },
+)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; the user's own mistakes end in a line or two and status 2."""
-    arguments = sys.argv[1:] if argv is None else argv
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print(usage())
-        return 0
-    name, rest = arguments[0], arguments[1:]
-    if name == "--version":
+    words = sys.argv[1:] if argv is None else argv
+    if not words:
+        words = ["--help"]
+    if words[0] == "--version":
         from pretrain import __version__
 
         print(__version__)
         return 0
-    if name not in COMMANDS:
-        from pretrain.core.text import suggest
-
-        hint = suggest(name, COMMANDS, f"commands: {', '.join(COMMANDS)}", prefix="hcl ")
-        print(f"hcl: unknown command '{name}'; {hint}", file=sys.stderr)
-        return 2
+    if words[0] in ("-h", "--help"):
+        print(COMMANDS.help(""))
+        return 0
+    name = f"hcl {words[0]}" if words[0] in COMMANDS.commands else "hcl"
     from pretrain.core.errors import InputError
 
     try:
-        status: int = importlib.import_module(COMMANDS[name][0]).main(rest)
+        command, rest = COMMANDS.find(words)
+        return command.main(rest)
     except InputError as error:
-        print(f"hcl {name}: {error}", file=sys.stderr)
+        print(f"{name}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(f"hcl {name}: interrupted", file=sys.stderr)
+        print(f"{name}: interrupted", file=sys.stderr)
         return 130
-    return status
 
 
 if __name__ == "__main__":

@@ -46,7 +46,7 @@ from torch.optim.optimizer import (
     register_optimizer_step_pre_hook,
 )
 
-from pretrain.__main__ import main as pretrain_command
+from pretrain.__main__ import COMMAND as PRETRAIN
 from pretrain.geometry import poincare
 from pretrain.losses import hyperbolic_info_nce
 from pretrain.losses.stats import ball_stats, logit_stats
@@ -194,7 +194,7 @@ def one(name: str, output: Path, scenes: Path, steps: int) -> int:
         "train.precision": precision,
         "train.steps": steps,
     }
-    status = pretrain_command(
+    status = PRETRAIN.main(
         ["quickstart", *(f"{key}={json.dumps(value)}" for key, value in values.items())]
     )
     (output / "watch.json").write_text(json.dumps(watch.seen))

@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import argparse
 import logging
-import math
 import sys
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any
 
+from pretrain.core.arguments import positive, positive_int
+from pretrain.core.command import Command, ConfigKind
 from pretrain.core.exit_status import STOPPED
 
 if TYPE_CHECKING:
     from pretrain.config import RunSettings
 
-Number = TypeVar("Number", int, float)
 
-
-def main(argv: list[str]) -> int:
+def run(arguments: argparse.Namespace) -> int:
     """Train; returns 0 when finished, 75 when a signal stopped a run that can be continued."""
-    arguments = parser().parse_intermixed_args(argv)
     from pretrain.config import load_settings
     from pretrain.core.config import dump_yaml
 
@@ -41,7 +39,7 @@ def main(argv: list[str]) -> int:
         distributed.process_group(settings.train.device) as world,
         held(Path(settings.output), world, "another run is at work here"),
     ):
-        command = ["hcl", "pretrain", *argv]
+        command = arguments.command_line
         try:
             outcome = Trainer(settings, world, command, fresh=arguments.fresh).fit()
         except NonFiniteLossError as error:
@@ -73,13 +71,8 @@ def _dry_run(settings: RunSettings, arguments: argparse.Namespace) -> int:
     return 0
 
 
-def parser() -> argparse.ArgumentParser:
-    """The options of the command."""
-    parser = argparse.ArgumentParser(
-        prog="hcl pretrain",
-        description="Self-supervised pretraining. Run again to resume; torchrun or srun for many "
-        "processes.",
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
     parser.add_argument("config", help="a YAML file, or a preset's name")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="as in optim.lr=0.1")
     parser.add_argument(
@@ -94,40 +87,47 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="print data, views, networks, memory and schedule, and stop",
     )
+    dry.add_argument("--images-per-s", type=positive, metavar="N", help="speed, for the duration")
     dry.add_argument(
-        "--images-per-s", type=_positive(float), metavar="N", help="speed, for the duration"
-    )
-    dry.add_argument(
-        "--images", type=_positive(int), metavar="N", help="images, where the data is not here"
+        "--images", type=positive_int, metavar="N", help="images, where the data is not here"
     )
     dry.add_argument(
         "--processes",
-        type=_positive(int),
+        type=positive_int,
         metavar="N",
         default=1,
         help="processes of the run (default: 1)",
     )
     dry.add_argument("--json", action="store_true", help="print the plan as JSON")
-    return parser
 
 
-def _positive(kind: Callable[[str], Number]) -> Callable[[str], Number]:
-    """An argument's type: a number above zero."""
+def _output_of(config: str, overrides: Sequence[str]) -> str:
+    from pretrain.config import load_settings
 
-    def read(text: str) -> Number:
-        value = kind(text)
-        if not 0 < value < math.inf:
-            raise argparse.ArgumentTypeError(f"'{text}' is not above zero")
-        return value
+    return load_settings(config, overrides).output
 
-    return read
+
+def _read(path: Path) -> dict[str, Any]:
+    from pretrain.config import read_values
+
+    return read_values(path)
+
+
+COMMAND = Command(
+    "pretrain",
+    "Self-supervised pretraining. Run again to resume; torchrun or srun for many processes.",
+    add_arguments,
+    run,
+    config=ConfigKind("pretrain", _output_of, _read),
+    saves_on_stop=True,
+)
 
 
 if __name__ == "__main__":
     from pretrain.core.errors import InputError
 
     try:
-        sys.exit(main(sys.argv[1:]))
+        sys.exit(COMMAND.main(sys.argv[1:]))
     except InputError as error:
         print(f"pretrain: {error}", file=sys.stderr)
         sys.exit(2)

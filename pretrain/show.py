@@ -5,19 +5,14 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from pretrain.core.command import Command
 from pretrain.core.errors import InputError
 
 MAX_ROWS = 200
 
 
-def main(argv: list[str]) -> int:
-    """Run ``hcl data show ...``."""
-    parser = argparse.ArgumentParser(
-        prog="hcl data show",
-        description="Write a PNG of what a run of this configuration sees: images with their boxes "
-        "and the windows of all crops, the crops as cut and as augmented. Rows whose image had too "
-        "few boxes are marked.",
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
     parser.add_argument("index", metavar="INDEX", type=Path, help="folder of the index")
     parser.add_argument(
         "--config", required=True, metavar="C", help="configuration of pretraining: file or preset"
@@ -34,10 +29,10 @@ def main(argv: list[str]) -> int:
         "overrides", nargs="*", metavar="key=value", help="changes to the configuration"
     )
     # Overrides may stand anywhere, not only next to INDEX.
-    return _show(parser.parse_intermixed_args(argv))
 
 
-def _show(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> int:
+    """Run ``hcl data show ...``."""
     from pretrain.config import load_settings
     from pretrain.data.contact_sheet import sample, sheet
     from pretrain.data.index import Index
@@ -112,3 +107,13 @@ def _rows(text: str, count: int) -> list[int]:
     if len(rows) > MAX_ROWS:
         raise InputError(f"--rows: at most {MAX_ROWS}")
     return rows
+
+
+COMMAND = Command(
+    "data show",
+    "Write a PNG of what a run of this configuration sees: images with their boxes "
+    "and the windows of all crops, the crops as cut and as augmented. Rows whose image had too "
+    "few boxes are marked.",
+    add_arguments,
+    run,
+)

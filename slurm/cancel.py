@@ -8,19 +8,19 @@ import os
 import signal
 from pathlib import Path
 
+from pretrain.core.command import Command
 from pretrain.core.errors import InputError
 from slurm.chosen import add_jobs, chosen_jobs, try_queue
 
 
-def main(argv: list[str]) -> int:
-    """Run ``hcl cancel``."""
-    parser = argparse.ArgumentParser(
-        prog="hcl cancel",
-        description="End jobs. A run that is at work saves first, and can be submitted again.",
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
     add_jobs(parser)
     parser.add_argument("--all", action="store_true", help="all that have not ended")
-    arguments = parser.parse_args(argv)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run ``hcl cancel``."""
     if not arguments.jobs and not arguments.all:
         raise InputError("name jobs, or --all")
     from slurm.queue import cancel
@@ -52,3 +52,12 @@ def _end_local(pid: int) -> None:
     for one in [pid, *map(int, children)]:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.kill(one, signal.SIGTERM)
+
+
+COMMAND = Command(
+    "cancel",
+    "End jobs. A run that is at work saves first, and can be submitted again.",
+    add_arguments,
+    run,
+    for_jobs=False,
+)

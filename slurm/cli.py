@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
+from pretrain.core.command import Command
 from pretrain.core.errors import InputError
 from pretrain.core.locks import alone_in
 
@@ -22,9 +23,8 @@ SHOWN = 3
 BUSY = "another `hcl pipeline` is running here"
 
 
-def main(argv: list[str]) -> int:
+def run(arguments: argparse.Namespace) -> int:
     """Run a pipeline; 0 finished, 1 a step failed, 75 stopped by a signal, 2 the user's mistake."""
-    arguments = _parser().parse_intermixed_args(argv)
     if arguments.cluster is None and (arguments.profile or arguments.wait):
         raise InputError(f"{'--set' if arguments.profile else '--wait'}: goes with --cluster NAME")
     from slurm.cluster import choose_cluster
@@ -160,13 +160,8 @@ def _graph(pipeline: Pipeline) -> list[str]:
     return lines
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="hcl pipeline",
-        description="Run the steps of a file in order on this machine, or submit them as "
-        "jobs. Run again to continue: what has finished and has not changed is left alone. The "
-        "state is in OUTPUT/pipeline.json.",
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
     parser.add_argument("pipeline", metavar="FILE", help="a YAML file, or a preset's name")
     parser.add_argument(
         "overrides", nargs="*", metavar="key=value", help="other values for the file's variables"
@@ -193,4 +188,14 @@ def _parser() -> argparse.ArgumentParser:
         help="another value of the profile; may be repeated",
     )
     there.add_argument("--wait", action="store_true", help="until all jobs have ended")
-    return parser
+
+
+COMMAND = Command(
+    "pipeline",
+    "Run the steps of a file in order on this machine, or submit them as "
+    "jobs. Run again to continue: what has finished and has not changed is left alone. The "
+    "state is in OUTPUT/pipeline.json.",
+    add_arguments,
+    run,
+    for_jobs=False,
+)

@@ -4,25 +4,11 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import functools
-import importlib
-import importlib.util
 import io
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Sequence
 
+from pretrain.core.command import Command
 from pretrain.core.errors import InputError
-from pretrain.core.presets import find_config
-
-OUTER = ("presets", "explain", "pipeline", "submit", "status", "cancel", "logs")
-"""Commands about other commands: no step or job of their own."""
-
-
-class _ParsedError(Exception):
-    """A command has come as far as its options; not an error of anybody's."""
-
-    def __init__(self, found: argparse.Namespace) -> None:
-        self.found = found
 
 
 def check_command(words: Sequence[str]) -> str | None:
@@ -34,84 +20,46 @@ def check_command(words: Sequence[str]) -> str | None:
     Raises:
         InputError: no such command, wrong options, or wrong settings.
     """
-    from hcl import COMMANDS
-
-    if not words or words[0] not in COMMANDS or words[0] in OUTER:
-        known = ", ".join(name for name in COMMANDS if name not in OUTER)
-        raise InputError(
-            f"no command 'hcl {' '.join(words[:1])}' for a job or step; one of {known}"
-        )
-    found = parsed(words)
-    if found is None:
+    command, arguments = read_words(words)
+    if command is None or arguments is None or command.config is None:
         return None
-    if words[0] == "pretrain":
-        from pretrain.config import load_settings
-
-        return load_settings(found.config, found.overrides).output
-    if tuple(words[:2]) == ("retrieve", "train"):
-        from downstream.retrieval.finetune.config import load_settings as load_finetuning
-
-        return load_finetuning(found.config, found.overrides).output
-    if words[0] == "detect":
-        _check_detection(found.config, tuple(found.overrides))
-    return None
+    return command.config.check(arguments.config, arguments.overrides)
 
 
-def parsed(words: Sequence[str]) -> argparse.Namespace | None:
-    """What a command makes of its options; None where it is asked for help.
-
-    Every command reads its options first and imports and works afterwards. So it is called, and
-    left as soon as its parser has read them: the parser need not be known here.
+def find(words: Sequence[str]) -> tuple[Command, list[str]]:
+    """The command of these words, and those that follow its name.
 
     Raises:
-        InputError: it refuses them.
+        InputError: no such command, or none for a job.
+        SystemExit: help was asked for, and printed.
     """
     from hcl import COMMANDS
 
-    name, *rest = words
+    if words and words[0] in COMMANDS.commands:
+        command, rest = COMMANDS.find(words)
+        if command.for_jobs:
+            return command, rest
+    known = ", ".join(
+        dict.fromkeys(
+            name.partition(" ")[0] for name, entry in COMMANDS.walk() if entry.load().for_jobs
+        )
+    )
+    raise InputError(f"no command 'hcl {' '.join(words[:1])}' for a job or step; one of {known}")
+
+
+def read_words(words: Sequence[str]) -> tuple[Command | None, argparse.Namespace | None]:
+    """A command and its arguments; None where it is asked for help.
+
+    Raises:
+        InputError: no such command, or wrong options.
+    """
     said = io.StringIO()
     try:
-        with _only_parsing(), contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
-            importlib.import_module(COMMANDS[name][0]).main(rest)
-    except _ParsedError as end:
-        return end.found
+        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
+            command, rest = find(words)
+            return command, command.parse(rest)
     except SystemExit as end:
         if not end.code:
-            return None
+            return None, None
         last = said.getvalue().strip().rpartition("\n")[2]
         raise InputError(f"wrong options: {last}") from None
-    raise AssertionError(f"hcl {name} has read no options")
-
-
-@contextlib.contextmanager
-def _only_parsing() -> Iterator[None]:
-    """Whoever has parsed a whole command line here is interrupted."""
-
-    def ending(method: Callable[..., argparse.Namespace]) -> Callable[..., argparse.Namespace]:
-        @functools.wraps(method)
-        def call(*arguments: Any, **named: Any) -> argparse.Namespace:
-            raise _ParsedError(method(*arguments, **named))
-
-        return call
-
-    kept = {name: getattr(argparse.ArgumentParser, name) for name in _WHOLE}
-    for name, method in kept.items():
-        setattr(argparse.ArgumentParser, name, ending(method))
-    try:
-        yield
-    finally:
-        for name, method in kept.items():
-            setattr(argparse.ArgumentParser, name, method)
-
-
-_WHOLE = ("parse_args", "parse_intermixed_args")
-
-
-@functools.cache
-def _check_detection(name: str, overrides: tuple[str, ...]) -> None:
-    """The keys and types of a detector's config, where detectron2 is there to know them."""
-    path = find_config(name, "detection")
-    if importlib.util.find_spec("detectron2") is not None:
-        from downstream.detection.model.config import load_config
-
-        load_config(path, overrides)

@@ -17,6 +17,7 @@ import yaml
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from pretrain.core.command import Command
 from pretrain.core.errors import InputError
 from pretrain.core.presets import configs_root
 
@@ -230,18 +231,16 @@ def explain(kind: str, key: str, settings: list[Setting]) -> str:
 KINDS = ("pretrain", "retrieval", "cluster")
 
 
-def main(argv: list[str]) -> int:
-    """Run ``hcl explain ...``."""
-    parser = argparse.ArgumentParser(
-        prog="hcl explain",
-        description="What a setting means, its default and range, and which presets set it to "
-        "what. A section, such as optim, lists its settings.",
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
     parser.add_argument("key", metavar="KEY", help="such as optim.lr")
     parser.add_argument(
         "--kind", choices=KINDS, help="of pretraining, metric learning or a cluster (default: all)"
     )
-    arguments = parser.parse_args(argv)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run ``hcl explain ...``."""
     kinds = (arguments.kind,) if arguments.kind else KINDS
     known = {kind: settings_of(kind) for kind in kinds}
     found = [
@@ -268,3 +267,13 @@ def _nearest(key: str, known: Mapping[str, Mapping[str, Any]]) -> str:
         return "did you mean " + " or ".join(f"'{name}'" for name in near) + "?"
     top = dict.fromkeys(name.split(".", maxsplit=1)[0] for name in keys)
     return f"sections and settings at the top: {', '.join(top)}"
+
+
+COMMAND = Command(
+    "explain",
+    "What a setting means, its default and range, and which presets set it to "
+    "what. A section, such as optim, lists its settings.",
+    add_arguments,
+    run,
+    for_jobs=False,
+)

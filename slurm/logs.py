@@ -8,18 +8,19 @@ import time
 from collections import Counter
 from pathlib import Path
 
+from pretrain.core.command import Command
 from slurm.chosen import add_jobs, chosen_jobs, try_queue
 
 
-def main(argv: list[str]) -> int:
-    """Run ``hcl logs``."""
-    parser = argparse.ArgumentParser(
-        prog="hcl logs", description="What the tasks of a job have said; restarts are appended."
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
     add_jobs(parser)
     parser.add_argument("-f", "--follow", action="store_true", help="go on until the job ends")
     parser.add_argument("--rank", type=int, metavar="R", help="this task only (default: all)")
-    arguments = parser.parse_args(argv)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run ``hcl logs``."""
     job = chosen_jobs(arguments)[-1]  # the newest of its name
     from slurm.status import ENDED, look
 
@@ -43,3 +44,12 @@ def main(argv: list[str]) -> int:
     if not read:
         print("hcl logs: nothing yet", file=sys.stderr)
     return 0
+
+
+COMMAND = Command(
+    "logs",
+    "What the tasks of a job have said; restarts are appended.",
+    add_arguments,
+    run,
+    for_jobs=False,
+)

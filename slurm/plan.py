@@ -13,16 +13,9 @@ from pretrain.core.files import sha256
 from pretrain.core.presets import find_config
 from pretrain.core.settings import parse
 from slurm.cluster import ClusterSettings
-from slurm.commands import check_command, parsed
+from slurm.commands import check_command, read_words
 from slurm.graph import Pipeline, Step
 from slurm.state import Record
-
-PRESETS = {
-    ("pretrain",): "pretrain",
-    ("detect",): "detection",
-    ("retrieve", "train"): "retrieval",
-}
-"""Commands that read a configuration, and the folder of its presets."""
 
 
 def check_commands(pipeline: Pipeline) -> None:
@@ -52,18 +45,14 @@ def files_of(step: Step) -> dict[str, str]:
 
 def _config(step: Step) -> tuple[str, str] | None:
     """The word that names a configuration, and a hash: of its values, or of a detector's file."""
-    kinds = [kind for words, kind in PRESETS.items() if step.words[: len(words)] == words]
-    found = parsed(step.words) if kinds else None
-    if found is None:
+    command, arguments = read_words(step.words)
+    if command is None or arguments is None or command.config is None:
         return None
-    path, name = find_config(found.config, kinds[0]), str(found.config)
-    if kinds[0] == "detection":
+    name = str(arguments.config)
+    path = find_config(name, command.config.presets)
+    if command.config.read is None:
         return name, sha256(path)
-    if kinds[0] == "retrieval":
-        from downstream.retrieval.finetune.config import read_values
-    else:
-        from pretrain.config import read_values
-    values = read_values(path)
+    values = command.config.read(path)
     return name, hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 

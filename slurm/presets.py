@@ -9,6 +9,7 @@ import sys
 import textwrap
 from pathlib import Path
 
+from pretrain.core.command import Command
 from pretrain.core.presets import configs_root
 
 KINDS = {
@@ -31,16 +32,14 @@ def summary(file: Path) -> str:
     return re.split(r"(?<!\bal)\.\s+(?=[A-Z`])", " ".join(lines), maxsplit=1)[0].rstrip(".:")
 
 
-def main(argv: list[str]) -> int:
-    """Run ``hcl presets ...``."""
-    parser = argparse.ArgumentParser(
-        prog="hcl presets",
-        description="List the configurations that come with the project. A command takes the name "
-        "of one in the place of a file; `hcl pretrain NAME --print-config` shows all of its "
-        "settings.",
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
     parser.add_argument("kind", nargs="?", choices=list(KINDS), help="default: all kinds")
-    chosen = parser.parse_args(argv).kind
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run ``hcl presets ...``."""
+    chosen = arguments.kind
     # Whole sentences where a program or a pager reads them.
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 10_000
     for kind in [chosen] if chosen else KINDS:
@@ -51,3 +50,14 @@ def main(argv: list[str]) -> int:
             text = textwrap.shorten(summary(file), max(20, width - column), placeholder=" ...")
             print(f"  {file.stem:<{column - 2}}{text}")
     return 0
+
+
+COMMAND = Command(
+    "presets",
+    "List the configurations that come with the project. A command takes the name "
+    "of one in the place of a file; `hcl pretrain NAME --print-config` shows all of its "
+    "settings.",
+    add_arguments,
+    run,
+    for_jobs=False,
+)

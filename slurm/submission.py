@@ -17,15 +17,13 @@ import yaml
 from pretrain.core.errors import InputError
 from pretrain.core.files import write_text
 from slurm.cluster import ClusterSettings
-from slurm.commands import check_command, parsed
+from slurm.commands import check_command, read_words
 from slurm.job import LOGS, Job, Spec, plain
 from slurm.queue import outside_of_jobs
 from slurm.snapshot import snapshot
 from slurm.task import Task
 
 CODE = "code"
-KEPT = (("pretrain",), ("retrieve", "train"))
-"""Commands whose configuration file is kept as it is at submission."""
 
 
 def prepare(
@@ -47,20 +45,18 @@ def _keep_config(words: tuple[str, ...], folder: Path) -> tuple[str, ...]:
 
     A detector's stays where it is: its protocol goes by the file's name.
     """
-    command = next((known for known in KEPT if words[: len(known)] == known), None)
-    options = None if command is None else parsed(words)
-    if command is None or options is None or not Path(options.config).is_file():
+    command, arguments = read_words(words)
+    if command is None or arguments is None or command.config is None or not command.config.read:
+        return words
+    config = str(arguments.config)
+    if not Path(config).is_file():
         return words  # a preset is part of the code
-    config = str(options.config)
-    if command == ("pretrain",):
-        from pretrain.config import read_values
-    else:
-        from downstream.retrieval.finetune.config import read_values
-    text = yaml.safe_dump(read_values(Path(config)), sort_keys=False, allow_unicode=True)
+    values = command.config.read(Path(config))
+    text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]
     target = folder / f"{plain(Path(config).stem)}-{digest}.yaml"
     write_text(target, text)
-    place = words.index(config, len(command))
+    place = words.index(config, len(command.name.split()))
     return (*words[:place], str(target), *words[place + 1 :])
 
 

@@ -6,19 +6,19 @@ import argparse
 import shlex
 import sys
 
+from pretrain.core.command import Command
 
-def main(argv: list[str]) -> int:
-    """Run ``hcl submit``: 0 submitted; with ``--cluster debug`` the command's own status."""
-    parser = argparse.ArgumentParser(
-        prog="hcl submit",
-        description="Run any other command as a job. Its words arrive as they are, and it runs "
-        "the code of this moment. hcl status, hcl logs and hcl cancel take it from there.",
-    )
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
     add_cluster(parser)
     parser.add_argument("--name", help="of the job (default: after the command and its run)")
     parser.add_argument("--dry-run", action="store_true", help="print the request and stop")
     parser.add_argument("words", nargs=argparse.REMAINDER, metavar="COMMAND ...")
-    arguments = parser.parse_args(argv)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run ``hcl submit``: 0 submitted; with ``--cluster debug`` the command's own status."""
     words = arguments.words[1:] if arguments.words[:1] == ["--"] else arguments.words
     from slurm.cluster import choose_cluster
     from slurm.queue import check_reachable
@@ -60,3 +60,13 @@ def add_cluster(parser: argparse.ArgumentParser) -> None:
         metavar="key=value",
         help="another value of the profile, as in nodes=2; may be repeated",
     )
+
+
+COMMAND = Command(
+    "submit",
+    "Run any other command as a job. Its words arrive as they are, and it runs "
+    "the code of this moment. hcl status, hcl logs and hcl cancel take it from there.",
+    add_arguments,
+    run,
+    for_jobs=False,
+)

@@ -21,14 +21,13 @@ from typing import IO
 
 from pretrain.core.exit_status import STOPPED
 from slurm import queue
+from slurm.commands import find
 from slurm.job import Job
 
 SIGNALS = (signal.SIGUSR2, signal.SIGTERM)
 PULSE_S = 10
 LOST = ("Connection closed by peer", "Connection reset by peer", "ncclRemoteError")
 LOST_S = 10
-SAVING = (("pretrain",), ("retrieve", "train"))
-"""Commands that save when they are told to stop; others are ended, and begin again later."""
 GRACE_S = 1800
 """How long a job that has saved waits for a controller that does not answer."""
 MEMORY = ("out of memory", "MemoryError", "can't allocate memory", "Cannot allocate memory")
@@ -58,6 +57,8 @@ class _Run:
         import submitit
 
         self.job, self.spec = job, job.spec()
+        # Other commands are ended, and begin again later.
+        self.saves = find(self.spec.words)[0].saves_on_stop
         self.on_slurm = self.spec.cluster.kind == "slurm"
         self.rank, self.world, self.node = 0, 1, socket.gethostname()
         self.environment = dict(os.environ)
@@ -141,13 +142,10 @@ class _Run:
                 status = self.child.wait(0.5)
                 break
             except subprocess.TimeoutExpired:
-                if self.signal is not None and not self._saves():
+                if self.signal is not None and not self.saves:
                     self.child.kill()  # what it has done so far is on disk
         reader.join(5)
         return status
-
-    def _saves(self) -> bool:
-        return any(self.spec.words[: len(first)] == first for first in SAVING)
 
     def _read(self, stream: IO[str]) -> None:
         for line in stream:

@@ -10,23 +10,24 @@ from collections import Counter
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
+from pretrain.core.command import Command
 from slurm.chosen import add_jobs, chosen_jobs, try_queue
 
 if TYPE_CHECKING:
     from slurm.status import Status
 
 
-def main(argv: list[str]) -> int:
-    """Run ``hcl status``."""
-    parser = argparse.ArgumentParser(
-        prog="hcl status", description="Every job: where it stands, how fast, and why it restarted."
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
     add_jobs(parser)
     parser.add_argument("--json", action="store_true", help="for programs")
     parser.add_argument(
         "--live", nargs="?", type=float, const=5.0, metavar="S", help="again every S seconds"
     )
-    arguments = parser.parse_args(argv)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run ``hcl status``."""
     from slurm.status import look
 
     while True:
@@ -78,3 +79,12 @@ def _table(found: list[Status]) -> str:
         if about is not None and about.error:
             lines += [f"    | {line}" for line in about.error.splitlines()[-6:]]
     return "\n".join(lines) + "\n"
+
+
+COMMAND = Command(
+    "status",
+    "Every job: where it stands, how fast, and why it restarted.",
+    add_arguments,
+    run,
+    for_jobs=False,
+)

@@ -19,7 +19,7 @@ def test_help_lists_every_command_and_is_fast() -> None:
             [sys.executable, hcl.__file__, "--help"], capture_output=True, text=True, check=True
         )
         durations.append(time.monotonic() - start)
-    for name in hcl.COMMANDS:
+    for name in hcl.COMMANDS.commands:
         assert f"\n  {name} " in done.stdout
     assert min(durations) < 0.5
 
@@ -40,7 +40,7 @@ def test_unknown_command(capsys: pytest.CaptureFixture[str]) -> None:
     )
 
 
-@pytest.mark.parametrize("name", sorted(hcl.COMMANDS))
+@pytest.mark.parametrize("name", sorted(hcl.COMMANDS.commands))
 def test_every_command_has_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         hcl.main([name, "--help"])

@@ -103,9 +103,9 @@ def main() -> int:
     OUTPUT.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         scenes = Path(folder) / "scenes"
-        from pretrain.datasets.commands.scenes import main as make_scenes
+        from pretrain.datasets.commands.scenes import COMMAND
 
-        make_scenes([str(scenes), "--images", str(SCENES), "--val", "1", "--seed", "3"])
+        COMMAND.main([str(scenes), "--images", str(SCENES), "--val", "1", "--seed", "3"])
         for name, drawing in DRAWINGS.items():
             figure = draw(drawing, scenes)
             figure.savefig(OUTPUT / f"{name}.png", dpi=110)

@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib
 import re
 from pathlib import Path
 from typing import Any, get_args
 
 from downstream.analysis import options
+from pretrain.core.command import Command
 from pretrain.core.errors import InputError
 
 # Where a path is meant to stand: a setting.
 _OVERRIDE = re.compile(r"[a-z_]+(\.\w+)+=")
 
 # Options that say where and how, not what.
-_APART = {"output", "overwrite", "device"}
+_APART = {"output", "overwrite", "device", "command_line"}
 
 
-def main(argv: list[str]) -> int:
+def run(kind: str, arguments: argparse.Namespace) -> int:
     """Make one analysis: figures, ``report.html`` and ``analysis.json``."""
-    kind, rest = options.kinds().parse_args(argv[:1]).kind, argv[1:]
-    arguments = options.parser(kind).parse_intermixed_args(rest)
     if kind != "sweep":
         _split_items(kind, arguments)
     chosen = {name: _plain(value) for name, value in vars(arguments).items() if name not in _APART}
@@ -34,7 +34,7 @@ def main(argv: list[str]) -> int:
     check_folder(arguments.output, name, chosen, overwrite=arguments.overwrite)
     module = importlib.import_module(f"downstream.analysis.{kind.replace('-', '_')}")
     found = module.analyse(arguments)
-    record = publish(found, name, chosen, ["hcl", "analyze", *argv], arguments.output)
+    record = publish(found, name, chosen, arguments.command_line, arguments.output)
     lines = numbers(record.values)
     width = max((len(key) for key, _ in lines), default=0)
     print(record.title)
@@ -63,3 +63,14 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Path):
         return str(value)
     return [_plain(item) for item in value] if isinstance(value, list) else value
+
+
+COMMANDS = {
+    kind: Command(
+        f"analyze {kind}",
+        purpose,
+        functools.partial(options.add_arguments, kind),
+        functools.partial(run, kind),
+    )
+    for kind, purpose in options.KINDS.items()
+}

@@ -18,49 +18,27 @@ KINDS = {
     "curvature, mean and deviation over seeds.",
 }
 
-BRIEFLY = {
-    "hard-negatives": "which negatives a loss weighs, and whether two models agree",
-    "delta": "how like a tree embeddings are, and the curvature that would fit",
-    "norms": "norms of embeddings and distances from the centre of the ball",
-    "sweep": "a metric of finished runs over one of their settings",
-}
-
 MOST_RUNS = {"hard-negatives": 2, "delta": 1}
 
 
-def kinds() -> argparse.ArgumentParser:
-    """The parser of the first word."""
-    width = max(map(len, KINDS))
-    made = argparse.ArgumentParser(
-        prog="hcl analyze",
-        usage="hcl analyze KIND ...   (hcl analyze KIND --help says more)",
-        description="\n".join(f"{kind:<{width}}  {what}" for kind, what in BRIEFLY.items()),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    made.add_argument("kind", metavar="KIND", choices=list(KINDS), help="one of these analyses")
-    return made
-
-
-def parser(kind: str) -> argparse.ArgumentParser:
-    """The parser of one analysis."""
-    made = argparse.ArgumentParser(prog=f"hcl analyze {kind}", description=KINDS[kind])
+def add_arguments(kind: str, parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of one analysis."""
     {
         "hard-negatives": _hard_negatives,
         "delta": _delta,
         "norms": _norms,
         "sweep": _sweep,
-    }[kind](made)
-    made.add_argument(
+    }[kind](parser)
+    parser.add_argument(
         "--output",
         type=Path,
         required=True,
         metavar="DIR",
         help="where figures, report.html and analysis.json go",
     )
-    made.add_argument(
+    parser.add_argument(
         "--overwrite", action="store_true", help="replace another analysis in that folder"
     )
-    return made
 
 
 def _hard_negatives(made: argparse.ArgumentParser) -> None:

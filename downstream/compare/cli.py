@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from pretrain.core.command import Command
 from pretrain.core.errors import InputError
 from pretrain.core.files import write_text
 
@@ -20,9 +21,8 @@ FORMATS = {
 }
 
 
-def main(argv: list[str]) -> int:
+def run(arguments: argparse.Namespace) -> int:
     """Print the tables and write them in every format, and ``report.html``."""
-    arguments = _parser().parse_args(argv)
     from downstream.compare import analysis_section as analyses
     from downstream.compare import cost, records, retrieval
     from downstream.compare import versus as beside
@@ -100,15 +100,8 @@ def _writing(folder: Path) -> Iterator[None]:
         raise InputError(f"--output {folder}: cannot be written ({error.strerror})") from None
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="hcl compare",
-        description="Compare runs: tables on the terminal, in table.md, table.tex, table.csv and "
-        "comparison.json, and report.html, one file with bars, curves, pictures and provenance. "
-        "Results are seeds of one row where name (but for a seed at its end, as in moco-seed1), "
-        "task and protocol are the same: their mean and standard deviation is shown. Runs with "
-        "saved detections are compared by a paired bootstrap over the test images.",
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
     add = parser.add_argument
     add(
         "items",
@@ -151,4 +144,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--seed", type=int, default=0, metavar="N", help="of the draws (default: 0)")
     add("--title", default="Comparison of pretraining runs", help="heading of the report")
-    return parser
+
+
+COMMAND = Command(
+    "compare",
+    "Compare runs: tables on the terminal, in table.md, table.tex, table.csv and "
+    "comparison.json, and report.html, one file with bars, curves, pictures and provenance. "
+    "Results are seeds of one row where name (but for a seed at its end, as in moco-seed1), "
+    "task and protocol are the same: their mean and standard deviation is shown. Runs with "
+    "saved detections are compared by a paired bootstrap over the test images.",
+    add_arguments,
+    run,
+)

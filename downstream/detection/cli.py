@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import argparse
+import functools
+import importlib.util
+from collections.abc import Sequence
 from pathlib import Path
 
 from downstream.results.result import FILE_NAME, Result
+from pretrain.core.command import Command, ConfigKind
 from pretrain.core.errors import InputError
+from pretrain.core.presets import find_config
 
 
-def main(argv: list[str]) -> int:
+def run(arguments: argparse.Namespace) -> int:
     """Run the command; user errors are raised as ``InputError``."""
-    parser = _parser()
-    arguments = parser.parse_intermixed_args(argv)
     if arguments.num_gpus < 1:
         raise InputError(f"--num-gpus {arguments.num_gpus}: at least 1")
 
     from downstream.detection.options import Options
     from downstream.detection.run.seeds import run_all, summary
-    from pretrain.core.presets import find_config
 
     options = Options(
         config=find_config(arguments.config, "detection"),
@@ -33,7 +35,7 @@ def main(argv: list[str]) -> int:
         overwrite=arguments.overwrite,
         resume=arguments.resume,
         eval_only=arguments.eval_only,
-        command=("hcl", "detect", *argv),
+        command=tuple(arguments.command_line),
     )
     results = run_all(options, arguments.seeds, arguments.num_gpus)
     for result in results:
@@ -48,14 +50,8 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="hcl detect",
-        description="Fine-tune a detectron2 detector from pretrained weights and measure average "
-        "precision of boxes and masks: COCO's, LVIS's or PASCAL VOC's.",
-        epilog="KEY VALUE pairs override the config: hcl detect quickstart_r18_fpn --weights "
-        "w.pth --train a.json images --val b.json images --output out SOLVER.MAX_ITER 50",
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
     add = parser.add_argument
     add("config", metavar="CONFIG", help="preset name or native detectron2 YAML")
     add(
@@ -113,7 +109,6 @@ def _parser() -> argparse.ArgumentParser:
         help="measure this trained detector (model_*.pth, or its result folder); train nothing",
     )
     add("overrides", nargs="*", metavar="KEY VALUE", help="config overrides")
-    return parser
 
 
 def table(result: Result) -> str:
@@ -128,3 +123,29 @@ def table(result: Result) -> str:
             cells = ["-" if value is None else f"{value:.2f}" for value in values]
             lines.append(f"{kind:6}" + "".join(f"{cell:>8}" for cell in cells))
     return "\n".join(lines)
+
+
+@functools.cache
+def _check(name: str, overrides: tuple[str, ...]) -> None:
+    """The keys and types of a detector's config, where detectron2 is there to know them."""
+    path = find_config(name, "detection")
+    if importlib.util.find_spec("detectron2") is not None:
+        from downstream.detection.model.config import load_config
+
+        load_config(path, overrides)
+
+
+def _output_of(config: str, overrides: Sequence[str]) -> None:
+    _check(config, tuple(overrides))
+
+
+COMMAND = Command(
+    "detect",
+    "Fine-tune a detectron2 detector from pretrained weights and measure average "
+    "precision of boxes and masks: COCO's, LVIS's or PASCAL VOC's.",
+    add_arguments,
+    run,
+    config=ConfigKind("detection", _output_of, read=None),
+    epilog="KEY VALUE pairs override the config: hcl detect quickstart_r18_fpn --weights "
+    "w.pth --train a.json images --val b.json images --output out SOLVER.MAX_ITER 50",
+)

@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pretrain.core.arguments import positive, positive_int
+from pretrain.core.command import Command
 
 if TYPE_CHECKING:
     from downstream.results.result import Result
 
 
-def main(argv: list[str]) -> int:
+def run(arguments: argparse.Namespace) -> int:
     """Probe one run and write ``result.json``."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    arguments = _parser().parse_args(argv)
     from downstream.probe.run import Options, probe
     from downstream.probe.samples import source
     from pretrain.core.errors import InputError
@@ -43,7 +43,7 @@ def main(argv: list[str]) -> int:
         device=arguments.device,
         overwrite=arguments.overwrite,
     )
-    result, reused = probe(options, ["hcl", "probe", *argv])
+    result, reused = probe(options, arguments.command_line)
     print(_summary(result))
     if arguments.against is not None:
         print(_differences(arguments.output, arguments.against))
@@ -101,13 +101,8 @@ def _differences(output: Path, against: Path) -> str:
     return "\n".join(lines)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="hcl probe",
-        description="Classify with a frozen backbone: logistic regression fitted to convergence, "
-        "its penalty chosen on held-out training images, and a weighted k-NN vote. Samples are "
-        "objects, images of one category, or scenes with several.",
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
     add = parser.add_argument
     add("run", type=Path, metavar="RUN", help="run folder of `hcl pretrain`, or a checkpoint")
     for option, what in (("--train", "learned from"), ("--val", "tested on")):
@@ -161,4 +156,13 @@ def _parser() -> argparse.ArgumentParser:
         "paired bootstrap interval",
     )
     add("--overwrite", action="store_true", help="measure again even if the result is there")
-    return parser
+
+
+COMMAND = Command(
+    "probe",
+    "Classify with a frozen backbone: logistic regression fitted to convergence, "
+    "its penalty chosen on held-out training images, and a weighted k-NN vote. Samples are "
+    "objects, images of one category, or scenes with several.",
+    add_arguments,
+    run,
+)

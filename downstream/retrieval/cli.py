@@ -3,31 +3,21 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pretrain.core.arguments import not_negative, positive_int
+from pretrain.core.command import Command
 
 if TYPE_CHECKING:
     from downstream.results.result import Result
 
 
-COMMANDS = {
-    "train": "downstream.retrieval.finetune.train_cli",
-    "eval": "downstream.retrieval.finetune.eval_cli",
-}
-
-
-def main(argv: list[str]) -> int:
+def run(arguments: argparse.Namespace) -> int:
     """Evaluate one run and write ``result.json`` and the neighbour sheets."""
-    if argv and argv[0] in COMMANDS:
-        status: int = importlib.import_module(COMMANDS[argv[0]]).main(argv[1:])
-        return status
-    arguments = _parser().parse_args(argv)
     from downstream.retrieval.task import retrieve
 
-    result, reused = retrieve(arguments, ["hcl", "retrieve", *argv])
+    result, reused = retrieve(arguments, arguments.command_line)
     print(_summary(result))
     verb = "already there, same weights and options" if reused else "written"
     print(f"{arguments.output / 'result.json'}: {verb}")
@@ -64,15 +54,8 @@ def _summary(result: Result) -> str:
     return "\n".join(lines)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="hcl retrieve",
-        description="Recall@K by category of the object crops of a COCO-format set, each object "
-        "searched among all others: by cosine of backbone features and of head embeddings, and "
-        "by hyperbolic distance of head embeddings in the ball.",
-        epilog="Other things: `hcl retrieve train CONFIG key=value ...` fine-tunes a backbone for "
-        "retrieval, `hcl retrieve eval RUN` evaluates what came of it; each has a --help.",
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
     add = parser.add_argument
     add("run", type=Path, metavar="RUN", help="run folder of `hcl pretrain`, or a checkpoint")
     add("--annotations", type=Path, required=True, metavar="JSON", help="COCO-format instances")
@@ -136,4 +119,15 @@ def _parser() -> argparse.ArgumentParser:
         help="first stage of the exact search; the answer is the same (default: auto)",
     )
     add("--overwrite", action="store_true", help="measure again even if the result is there")
-    return parser
+
+
+COMMAND = Command(
+    "retrieve",
+    "Recall@K by category of the object crops of a COCO-format set, each object "
+    "searched among all others: by cosine of backbone features and of head embeddings, and "
+    "by hyperbolic distance of head embeddings in the ball.",
+    add_arguments,
+    run,
+    epilog="Other things: `hcl retrieve train CONFIG key=value ...` fine-tunes a backbone for "
+    "retrieval, `hcl retrieve eval RUN` evaluates what came of it; each has a --help.",
+)

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pretrain.core.arguments import positive_int
+from pretrain.core.command import Command
+from pretrain.core.errors import InputError
 from pretrain.core.files import sha256
 from pretrain.core.machine import default_workers
 
@@ -23,36 +25,21 @@ if TYPE_CHECKING:
     from pretrain.pretrained import Pretrained
 
 
-def main(argv: list[str]) -> int:
+def run(arguments: argparse.Namespace) -> int:
     """Run ``hcl correspond ...``."""
-    if argv[:1] == ["show"]:
-        from pretrain.correspondence import show
-
-        return show.main(argv[1:])
-    parser = _parser()
-    arguments = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     logging.getLogger("faiss").setLevel(logging.WARNING)
     if (arguments.run is None) == (arguments.official is None):
-        parser.error("give either RUN or --official FILE")
+        raise InputError("give either RUN or --official FILE")
     if arguments.official is not None:
         if arguments.index is None:
-            parser.error("--official needs --index FOLDER")
+            raise InputError("--official needs --index FOLDER")
         return _import(arguments)
     return _correspond(arguments)
 
 
-def _parser() -> argparse.ArgumentParser:
-
-    parser = argparse.ArgumentParser(
-        prog="hcl correspond",
-        usage="hcl correspond RUN -o FOLDER [options]\n"
-        "       hcl correspond --official FILE --index INDEX -o FOLDER [--to-official FILE]\n"
-        "       hcl correspond show FOLDER -o PNG [--rows N] [--seed S]",
-        description="Find, for every image, its nearest images and the regions that show alike "
-        "things in both, with the encoder of a run (ORL, stage 2). FOLDER/pairs is what data.pairs "
-        "names. Run again to resume; torchrun or srun for many processes.",
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
     parser.add_argument("run", metavar="RUN", nargs="?", type=Path, help="run or checkpoint")
     parser.add_argument("-o", "--output", required=True, metavar="FOLDER", type=Path)
     data = parser.add_argument_group("data")
@@ -118,7 +105,6 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="threads that decode (default: as cores allow, up to 8)",
     )
-    return parser
 
 
 def _correspond(arguments: argparse.Namespace) -> int:
@@ -221,7 +207,6 @@ def describe(report: Report, folder: Path, world: World) -> str:
 
 def _index(arguments: argparse.Namespace, pretrained: Pretrained) -> Index:
     """The index that is named, or that of the run's own data."""
-    from pretrain.core.errors import InputError
     from pretrain.core.settings import parse
     from pretrain.data.index import Index
     from pretrain.datasets.source import DataSettings, open_index
@@ -266,3 +251,16 @@ def _to_official(arguments: argparse.Namespace, index: Index, folder: Path) -> N
 
 def _facts(index: Index) -> dict[str, Any]:
     return {"index_folder": str(index.folder.resolve()), "images": str(index.images.resolve())}
+
+
+COMMAND = Command(
+    "correspond",
+    "Find, for every image, its nearest images and the regions that show alike "
+    "things in both, with the encoder of a run (ORL, stage 2). FOLDER/pairs is what data.pairs "
+    "names. Run again to resume; torchrun or srun for many processes.",
+    add_arguments,
+    run,
+    usage="hcl correspond RUN -o FOLDER [options]\n"
+    "       hcl correspond --official FILE --index INDEX -o FOLDER [--to-official FILE]\n"
+    "       hcl correspond show FOLDER -o PNG [--rows N] [--seed S]",
+)

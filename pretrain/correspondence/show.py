@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pretrain.core.command import Command
 from pretrain.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -16,21 +17,18 @@ if TYPE_CHECKING:
 MAX_ROWS = 100
 
 
-def main(argv: list[str]) -> int:
-    """Run ``hcl correspond show FOLDER -o PNG``."""
-    parser = argparse.ArgumentParser(
-        prog="hcl correspond show",
-        description="Write a PNG of matched regions: the image with its region, the neighbour with "
-        "the region that matches, both as the encoder sees them, and the cosine of their features. "
-        "Images, neighbours and pairs are drawn at random, as training draws them.",
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
     parser.add_argument("folder", metavar="FOLDER", type=Path, help="of hcl correspond")
     parser.add_argument("-o", "--output", required=True, metavar="PNG", type=Path)
     parser.add_argument("--rows", type=int, default=8, metavar="N", help="pairs (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="%(default)s")
     parser.add_argument("--index", metavar="FOLDER", type=Path, help="if it has been moved")
     parser.add_argument("--images", metavar="FOLDER", type=Path, help="if they have been moved")
-    arguments = parser.parse_args(argv)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run ``hcl correspond show FOLDER -o PNG``."""
     from pretrain.correspondence.files import manifest
     from pretrain.correspondence.picture import sheet
     from pretrain.correspondence.pipeline import PAIRS
@@ -99,3 +97,13 @@ def draw_matches(
             )
         )
     return matches
+
+
+COMMAND = Command(
+    "correspond show",
+    "Write a PNG of matched regions: the image with its region, the neighbour with "
+    "the region that matches, both as the encoder sees them, and the cosine of their features. "
+    "Images, neighbours and pairs are drawn at random, as training draws them.",
+    add_arguments,
+    run,
+)

@@ -6,6 +6,7 @@ import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
+from pretrain.core.command import Command
 from pretrain.core.errors import InputError
 from pretrain.core.run_files import CHECKPOINTS
 
@@ -81,13 +82,8 @@ def export(source: Path, target: str, output: Path) -> ExportReport:
     return ExportReport(output, target, digest, matched, count, writer.absent, difference)
 
 
-def main(argv: list[str]) -> int:
-    """``hcl export``."""
-    parser = argparse.ArgumentParser(
-        prog="hcl export",
-        description="Write a run's backbone for another library. The file is kept only if that "
-        "library, loading it, computes the same features.",
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
     parser.add_argument("run", type=Path, metavar="RUN", help="run folder or checkpoint file")
     parser.add_argument(
         "--to",
@@ -99,7 +95,10 @@ def main(argv: list[str]) -> int:
     parser.add_argument(
         "-o", "--output", required=True, type=Path, metavar="FILE", help=".pth or .safetensors"
     )
-    arguments = parser.parse_args(argv)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """``hcl export``."""
     report = export(arguments.run, arguments.to, arguments.output)
     print(f"{report.path}  sha256 {report.sha256}")
     print(f"tensors matched: {report.matched}/{report.expected}")
@@ -107,3 +106,12 @@ def main(argv: list[str]) -> int:
         print(f"left out on purpose: {', '.join(report.absent)} (the classifier)")
     print(f"largest difference of features: {report.difference:.2g} of their scale")
     return 0
+
+
+COMMAND = Command(
+    "export",
+    "Write a run's backbone for another library. The file is kept only if that "
+    "library, loading it, computes the same features.",
+    add_arguments,
+    run,
+)

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 import pytest
 
 import hcl
 from pretrain.core.errors import InputError
-from pretrain.datasets import cli as data
-from slurm.commands import OUTER, check_command, parsed
+from slurm.commands import check_command, read_words
 
-INNER = [
-    *([name] for name in hcl.COMMANDS if name not in OUTER and name != "data"),
-    *(["data", name] for name in data.COMMANDS),
-    *(["retrieve", "train"], ["retrieve", "eval"], ["correspond", "show"]),
-    ["data", "prepare", "cub"],
-]
+EVERY = {name: entry.load() for name, entry in hcl.COMMANDS.walk()}
+INNER = [name.split() for name, command in EVERY.items() if command.for_jobs]
 
 
 @pytest.fixture(autouse=True)
@@ -27,24 +21,41 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("words", INNER, ids=" ".join)
 def test_every_command_reads_its_options_before_anything_else(words: list[str]) -> None:
-    with pytest.raises(InputError, match=r"^wrong options: hcl [a-z ]+: error: "):
+    with pytest.raises(InputError, match=r"^wrong options: hcl [a-z\- ]+: error: "):
         check_command([*words, "--no-such-option"])
     assert check_command([*words, "--help"]) is None
     assert not list(Path().iterdir())
 
 
-def test_nothing_is_run_and_parsers_are_left_as_they_were(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    before = argparse.ArgumentParser.parse_args, argparse.ArgumentParser.parse_intermixed_args
+def test_commands_are_called_what_the_table_says() -> None:
+    aliases = {"data prepare scenes": "data scenes"}
+    assert {name: aliases.get(name, name) for name in EVERY} == {
+        name: command.name for name, command in EVERY.items()
+    }
+    assert {name for name, command in EVERY.items() if command.saves_on_stop} == {
+        "pretrain",
+        "retrieve train",
+    }
+    assert {name: command.config.presets for name, command in EVERY.items() if command.config} == {
+        "pretrain": "pretrain",
+        "retrieve train": "retrieval",
+        "detect": "detection",
+    }
+
+
+@pytest.mark.parametrize("words", [[], ["logs"], ["submit", "pretrain"], ["nothing"]])
+def test_commands_about_other_commands_are_no_jobs(words: list[str]) -> None:
+    with pytest.raises(InputError, match="for a job or step; one of data, pretrain, correspond"):
+        check_command(words)
+
+
+def test_nothing_is_run(capsys: pytest.CaptureFixture[str]) -> None:
     words = ["data", "scenes", "a b", "--images", "3"]
-    found = parsed(words)
+    _, found = read_words(words)
     assert found is not None
     assert (found.out, found.images) == (Path("a b"), 3)
     with pytest.raises(InputError):
-        parsed(["data", "scenes"])
-    after = argparse.ArgumentParser.parse_args, argparse.ArgumentParser.parse_intermixed_args
-    assert after == before
+        read_words(["data", "scenes"])
     assert not Path("a b").exists()
     assert capsys.readouterr() == ("", "")
     assert hcl.main([*words, "--val", "0", "--size", "64", "--workers", "1"]) == 0

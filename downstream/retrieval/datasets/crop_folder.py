@@ -10,14 +10,14 @@ from typing import get_args
 
 from downstream.retrieval.datasets.crops import Classes
 from pretrain.core.arguments import not_negative
+from pretrain.core.command import Command
 from pretrain.core.errors import InputError
 from pretrain.core.files import new_folder
 from pretrain.datasets.readers.common import OnBad
 
 
-def main(argv: list[str]) -> int:
+def run(arguments: argparse.Namespace) -> int:
     """Run ``hcl data crops ANNOTATIONS IMAGES OUT``."""
-    arguments = _parser().parse_args(argv)
     counts = write_crops(
         arguments.annotations,
         arguments.images,
@@ -143,12 +143,8 @@ def _refuse_held(out: Path) -> None:
         raise InputError(f"{out}: exists already and is never overwritten; choose another folder")
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="hcl data crops",
-        description="Write the objects of a COCO-format set as OUT/CLASS/IMAGE_NUMBER.png, a "
-        "folder of class folders, as metric learning reads it (data.name=folder).",
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
     add = parser.add_argument
     add("annotations", type=Path, metavar="ANNOTATIONS", help="COCO-format instances")
     add("images", type=Path, metavar="IMAGES", help="folder of their images")
@@ -180,10 +176,18 @@ def _parser() -> argparse.ArgumentParser:
         default="error",
         help="boxes without area or outside their image: refuse the set, or leave them out",
     )
-    return parser
 
 
 def _side(text: str) -> int:
     if not text.isdecimal() or not 1 <= int(text) <= 4096:
         raise argparse.ArgumentTypeError(f"must be a whole number from 1 to 4096, got '{text}'")
     return int(text)
+
+
+COMMAND = Command(
+    "data crops",
+    "Write the objects of a COCO-format set as OUT/CLASS/IMAGE_NUMBER.png, a "
+    "folder of class folders, as metric learning reads it (data.name=folder).",
+    add_arguments,
+    run,
+)

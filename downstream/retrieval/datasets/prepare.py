@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import functools
 from pathlib import Path
 
 from downstream.retrieval.datasets.known import KNOWN, check_counts
 from downstream.retrieval.datasets.labelled import LabelledImages
+from pretrain.core.command import Command
 from pretrain.datasets.archives import find_archives, unpack
 
 
-def main(argv: list[str]) -> int:
-    """Run ``hcl data prepare NAME ROOT ...`` for one of the sets of metric learning."""
-    arguments = _parser().parse_args(argv)
-    known = KNOWN[arguments.name]
-    found = prepare(
-        arguments.name, arguments.root, tuple(arguments.archive), partial=arguments.partial
-    )
+def run(name: str, arguments: argparse.Namespace) -> int:
+    """Prepare one of the sets of metric learning."""
+    known = KNOWN[name]
+    found = prepare(name, arguments.root, tuple(arguments.archive), partial=arguments.partial)
     print(f"{found.root}: {known.title}")
     for split, (images, classes) in found.counts().items():
         print(f"  {split:<8}{images:>8} images {classes:>7} classes")
@@ -53,14 +52,8 @@ def prepare(
     return found
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="hcl data prepare",
-        description="Check a data set of metric learning and its split; archives given, or found "
-        "in ROOT or ROOT/downloads, are unpacked first. Nothing is downloaded: their sources want "
-        "a registration or have moved.",
-    )
-    parser.add_argument("name", choices=list(KNOWN))
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
     parser.add_argument("root", type=Path, metavar="ROOT", help="folder of the data")
     parser.add_argument(
         "--archive", type=Path, nargs="+", default=[], metavar="FILE", help="to unpack into ROOT"
@@ -68,4 +61,16 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--partial", action="store_true", help="accept a set with other counts than published"
     )
-    return parser
+
+
+COMMANDS = {
+    name: Command(
+        f"data prepare {name}",
+        f"Check {known.title} and its split; archives given, or found in ROOT or ROOT/downloads, "
+        "are unpacked first. Nothing is downloaded: their sources want a registration or have "
+        "moved.",
+        add_arguments,
+        functools.partial(run, name),
+    )
+    for name, known in KNOWN.items()
+}

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from downstream.results.result import FILE_NAME, Result, finished
 from pretrain.core.arguments import positive_int
+from pretrain.core.command import Command
 from pretrain.core.errors import InputError
 from pretrain.core.run_files import CHECKPOINTS
 
@@ -15,9 +16,8 @@ if TYPE_CHECKING:
     from downstream.retrieval.finetune.tuned import Tuned
 
 
-def main(argv: list[str]) -> int:
+def run(arguments: argparse.Namespace) -> int:
     """Evaluate a run of ``hcl retrieve train``, on its own data set or another."""
-    arguments = _parser().parse_intermixed_args(argv)
     from downstream.retrieval.finetune.score import score, summary
     from downstream.retrieval.finetune.tuned import load_tuned, with_overrides
     from downstream.retrieval.task import device_of
@@ -33,7 +33,7 @@ def main(argv: list[str]) -> int:
         print(f"{output / FILE_NAME}: already there")
         return 0
     tuned.network.to(device_of(arguments.device))
-    command = ["hcl", "retrieve", "eval", *argv]
+    command = arguments.command_line
     result = score(
         tuned,
         output,
@@ -76,12 +76,8 @@ def _subsets(text: str) -> int:
     return 0 if text == "0" else positive_int(text)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="hcl retrieve eval",
-        description="Recall@K, mAP@R and R-precision of a network of `hcl retrieve train`, exactly "
-        "ranked: by cosine, and as it was trained in the ball or by the fused score.",
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
     parser.add_argument(
         "run", type=Path, metavar="RUN", help="run folder of `hcl retrieve train`, or a checkpoint"
     )
@@ -109,4 +105,12 @@ def _parser() -> argparse.ArgumentParser:
         default="auto",
         help="first stage of the exact search; the answer is the same (default: auto)",
     )
-    return parser
+
+
+COMMAND = Command(
+    "retrieve eval",
+    "Recall@K, mAP@R and R-precision of a network of `hcl retrieve train`, exactly "
+    "ranked: by cosine, and as it was trained in the ball or by the fused score.",
+    add_arguments,
+    run,
+)

@@ -6,14 +6,16 @@ import argparse
 import contextlib
 import logging
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+from pretrain.core.command import Command, ConfigKind
 from pretrain.core.exit_status import STOPPED
 
 
-def main(argv: list[str]) -> int:
+def run(arguments: argparse.Namespace) -> int:
     """Train; 0 when finished, 75 when a signal stopped a run that can be continued."""
-    arguments = _parser().parse_intermixed_args(argv)
     from downstream.retrieval.finetune.config import load_settings
     from pretrain.core.config import dump_yaml
 
@@ -31,7 +33,7 @@ def main(argv: list[str]) -> int:
     from pretrain import distributed
     from pretrain.processes import held
 
-    command = ["hcl", "retrieve", "train", *argv]
+    command = arguments.command_line
     output = Path(settings.output)
     with contextlib.ExitStack() as until_evaluated:
         with distributed.process_group(settings.train.device) as world:
@@ -52,13 +54,8 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="hcl retrieve train",
-        description="Fine-tune a backbone for retrieval with pairwise cross-entropy on the sphere, "
-        "in the ball or both, and evaluate it. Run again to resume; torchrun or srun for many "
-        "processes.",
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
     parser.add_argument("config", help="a YAML file, or a preset's name such as hyp_vits_cub")
     parser.add_argument(
         "overrides", nargs="*", metavar="key=value", help="such as data.root=DIR output=runs/mine"
@@ -69,4 +66,27 @@ def _parser() -> argparse.ArgumentParser:
         help="start over: replace the files of an earlier run of this folder",
     )
     parser.add_argument("--print-config", action="store_true", help="show all settings and stop")
-    return parser
+
+
+def _output_of(config: str, overrides: Sequence[str]) -> str:
+    from downstream.retrieval.finetune.config import load_settings
+
+    return load_settings(config, overrides).output
+
+
+def _read(path: Path) -> dict[str, Any]:
+    from downstream.retrieval.finetune.config import read_values
+
+    return read_values(path)
+
+
+COMMAND = Command(
+    "retrieve train",
+    "Fine-tune a backbone for retrieval with pairwise cross-entropy on the sphere, "
+    "in the ball or both, and evaluate it. Run again to resume; torchrun or srun for many "
+    "processes.",
+    add_arguments,
+    run,
+    config=ConfigKind("retrieval", _output_of, _read),
+    saves_on_stop=True,
+)

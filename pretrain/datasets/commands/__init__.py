@@ -1,1 +1,1 @@
-"""Subcommands of ``hcl data``: one module each, with ``main(argv) -> int``."""
+"""Subcommands of ``hcl data``: one module each, with a ``COMMAND``."""

@@ -7,17 +7,13 @@ import json
 from pathlib import Path
 
 from pretrain.core.arguments import positive_int
+from pretrain.core.command import Command
 from pretrain.core.machine import MAX_WORKERS, default_workers
 from pretrain.core.progress import Progress
 
 
-def main(argv: list[str]) -> int:
-    """Run ``hcl data check INDEX``: 0 sound, 1 faults, 2 no index."""
-    parser = argparse.ArgumentParser(
-        prog="hcl data check",
-        description="Decode every image of an index and compare it with what the index says; "
-        "look at every box and label. Each fault is a line. Status 1 if there is one.",
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
     parser.add_argument("index", metavar="INDEX", type=Path, help="folder of the index")
     parser.add_argument("--images", type=Path, metavar="DIR", help="where the images are now")
     parser.add_argument("--json", action="store_true", help="the report as JSON")
@@ -27,7 +23,10 @@ def main(argv: list[str]) -> int:
         metavar="W",
         help=f"threads (default: the cores, {MAX_WORKERS} at most)",
     )
-    arguments = parser.parse_args(argv)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run ``hcl data check INDEX``: 0 sound, 1 faults, 2 no index."""
     from pretrain.data.index import Index
     from pretrain.datasets.check import check
 
@@ -48,3 +47,12 @@ def main(argv: list[str]) -> int:
             f"{report.boxes} boxes; {f'faults: {kinds}' if kinds else 'no faults'}"
         )
     return 1 if report.faults else 0
+
+
+COMMAND = Command(
+    "data check",
+    "Decode every image of an index and compare it with what the index says; "
+    "look at every box and label. Each fault is a line. Status 1 if there is one.",
+    add_arguments,
+    run,
+)

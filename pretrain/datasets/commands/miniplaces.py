@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from pretrain.core.command import Command
 
-def main(argv: list[str]) -> int:
+
+def run(arguments: argparse.Namespace) -> int:
     """Run ``hcl data prepare miniplaces ROOT``."""
-    arguments = _parser().parse_args(argv)
     from pretrain.datasets.miniplaces.prepare import ANNOTATIONS, FAULTS, prepare
 
     root: Path = arguments.root
@@ -32,15 +33,19 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="hcl data prepare miniplaces",
-        description="Check MiniPlaces (development kit and data.tar.gz, or a subset) and write its "
-        "scenes and outlined objects as COCO-form files and indexes. Nothing is downloaded: the "
-        "images are for research and teaching, see the development kit's terms.",
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
     parser.add_argument("root", metavar="ROOT", type=Path, help="folder of the data")
     parser.add_argument(
         "--archive", type=Path, nargs="+", default=[], metavar="FILE", help="to unpack into ROOT"
     )
-    return parser
+
+
+COMMAND = Command(
+    "data prepare miniplaces",
+    "Check MiniPlaces (development kit and data.tar.gz, or a subset) and write its "
+    "scenes and outlined objects as COCO-form files and indexes. Nothing is downloaded: the "
+    "images are for research and teaching, see the development kit's terms.",
+    add_arguments,
+    run,
+)

@@ -6,17 +6,13 @@ import argparse
 import time
 from pathlib import Path
 
+from pretrain.core.command import Command
 from pretrain.core.machine import default_workers
 from pretrain.core.progress import Progress
 
 
-def main(argv: list[str]) -> int:
-    """Run ``hcl data pack ...``."""
-    parser = argparse.ArgumentParser(
-        prog="hcl data pack",
-        description="Decode the images of an index once and write them, shrunk, into a few large "
-        "files that the loader maps. An interrupted run goes on where it was when called again.",
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
     parser.add_argument("index", metavar="INDEX", type=Path, help="folder of the index")
     parser.add_argument("out", metavar="OUT", type=Path, help="folder to make")
     parser.add_argument(
@@ -29,10 +25,10 @@ def main(argv: list[str]) -> int:
         "--workers", type=int, metavar="W", help="processes (default: the cores, at most 8)"
     )
     parser.add_argument("--verify", action="store_true", help="read all of it back at the end")
-    return _pack(parser.parse_args(argv))
 
 
-def _pack(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> int:
+    """Run ``hcl data pack ...``."""
     from pretrain.core.errors import InputError
     from pretrain.data.index import Index
     from pretrain.datasets.packing import write
@@ -52,3 +48,12 @@ def _pack(arguments: argparse.Namespace) -> int:
     for row, reason in pack.meta["bad"]:
         print(f"not packed: {index.path(int(row))}: {reason}")
     return 0
+
+
+COMMAND = Command(
+    "data pack",
+    "Decode the images of an index once and write them, shrunk, into a few large "
+    "files that the loader maps. An interrupted run goes on where it was when called again.",
+    add_arguments,
+    run,
+)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import importlib
+import functools
 import threading
 from pathlib import Path
 from typing import Any, get_args
 
+from pretrain.core.command import Command
 from pretrain.core.progress import Progress
 
 READERS = {
@@ -29,16 +30,6 @@ OWN = {
     "folder": ("class_folders",),
 }
 
-# Labelled images rather than boxes; the module is named, not imported: it builds on this package.
-RETRIEVAL = {
-    "cub": "CUB-200-2011, to fine-tune for retrieval",
-    "cars": "Cars-196, likewise",
-    "sop": "Stanford Online Products, likewise",
-    "inshop": "In-Shop Clothes Retrieval, likewise",
-    "grocery": "Grocery Store Dataset, likewise",
-}
-RETRIEVAL_MODULE = "downstream.retrieval.datasets.prepare"
-
 HELP = {
     "annotations": "annotation file (voc: the folder of Annotations, ImageSets and JPEGImages)",
     "images": "folder of the images",
@@ -47,29 +38,17 @@ HELP = {
 }
 
 
-def main(argv: list[str]) -> int:
-    """Run ``hcl data prepare READER ROOT ...``."""
-    if argv[:1] == ["scenes"]:  # made, not read; people look for them here too
-        from pretrain.datasets.commands import scenes
-
-        return scenes.main(argv[1:])
-    if argv[:1] == ["miniplaces"]:  # two kinds of labels, two splits: four indexes
-        from pretrain.datasets.commands import miniplaces
-
-        return miniplaces.main(argv[1:])
-    if argv and argv[0] in RETRIEVAL:
-        status: int = importlib.import_module(RETRIEVAL_MODULE).main(argv)
-        return status
-    arguments = _parser().parse_args(argv)
+def run(reader: str, arguments: argparse.Namespace) -> int:
+    """Make an index with one of the readers."""
     from pretrain.datasets.prepare import Plan, config_lines, prepare
 
-    names = (*OWN[arguments.reader], "on_bad_box", "on_bad_image", "leave_out")
+    names = (*OWN[reader], "on_bad_box", "on_bad_image", "leave_out")
     given: dict[str, Any] = {name: getattr(arguments, name) for name in names}
     given = {k: str(v) if isinstance(v, Path) else v for k, v in given.items()}
     plan = Plan(
-        arguments.reader,
+        reader,
         arguments.root,
-        _release(arguments),
+        _release(reader, arguments),
         tuple(arguments.archive),
         arguments.download,
         given,
@@ -100,32 +79,17 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _release(arguments: argparse.Namespace) -> str:
+def _release(reader: str, arguments: argparse.Namespace) -> str:
     """The release asked for; none where the user names files of his own."""
     if arguments.release is not None:
         return str(arguments.release)
     own = [getattr(arguments, name, None) for name in ("annotations", "images")]
-    wanted = own[:1] if arguments.reader == "voc" else own
-    return "" if all(wanted) else READERS[arguments.reader][1]
+    wanted = own[:1] if reader == "voc" else own
+    return "" if all(wanted) else READERS[reader][1]
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="hcl data prepare",
-        description="Make an index of a data set. What lies below ROOT is used as it is; archives "
-        "given or found there are unpacked first; with --download they are fetched before that. "
-        "Repeating a call continues where it was interrupted.",
-    )
-    readers = parser.add_subparsers(dest="reader", required=True, metavar="READER")
-    for name, (what, release) in READERS.items():
-        _add(readers.add_parser(name, help=what, description=f"{what}."), name, release)
-    readers.add_parser("miniplaces", help="MiniPlaces: 100 kinds of scenes, objects in some")
-    for name, what in RETRIEVAL.items():
-        readers.add_parser(name, help=what)
-    return parser
-
-
-def _add(parser: argparse.ArgumentParser, reader: str, release: str) -> None:
+def add_arguments(reader: str, parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of one reader."""
     from pretrain.datasets.readers.common import FlagName
     from pretrain.datasets.releases import RELEASES
 
@@ -134,7 +98,7 @@ def _add(parser: argparse.ArgumentParser, reader: str, release: str) -> None:
     parser.set_defaults(release=None, download=False)
     if known:
         parser.add_argument(
-            "--release", choices=list(known), help=f"which part (default: {release})"
+            "--release", choices=list(known), help=f"which part (default: {READERS[reader][1]})"
         )
         parser.add_argument(
             "--download", action="store_true", help="fetch the release's files into ROOT/downloads"
@@ -184,3 +148,16 @@ def _add(parser: argparse.ArgumentParser, reader: str, release: str) -> None:
         metavar="OUT",
         help="folder of the index (default: below ROOT, for a plain folder beside it)",
     )
+
+
+COMMANDS = {
+    reader: Command(
+        f"data prepare {reader}",
+        f"Make an index of a data set: {what}. What lies below ROOT is used as it is; archives "
+        "given or found there are unpacked first; with --download they are fetched before that. "
+        "Repeating a call continues where it was interrupted.",
+        functools.partial(add_arguments, reader),
+        functools.partial(run, reader),
+    )
+    for reader, (what, _) in READERS.items()
+}

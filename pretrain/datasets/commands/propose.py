@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pretrain.core.command import Command
 from pretrain.core.machine import cores
 from pretrain.core.progress import Progress
 
@@ -19,18 +20,38 @@ if TYPE_CHECKING:
 METHODS = ("selective_search", "grid", "random", "multiscale", "detector")
 
 
-def main(argv: list[str]) -> int:
+def run(arguments: argparse.Namespace) -> int:
     """Run ``hcl data propose ...``."""
-    return _run(_parser().parse_args(argv))
+    from pretrain.core.settings import parse
+    from pretrain.data.index import Index
+    from pretrain.datasets.proposals.filters import FilterSettings
+    from pretrain.datasets.proposals.propose import propose
 
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="hcl data propose",
-        description="Propose boxes for the images of an index, filter them as ORL does, and write "
-        "an index of the same images with these boxes. A stopped command goes on where it "
-        "stopped; the same seed gives the same boxes, whatever the number of workers.",
+    index = Index.open(arguments.index)
+    rule = parse(
+        FilterSettings,
+        {
+            "min_side": arguments.min_side,
+            "max_aspect": arguments.max_aspect,
+            "max_iou": arguments.max_iou,
+            "top": arguments.top,
+            "keep_first": not arguments.allow_none,
+        },
+        source="hcl data propose",
     )
+    proposer = _proposer(arguments, index)
+    # Without pixels to look at, starting a process takes longer than all the work.
+    chosen = cores() if proposer.needs_image else 1
+    workers = chosen if arguments.workers is None else arguments.workers
+    outcome = propose(
+        index, arguments.out, proposer, rule, workers=workers, progress=Progress("images")
+    )
+    print(describe(outcome))
+    return 0
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
     parser.add_argument("index", metavar="INDEX", type=Path, help="folder of an index")
     parser.add_argument("out", metavar="OUT", type=Path, help="folder to make")
     parser.add_argument("--method", required=True, choices=METHODS)
@@ -69,36 +90,6 @@ def _parser() -> argparse.ArgumentParser:
         metavar="W",
         help="processes (default: the cores for selective search, 1 for the others)",
     )
-    return parser
-
-
-def _run(arguments: argparse.Namespace) -> int:
-    from pretrain.core.settings import parse
-    from pretrain.data.index import Index
-    from pretrain.datasets.proposals.filters import FilterSettings
-    from pretrain.datasets.proposals.propose import propose
-
-    index = Index.open(arguments.index)
-    rule = parse(
-        FilterSettings,
-        {
-            "min_side": arguments.min_side,
-            "max_aspect": arguments.max_aspect,
-            "max_iou": arguments.max_iou,
-            "top": arguments.top,
-            "keep_first": not arguments.allow_none,
-        },
-        source="hcl data propose",
-    )
-    proposer = _proposer(arguments, index)
-    # Without pixels to look at, starting a process takes longer than all the work.
-    chosen = cores() if proposer.needs_image else 1
-    workers = chosen if arguments.workers is None else arguments.workers
-    outcome = propose(
-        index, arguments.out, proposer, rule, workers=workers, progress=Progress("images")
-    )
-    print(describe(outcome))
-    return 0
 
 
 def describe(outcome: Outcome) -> str:
@@ -162,3 +153,13 @@ def _proposer(arguments: argparse.Namespace, index: Index) -> Proposer:
     if method == "grid":
         return Grid()
     return Random(arguments.seed) if method == "random" else MultiScale(arguments.seed)
+
+
+COMMAND = Command(
+    "data propose",
+    "Propose boxes for the images of an index, filter them as ORL does, and write "
+    "an index of the same images with these boxes. A stopped command goes on where it "
+    "stopped; the same seed gives the same boxes, whatever the number of workers.",
+    add_arguments,
+    run,
+)

@@ -6,19 +6,14 @@ import argparse
 import time
 from pathlib import Path
 
+from pretrain.core.command import Command
 from pretrain.core.machine import MAX_WORKERS, default_workers
 from pretrain.core.progress import Progress
 from pretrain.datasets.scenes import sources as scene_sources
 
 
-def main(argv: list[str]) -> int:
-    """Run ``hcl data scenes OUT ...``."""
-    parser = argparse.ArgumentParser(
-        prog="hcl data scenes",
-        description="Generate scenes of many objects with exact boxes and masks in COCO format: "
-        "OUT/train, OUT/val, OUT/annotations/instances_{train,val}.json. The same seed gives the "
-        "same bytes, whatever the number of workers.",
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
     parser.add_argument("out", metavar="OUT", type=Path, help="folder to make")
     parser.add_argument("--images", type=int, required=True, metavar="N", help="training images")
     parser.add_argument(
@@ -49,10 +44,10 @@ def main(argv: list[str]) -> int:
         "--overwrite", action="store_true", help="replace other generated scenes in OUT"
     )
     scene_sources.add_option(parser)
-    return _scenes(parser.parse_args(argv))
 
 
-def _scenes(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> int:
+    """Run ``hcl data scenes OUT ...``."""
     from pretrain.datasets.scenes.coco_writer import write
     from pretrain.datasets.scenes.scene_set import SceneSet
 
@@ -82,3 +77,13 @@ def _scenes(arguments: argparse.Namespace) -> int:
         seconds = time.perf_counter() - start
         print(f"{arguments.out}: {what} in {seconds:.1f} s ({total / seconds:.0f} scenes/s)")
     return 0
+
+
+COMMAND = Command(
+    "data scenes",
+    "Generate scenes of many objects with exact boxes and masks in COCO format: "
+    "OUT/train, OUT/val, OUT/annotations/instances_{train,val}.json. The same seed gives the "
+    "same bytes, whatever the number of workers.",
+    add_arguments,
+    run,
+)

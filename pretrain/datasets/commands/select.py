@@ -6,17 +6,12 @@ import argparse
 from pathlib import Path
 
 from pretrain.core.arguments import positive_int
+from pretrain.core.command import Command
 from pretrain.core.errors import InputError
 
 
-def main(argv: list[str]) -> int:
-    """Run ``hcl data select INDEX OUT``."""
-    parser = argparse.ArgumentParser(
-        prog="hcl data select",
-        description="The HCL paper's rule: images with objects of at least --min-classes classes, "
-        "classes with at least --min-images images, repeated until nothing changes. Writes a new "
-        "index, with the list of its images in selection.txt.",
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
     parser.add_argument("index", metavar="INDEX", type=Path, help="folder of the index")
     parser.add_argument("out", metavar="OUT", type=Path, help="folder of the new index")
     parser.add_argument(
@@ -25,7 +20,10 @@ def main(argv: list[str]) -> int:
     parser.add_argument(
         "--min-images", type=positive_int, default=900, metavar="N", help="default: %(default)s"
     )
-    arguments = parser.parse_args(argv)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run ``hcl data select INDEX OUT``."""
     from pretrain.data.index import Index
     from pretrain.datasets.selection import PAPER_RULE, Rule, compare_with_paper, select
 
@@ -43,3 +41,13 @@ def main(argv: list[str]) -> int:
     if rule == PAPER_RULE and index.meta["options"].get("reader") in ("openimages", "ohms"):
         print(f"  {compare_with_paper(selection)}")
     return 0
+
+
+COMMAND = Command(
+    "data select",
+    "The HCL paper's rule: images with objects of at least --min-classes classes, "
+    "classes with at least --min-images images, repeated until nothing changes. Writes a new "
+    "index, with the list of its images in selection.txt.",
+    add_arguments,
+    run,
+)

@@ -7,15 +7,11 @@ import json
 from pathlib import Path
 
 from pretrain.core.arguments import positive_int
+from pretrain.core.command import Command
 
 
-def main(argv: list[str]) -> int:
-    """Run ``hcl data stats INDEX``."""
-    parser = argparse.ArgumentParser(
-        prog="hcl data stats",
-        description="Counts of an index, the spread of its boxes' sizes and aspects, its classes, "
-        "and the share of images with enough objects for HCL's scenes.",
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
     parser.add_argument("index", metavar="INDEX", type=Path, help="folder of the index")
     parser.add_argument("--json", action="store_true", help="as JSON, with all classes")
     parser.add_argument(
@@ -25,7 +21,10 @@ def main(argv: list[str]) -> int:
         "--min-box-area", type=float, metavar="PX2", help="as views.min_box_area of a run"
     )
     parser.add_argument("--min-boxes", type=positive_int, metavar="N", help="as views.min_boxes")
-    arguments = parser.parse_args(argv)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run ``hcl data stats INDEX``."""
     from pretrain.data.index import Index
     from pretrain.data.views import ViewSettings
     from pretrain.datasets.stats import stats, text
@@ -40,3 +39,12 @@ def main(argv: list[str]) -> int:
     )
     print(json.dumps(found, indent=1) if arguments.json else text(found, arguments.top))
     return 0
+
+
+COMMAND = Command(
+    "data stats",
+    "Counts of an index, the spread of its boxes' sizes and aspects, its classes, "
+    "and the share of images with enough objects for HCL's scenes.",
+    add_arguments,
+    run,
+)

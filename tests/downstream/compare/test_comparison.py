@@ -17,7 +17,7 @@ from saved_results import CONFIG, write_detection, write_truth
 
 import hcl
 from downstream.compare import cost, versus
-from downstream.compare.cli import _parser
+from downstream.compare.cli import COMMAND
 from downstream.compare.significance import (
     MEASURES,
     Analysis,
@@ -273,7 +273,7 @@ def test_published_file_is_read_strictly():
 
 def test_every_paper_is_a_choice():
     for paper in (*PAPERS, "all"):
-        assert _parser().parse_args(["x", "--against", paper]).against == paper
+        assert COMMAND.parse(["x", "--against", paper]).against == paper
 
 
 def test_own_protocol_equals_the_published_one(folder):

@@ -208,7 +208,7 @@ def test_the_words_of_a_study_mean_something(tmp_path, name, count):
     pipeline = load_pipeline(name, [f"output={tmp_path}"])
     made, seen = set(), set()
     for step in pipeline.steps.values():
-        assert step.words[0] in hcl.COMMANDS
+        assert step.words[0] in hcl.COMMANDS.commands
         if step.words[:2] == ("retrieve", "train"):
             settings = load_settings(step.words[2], step.words[3:])
             made.add(settings.output)

@@ -287,11 +287,11 @@ def test_an_image_damaged_meanwhile(odd_set: Path, capsys: pytest.CaptureFixture
 def test_no_image_can_be_read(odd_set: Path, tmp_path: Path) -> None:
     empty = tmp_path / "elsewhere"
     empty.mkdir()
-    from pretrain.correspondence.cli import main
+    from pretrain.correspondence.cli import COMMAND
 
     arguments = ["--index", str(odd_set / "index"), "--images", str(empty)]
     with pytest.raises(InputError, match="no image can be read"):
-        main(command_line(odd_set, tmp_path / "out", arguments))
+        COMMAND.main(command_line(odd_set, tmp_path / "out", arguments))
 
 
 def test_most_regions(base: Path, tmp_path: Path, correspond: Callable[..., int]) -> None:

@@ -283,11 +283,8 @@ def test_neighbours_and_proposals_in_the_place_of_our_own(base, tmp_path):
         (["-o", "x"], "give either RUN or --official FILE"),
         (["run", "--official", "f", "-o", "x"], "give either RUN or --official FILE"),
         (["--official", "f", "-o", "x"], "--official needs --index FOLDER"),
-        (["run", "-o", "x", "--workers", "0"], "must be a whole number from 1, got '0'"),
     ],
 )
 def test_wrong_calls(arguments, message, capsys):
-    with pytest.raises(SystemExit) as stop:
-        hcl.main(["correspond", *arguments])
-    assert stop.value.code == 2
+    assert hcl.main(["correspond", *arguments]) == 2
     assert message in capsys.readouterr().err

@@ -212,7 +212,8 @@ def test_help_and_misuse(run):
         with pytest.raises(SystemExit) as stop:
             run(*arguments)
         assert stop.value.code == 0
-    for arguments in (["kitti", "x"], ["coco"], ["folder", "x", "--download"]):
+    assert run("kitti", "x")[0] == 2
+    for arguments in (["coco"], ["folder", "x", "--download"]):
         with pytest.raises(SystemExit) as stop:
             run(*arguments)
         assert stop.value.code == 2

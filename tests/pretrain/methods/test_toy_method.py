@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import pretrain.methods
-from pretrain import __main__ as command
+from pretrain.__main__ import COMMAND
 from pretrain.core.errors import InputError
 from pretrain.methods import base
 from pretrain.metrics import read_metrics
@@ -112,7 +112,7 @@ def arguments(scenes: Path, output: Path, method: dict[str, Any], hcl: Any) -> l
 def test_one_file_is_enough(toy: None, scenes: Path, tmp_path: Path, hcl: Any) -> None:
     run = tmp_path / "run"
     method = {"name": "toy_simclr", "temperature": 0.3}
-    assert command.main(["quickstart", *arguments(scenes, run, method, hcl)]) == 0
+    assert COMMAND.main(["quickstart", *arguments(scenes, run, method, hcl)]) == 0
     lines = read_metrics(run / "metrics.jsonl")
     assert [line["step"] for line in lines] == list(range(1, STEPS + 1))
     terms = {"loss/simclr", "loss/hyperbolic"} if hcl else {"loss/simclr"}
@@ -127,10 +127,10 @@ def test_one_file_is_enough(toy: None, scenes: Path, tmp_path: Path, hcl: Any) -
 def test_its_settings_are_checked_like_all_others(toy: None, scenes: Path, tmp_path: Path) -> None:
     method = {"name": "toy_simclr", "temprature": 0.3}
     with pytest.raises(InputError, match=r"method\.temprature.*did you mean 'temperature'"):
-        command.main(["quickstart", *arguments(scenes, tmp_path / "run", method, None)])
+        COMMAND.main(["quickstart", *arguments(scenes, tmp_path / "run", method, None)])
 
 
 def test_without_the_file_it_is_unknown(scenes: Path, tmp_path: Path) -> None:
     method = {"name": "toy_simclr"}
     with pytest.raises(InputError, match=r"method\.name: unknown method 'toy_simclr'"):
-        command.main(["quickstart", *arguments(scenes, tmp_path / "run", method, None)])
+        COMMAND.main(["quickstart", *arguments(scenes, tmp_path / "run", method, None)])

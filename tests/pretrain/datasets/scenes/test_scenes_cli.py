@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 import hcl
-from pretrain.datasets.cli import main
 from pretrain.datasets.scenes.coco_writer import annotation_file
 
 SMALL = ["--images", "3", "--val", "1", "--size", "64", "--workers", "1"]
@@ -152,13 +151,13 @@ def test_words_that_are_no_numbers_end_with_status_2(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as stop:
-        main(["scenes", str(tmp_path), "--images", "many"])
+        hcl.main(["data", "scenes", str(tmp_path), "--images", "many"])
     assert stop.value.code == 2
     assert "--images" in capsys.readouterr().err
 
 
 def test_help(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
-        main(["scenes", "--help"])
+        hcl.main(["data", "scenes", "--help"])
     assert stop.value.code == 0
     assert "--out-of-context" in capsys.readouterr().out
