@@ -58,7 +58,8 @@ class DenseEncoder(Encoder):
         for layer in self.head:
             if isinstance(layer, nn.Linear):
                 nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-                nn.init.zeros_(layer.bias)
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)
 
     def dense(self, images: Tensor) -> DenseOutput:
         """Project images (N, 3, H, W) as wholes and cell by cell."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 import torch
+from small_network import small_encoder
 from torch import Tensor
 
 from pretrain.core.errors import InputError
@@ -15,13 +16,13 @@ from pretrain.methods.base import Context, parse_method
 from pretrain.methods.build import build_method
 from pretrain.methods.densecl import DenseCL, DenseCLSettings
 from pretrain.methods.hcl.branch import HCLSettings
-from pretrain.models import DenseEncoder, DenseOutput, EncoderSettings
+from pretrain.models import DenseEncoder, DenseOutput
 
 GOLDEN = np.load(Path(__file__).resolve().parents[2] / "golden/densecl_loss.npz")
 
 
 def context(batch: int = 8, dim: int = 16, size: int = 64) -> Context:
-    return Context(EncoderSettings(backbone="resnet18", dim=dim), size, batch, batch, seed=3)
+    return Context(small_encoder(dim=dim), size, batch, batch, seed=3)
 
 
 def densecl(batch: int = 8, dim: int = 16, **settings: Any) -> DenseCL:
@@ -50,8 +51,9 @@ def test_key_encoder_starts_as_a_copy_and_takes_no_gradient() -> None:
         assert not key.requires_grad
 
 
-def test_global_projection_is_that_of_forward() -> None:
-    encoder = DenseEncoder(EncoderSettings(backbone="resnet18", dim=16)).eval()
+@pytest.mark.parametrize("head", ["mlp", "mlp_bn"])
+def test_global_projection_is_that_of_forward(head: Literal["mlp", "mlp_bn"]) -> None:
+    encoder = DenseEncoder(small_encoder(head=head, dim=16)).eval()
     torch.testing.assert_close(encoder.dense(images()).projection, encoder(images()))
 
 
