@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from small_network import SMALL_WORDS
 
 import hcl
 from pretrain.config import RunSettings, load_settings
@@ -36,13 +37,19 @@ DISTINCT = (
 )
 
 
+def _runs_on_coco(preset: str) -> bool:
+    """All but the study's, and one of those on one GPU, which differ in micro-batches alone."""
+    if preset.endswith("_1gpu"):
+        return preset == "coco_r50_densecl_hcl_1gpu"
+    return not preset.startswith("study_")
+
+
 def scaled(preset: str) -> list[str]:
     """The same method in seconds: a small network, small views, batch and queues."""
     settings = load_settings(preset)
     # A feature map of DenseCL's needs more than one cell.
     side = 64 if settings.method.name == "densecl" else 32
-    small = ["model.backbone=resnet18", "model.options={}"]
-    small += [f"views.size={side}", "optim.batch_size=8"]
+    small = [*SMALL_WORDS, f"views.size={side}", "optim.batch_size=8"]
     if "queue" in type(settings.method).model_fields:
         small += ["method.queue=64", "method.norm_group=2"]
     if "predictor_hidden" in type(settings.method).model_fields:
@@ -86,7 +93,7 @@ def test_preset__dry_run(preset: str, tmp_path: Path) -> None:
     assert plan.schedule.epoch_steps == 125
     assert plan.seconds == (plan.schedule.total_steps or 0) * 8 / 100
     assert len(plan.queues) > 0 or plan.method in ("byol", "orl")
-    assert sum(part.parameters for part in plan.networks if part.trained) > 11e6
+    assert sum(part.parameters for part in plan.networks if part.trained) > 3e5
     # What is not here is said, and nothing else is wrong but the scaled batch.
     assert not [w for w in plan.warnings if "has no such view" in w]
 
@@ -100,7 +107,7 @@ def test_preset__no_advice(preset: str) -> None:
     assert [text for text in plan.warnings if "cannot be opened here" not in text] == []
 
 
-@pytest.mark.parametrize("preset", PUBLISHED)
+@pytest.mark.parametrize("preset", [name for name in PUBLISHED if not name.endswith("_1gpu")])
 def test_preset__no_advice_but_on_the_published_queue(preset: str) -> None:
     """At full size. K = 65,536 is more than a quarter of each data set, and stays as published."""
     where = ["data.index=null"] if load_settings(preset).data.reader != "index" else []
@@ -211,7 +218,7 @@ def test_preset__runs(preset: str, scenes: Path, cache: Path, tmp_path: Path) ->
 
 
 @pytest.mark.coco
-@pytest.mark.parametrize("preset", [n for n in PRESETS if n in STUDIED or "study" not in n])
+@pytest.mark.parametrize("preset", [n for n in PRESETS if n in STUDIED or _runs_on_coco(n)])
 def test_preset__runs_on_coco(
     preset: str, coco_tiny: Path, coco_cache: Path, tmp_path: Path
 ) -> None:
@@ -219,4 +226,4 @@ def test_preset__runs_on_coco(
         f"data.annotations={coco_tiny / 'annotations/instances_train2017.json'}",
         f"data.images={coco_tiny / 'train2017'}",
     ]
-    train(preset, data, coco_cache, tmp_path / "run", steps=20)
+    train(preset, data, coco_cache, tmp_path / "run", steps=6)

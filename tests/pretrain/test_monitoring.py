@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from small_network import SMALL
 from torch import Tensor, nn
 
 from pretrain import checkpoint, distributed
@@ -32,6 +33,8 @@ def trainer(scenes: Path, output: Path, world: distributed.World, **more: Any) -
         "data.index": scenes.parent / "monitoring_index",
         "data.workers": 0,
         "views.size": 32,
+        "model.backbone": SMALL["backbone"],
+        "model.options": SMALL["options"],
         "model.dim": 16,
         "method.queue": 20,
         "method.norm_group": 4,

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from small_network import SMALL_WORDS
 
 import hcl
 from pretrain import checkpoint, distributed, mixed_precision
@@ -51,7 +52,7 @@ def pretrain(scenes: Path, run: Path, steps: int, *more: str) -> None:
         f"data.annotations={scenes}/annotations/instances_train.json",
         f"data.images={scenes}/train",
         f"data.index={run.parent}/index",
-        *("data.workers=0", "views.size=32", "model.dim=8", "hcl.weight=0"),
+        *(*SMALL_WORDS, "data.workers=0", "views.size=32", "model.dim=8", "hcl.weight=0"),
         *("method.queue=16", "method.norm_group=2", "optim.batch_size=4", "optim.warmup_steps=0"),
         *("train.epochs=null", "train.steps=4", "train.log_every=1", "train.tensorboard=false"),
         *("train.checkpoint_every=2", f"train.threads={1}"),

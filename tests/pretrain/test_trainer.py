@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import shutil
@@ -10,13 +11,15 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from small_network import SMALL
 
+import hcl
 import pretrain
 from pretrain import checkpoint
 from pretrain.metrics import read_metrics
@@ -52,6 +55,12 @@ def overrides(scenes: Path, output: Path, **more: Any) -> list[str]:
     return [f"{key}={json.dumps(value, default=str)}" for key, value in values.items()]
 
 
+def small(scenes: Path, output: Path, **more: Any) -> list[str]:
+    """Where the run is not interrupted, and need not be slow enough for that."""
+    network = {f"model__{name}": value for name, value in SMALL.items()}
+    return overrides(scenes, output, data__workers=0, **network, **more)
+
+
 def command(arguments: Sequence[str], processes: int = 1) -> list[str]:
     launch = [sys.executable, "-m"]
     if processes > 1:
@@ -73,6 +82,22 @@ def train(arguments: Sequence[str], processes: int = 1, status: int = 0) -> str:
     )
     assert done.returncode == status, done.stderr
     return done.stdout + done.stderr
+
+
+@pytest.fixture
+def train_here(
+    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> Callable[..., str]:
+    """The same command in this process: starting one costs more than a small run."""
+
+    def run(arguments: Sequence[str], status: int = 0) -> str:
+        capsys.readouterr()
+        caplog.clear()
+        with caplog.at_level(logging.INFO):
+            assert hcl.main(["pretrain", "quickstart", *arguments]) == status
+        return "".join(capsys.readouterr()) + caplog.text
+
+    return run
 
 
 def losses(run: Path) -> list[tuple[float, ...]]:
@@ -112,7 +137,7 @@ def wait_for_step(run: Path, step: int, process: subprocess.Popen[bytes]) -> Non
 @pytest.fixture(scope="module")
 def uninterrupted(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("uninterrupted") / "run"
-    train(overrides(scenes, run))
+    train(overrides(scenes, run, data__workers=0))
     return run
 
 
@@ -169,7 +194,7 @@ def test_two_ranks__same_trajectory_as_one(
     scenes: Path, tmp_path: Path, uninterrupted: Path
 ) -> None:
     run = tmp_path / "run"
-    train(overrides(scenes, run), processes=2)
+    train(overrides(scenes, run, data__workers=0), processes=2)
     # The same sums in another order: float32 noise, which training amplifies step by step.
     # test_distributed.py shows in float64 that nothing but noise differs.
     for step, (one, two) in enumerate(zip(losses(uninterrupted), losses(run), strict=True)):
@@ -179,38 +204,46 @@ def test_two_ranks__same_trajectory_as_one(
         torch.testing.assert_close(two[name], one[name], rtol=5e-2, atol=5e-2)
 
 
-def test_other_settings__are_refused(scenes: Path, uninterrupted: Path) -> None:
+def test_other_settings__are_refused(
+    scenes: Path, uninterrupted: Path, train_here: Callable[..., str]
+) -> None:
     arguments = overrides(scenes, uninterrupted, optim__lr=0.5)
-    output = train(arguments, status=2)
+    output = train_here(arguments, status=2)
     assert "holds a run of other settings (optim.lr: 0.002 -> 0.5)" in output
     assert len(output.strip().splitlines()) <= 2
 
 
-def test_finished_run__is_left_alone(scenes: Path, tmp_path: Path) -> None:
+def test_finished_run__is_left_alone(
+    scenes: Path, tmp_path: Path, train_here: Callable[..., str]
+) -> None:
     run = tmp_path / "run"
-    arguments = overrides(scenes, run, train__steps=2)
-    train(arguments)
+    arguments = small(scenes, run, train__steps=2)
+    train_here(arguments)
     before = losses(run)
-    assert "finished" in train(arguments)
+    assert "finished" in train_here(arguments)
     assert losses(run) == before
 
 
-def test_changed_data__is_refused(scenes: Path, tmp_path: Path) -> None:
+def test_changed_data__is_refused(
+    scenes: Path, tmp_path: Path, train_here: Callable[..., str]
+) -> None:
     data = tmp_path / "set"
     shutil.copytree(scenes, data)
-    arguments = overrides(data, tmp_path / "run", train__steps=0)
-    train(arguments)
+    arguments = small(data, tmp_path / "run", train__steps=0)
+    train_here(arguments)
     file = data / "annotations/instances_train.json"
     content = json.loads(file.read_text())
     content["annotations"].pop()
     file.write_text(json.dumps(content))
     shutil.rmtree(tmp_path / "index")
-    assert "the data set has changed since this run began" in train(arguments, status=2)
+    assert "the data set has changed since this run began" in train_here(arguments, status=2)
 
 
-def test_no_steps__saves_the_initialisation(scenes: Path, tmp_path: Path) -> None:
+def test_no_steps__saves_the_initialisation(
+    scenes: Path, tmp_path: Path, train_here: Callable[..., str]
+) -> None:
     run = tmp_path / "run"
-    train(overrides(scenes, run, train__steps=0))
+    train_here(small(scenes, run, train__steps=0))
     found = checkpoint.load_latest(run / "checkpoints")
     assert found is not None
     assert found[1]["step"] == 0
@@ -219,7 +252,7 @@ def test_no_steps__saves_the_initialisation(scenes: Path, tmp_path: Path) -> Non
 def test_non_finite_loss__stops_and_saves_the_batch(scenes: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     output = train(
-        overrides(scenes, run, optim__lr=1e30, optim__warmup_steps=0, optim__clip_norm=None),
+        small(scenes, run, optim__lr=1e30, optim__warmup_steps=0, optim__clip_norm=None),
         status=1,
     )
     assert re.search(r"step \d+: loss .* not finite \(", output)
@@ -236,23 +269,27 @@ def test_non_finite_loss__stops_and_saves_the_batch(scenes: Path, tmp_path: Path
     # Convolutions in fp16 take minutes on a CPU.
     ["bf16", pytest.param("fp16", marks=pytest.mark.gpu)],
 )
-def test_half_precision__trains_and_resumes(scenes: Path, tmp_path: Path, precision: str) -> None:
+def test_half_precision__trains_and_resumes(
+    scenes: Path, tmp_path: Path, train_here: Callable[..., str], precision: str
+) -> None:
     run = tmp_path / "run"
-    arguments = overrides(
+    arguments = small(
         scenes, run, train__precision=precision, train__steps=4, train__checkpoint_every=2
     )
-    train(arguments)
+    train_here(arguments)
     whole = losses(run)
     assert all(loss > 0 for line in whole for loss in line)
     for file in (run / "checkpoints").glob("step_00000004.*"):
         file.unlink()  # as if killed after step 2
-    assert "resumed from" in train(arguments)
+    assert "resumed from" in train_here(arguments)
     assert losses(run) == whole
 
 
-def test_learned_curvature__resumes_bit_identically(scenes: Path, tmp_path: Path) -> None:
+def test_learned_curvature__resumes_bit_identically(
+    scenes: Path, tmp_path: Path, train_here: Callable[..., str]
+) -> None:
     run = tmp_path / "run"
-    arguments = overrides(
+    arguments = small(
         scenes,
         run,
         hcl__learn_curvature=True,
@@ -262,7 +299,7 @@ def test_learned_curvature__resumes_bit_identically(scenes: Path, tmp_path: Path
         train__steps=4,
         train__checkpoint_every=2,
     )
-    train(arguments)
+    train_here(arguments)
     whole = losses(run)
     state = checkpoint.load(run / "checkpoints/step_00000004.pt")
     curvature = state["model"]["log_curvature"]
@@ -272,6 +309,6 @@ def test_learned_curvature__resumes_bit_identically(scenes: Path, tmp_path: Path
     assert load_pretrained(run).description.curvature == curvature.exp().item()
     for file in (run / "checkpoints").glob("step_00000004.*"):
         file.unlink()  # as if killed after step 2
-    assert "resumed from" in train(arguments)
+    assert "resumed from" in train_here(arguments)
     assert losses(run) == whole
     assert_same_state(checkpoint.load(run / "checkpoints/step_00000004.pt"), state)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from test_trainer import ENVIRONMENT, command, overrides, train, wait_for_step
+from test_trainer import ENVIRONMENT, command, small, train, wait_for_step
 
 import hcl
 from pretrain import checkpoint
@@ -30,10 +30,11 @@ def test_two_runs_in_one_folder(
 ) -> None:
     """The second ends at once, whatever its settings; after a kill the folder is free."""
     run = tmp_path / "run"
-    endless = overrides(scenes, run, train__steps=10**6)
+    endless = small(scenes, run, train__steps=10**6)
     process = subprocess.Popen(command(endless), env=ENVIRONMENT, stderr=subprocess.DEVNULL)
     try:
         wait_for_step(run, 4, process)
+        process.send_signal(signal.SIGSTOP)  # it keeps its lock, and leaves the processor to others
         for more in ([], ["seed=1"], ["seed=1", "--fresh"]):
             assert hcl.main(["pretrain", "quickstart", *endless, *more]) == 2
             said = capsys.readouterr().err
@@ -66,7 +67,7 @@ def test_a_checkpoint_of_another_run_is_refused(
 ) -> None:
     """As two runs left it that were once started on one folder."""
     run = tmp_path / "run"
-    arguments = ["pretrain", "quickstart", *overrides(scenes, run, train__steps=0)]
+    arguments = ["pretrain", "quickstart", *small(scenes, run, train__steps=0)]
     assert hcl.main(arguments) == 0
     file = run / "config.yaml"
     file.write_text(yaml.safe_dump({**yaml.safe_load(file.read_text()), "seed": 1}))
@@ -84,7 +85,7 @@ def test_a_checkpoint_of_another_run_is_refused(
 
 def test_starting_over(scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = tmp_path / "run"
-    arguments = ["pretrain", "quickstart", *overrides(scenes, run, train__steps=1)]
+    arguments = ["pretrain", "quickstart", *small(scenes, run, train__steps=1)]
     assert hcl.main(arguments) == 0
     (run / "detection").mkdir()
     (run / "detection/result.json").write_text("dear")

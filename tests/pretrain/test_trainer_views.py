@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from small_network import SMALL
 
 from pretrain import distributed
 from pretrain.config import load_settings
@@ -34,6 +35,8 @@ def trainer(scenes: Path, output: Path, world: distributed.World, **more: Any) -
         "data.index": scenes.parent / "views_index",
         "data.workers": 0,
         "views.size": 32,
+        "model.backbone": SMALL["backbone"],
+        "model.options": SMALL["options"],
         "model.dim": 16,
         "method.queue": 20,
         "method.norm_group": 4,

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from small_network import small_encoder
 from torch import Tensor, nn
 
 from pretrain import distributed
@@ -15,13 +16,13 @@ from pretrain.methods.build import build_method
 from pretrain.methods.densecl import DenseCL
 from pretrain.methods.hcl.branch import HCL, HCLSettings
 from pretrain.methods.moco import Moco
-from pretrain.models import Encoder, EncoderSettings
+from pretrain.models import Encoder
 
 BATCH, SIZE, DIM = 8, 64, 16
 
 
 def context(batch: int = BATCH, local: int | None = None) -> Context:
-    encoder = EncoderSettings(backbone="resnet18", hidden=16, dim=DIM)
+    encoder = small_encoder(hidden=16, dim=DIM)
     return Context(encoder, SIZE, batch, local or batch, seed=3)
 
 

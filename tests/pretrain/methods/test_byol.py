@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from small_network import small_encoder
 from torch import Tensor
 
 from pretrain.core.errors import InputError
@@ -14,11 +15,10 @@ from pretrain.methods.base import Context, parse_method
 from pretrain.methods.build import build_method
 from pretrain.methods.byol import Byol, ByolSettings
 from pretrain.methods.hcl.branch import HCLSettings
-from pretrain.models import EncoderSettings
 
 
 def context(batch: int = 8) -> Context:
-    encoder = EncoderSettings(backbone="resnet18", head="mlp_bn", hidden=24, dim=16)
+    encoder = small_encoder(head="mlp_bn", hidden=24, dim=16)
     return Context(encoder, 32, batch, batch, seed=3)
 
 
@@ -70,7 +70,7 @@ def test_target_starts_as_a_copy_and_takes_no_gradient() -> None:
 
 
 def test_projector_without_batch_norm_is_refused() -> None:
-    plain = Context(EncoderSettings(backbone="resnet18"), 32, 8, 8, seed=0)
+    plain = Context(small_encoder(), 32, 8, 8, seed=0)
     with pytest.raises(InputError, match=r"model\.head=mlp_bn"):
         Byol(ByolSettings(name="byol"), plain)
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 import torch
+from small_network import small_encoder
 from torch import Tensor, nn
 
 from pretrain import checkpoint
@@ -25,7 +26,7 @@ from pretrain.methods.build import build_method
 from pretrain.methods.densecl import DenseCL, DenseCLSettings
 from pretrain.methods.hcl.branch import KEY_VIEW, HCLSettings
 from pretrain.methods.moco import Moco, MocoSettings
-from pretrain.models import DenseOutput, EncoderSettings, Queue
+from pretrain.models import DenseOutput, Queue
 
 BATCH, QUEUE = 8, 20  # the ring wraps in the middle of a batch
 
@@ -46,7 +47,7 @@ def build(name: str, start: int = 0, **settings: Any) -> Method:
     """The method with the branch; ``start`` is the seed of its weights."""
     values = METHODS[name]
     head: Any = "mlp_bn" if values["name"] in ("byol", "orl") else "mlp"
-    encoder = EncoderSettings(backbone="resnet18", head=head, hidden=24, dim=16)
+    encoder = small_encoder(head=head, hidden=24, dim=16)
     torch.manual_seed(start)
     queued = settings if "queue" in values else {}
     parsed = parse_method({**values, **queued}, source="test")
@@ -178,7 +179,7 @@ class Companions(nn.Module):
 def test_key_shares_no_statistics_with_its_query(kind: str, view: int) -> None:
     """Batch norm leaks: a key normalised with the companions of its query can be told by them."""
     batch, group = 16, 4
-    context = Context(EncoderSettings(backbone="resnet18", dim=batch), 64, batch, batch, seed=3)
+    context = Context(small_encoder(dim=batch), 64, batch, batch, seed=3)
     method: Moco = (
         Moco(MocoSettings(name="moco", queue=16, norm_group=group), context)
         if kind == "moco"

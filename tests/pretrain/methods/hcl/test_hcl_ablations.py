@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from small_network import small_encoder
 from torch import Tensor, nn
 
 from pretrain import distributed
@@ -25,7 +26,6 @@ from pretrain.methods.base import Context, parse_method
 from pretrain.methods.build import build_method
 from pretrain.methods.hcl.branch import ASKING_VIEW, HCL, KEY_VIEW, HCLSettings, decoupled
 from pretrain.methods.moco import Moco, MocoSettings
-from pretrain.models import EncoderSettings
 
 BATCH, DIM, QUEUE, T, C = 6, 8, 20, 0.2, 0.05
 
@@ -42,7 +42,7 @@ class Half(nn.Module):
 
 
 def branch(**settings: Any) -> HCL:
-    context = Context(EncoderSettings(backbone="resnet18", dim=DIM), 32, BATCH, BATCH, seed=3)
+    context = Context(small_encoder(dim=DIM), 32, BATCH, BATCH, seed=3)
     base = Moco(MocoSettings(name="moco", queue=QUEUE, batch_norm="plain"), context)
     base.encoder_q, base.encoder_k = Half(0), Half(1)  # type: ignore[assignment]
     return HCL(base, HCLSettings(queue=QUEUE, **{"weight": 1.0, **settings}), context).double()
@@ -278,7 +278,7 @@ def test_what_cannot_go_together(given: dict[str, Any], message: str) -> None:
 def test_steps_on_other_methods(name: str, settings: dict[str, Any]) -> None:
     """Two steps with a real encoder: every parameter gets a gradient, and keys are queued."""
     head: Any = "mlp_bn" if name == "byol" else "mlp"
-    encoder = EncoderSettings(backbone="resnet18", head=head, hidden=16, dim=DIM)
+    encoder = small_encoder(head=head, hidden=16, dim=DIM)
     context = Context(encoder, 32, 8, 8, seed=3)
     own = {"predictor_hidden": 8} if name == "byol" else {"queue": 16, "norm_group": 4}
     base = parse_method({"name": name, **own}, source="test")

@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 import torch
+from small_network import small_encoder
 from torch import Tensor
 
 from pretrain.geometry import poincare
 from pretrain.methods.base import Context, parse_method
 from pretrain.methods.build import build_method
 from pretrain.methods.hcl.branch import HCL, HCLSettings
-from pretrain.models import EncoderSettings
 
 ROWS, SIZE, DIM = 8, 32, 8
 MOCO = {"name": "moco", "queue": 16, "norm_group": 4}
@@ -28,7 +28,7 @@ every_method = pytest.mark.parametrize("base", METHODS, ids=lambda base: base["n
 def branch(base: dict[str, Any], **settings: Any) -> HCL:
     torch.manual_seed(0)
     head: Any = "mlp_bn" if base["name"] in ("byol", "orl") else "mlp"
-    encoder = EncoderSettings(backbone="resnet18", head=head, hidden=16, dim=DIM)
+    encoder = small_encoder(head=head, hidden=16, dim=DIM)
     context = Context(encoder, SIZE, ROWS, ROWS, seed=3)
     built = build_method(
         parse_method(base, source="test"), HCLSettings(queue=16, **settings), context

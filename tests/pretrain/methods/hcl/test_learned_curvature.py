@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from small_network import small_encoder
 from torch import Tensor, nn
 
 from pretrain.config import from_values
@@ -18,7 +19,6 @@ from pretrain.losses.tangent import hyperbolic_info_nce_of_tangents, moving_poin
 from pretrain.methods.base import Context
 from pretrain.methods.hcl.branch import HCL, HCLSettings
 from pretrain.methods.moco import Moco, MocoSettings
-from pretrain.models import EncoderSettings
 
 BATCH, DIM = 6, 8
 
@@ -35,7 +35,7 @@ class Half(nn.Module):
 
 
 def branch(**settings: Any) -> HCL:
-    context = Context(EncoderSettings(backbone="resnet18", dim=DIM), 32, BATCH, BATCH, seed=3)
+    context = Context(small_encoder(dim=DIM), 32, BATCH, BATCH, seed=3)
     base = Moco(MocoSettings(name="moco", queue=20, batch_norm="plain"), context)
     base.encoder_q, base.encoder_k = Half(0), Half(1)  # type: ignore[assignment]
     return HCL(base, HCLSettings(queue=20, **{"learn_curvature": True, **settings}), context)

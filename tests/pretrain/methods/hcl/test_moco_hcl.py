@@ -6,17 +6,18 @@ from typing import Any
 
 import pytest
 import torch
+from small_network import small_encoder
 from torch import Tensor, nn
 
 from pretrain.methods.base import Context, KeyedMethod, Losses, Metrics, parse_method
 from pretrain.methods.build import build_method
 from pretrain.methods.hcl.branch import HCL, HCLSettings
 from pretrain.methods.moco import Moco, MocoSettings
-from pretrain.models import Encoder, EncoderSettings
+from pretrain.models import Encoder
 
 
 def context(batch: int = 8, dim: int = 16) -> Context:
-    return Context(EncoderSettings(backbone="resnet18", dim=dim), 32, batch, batch, seed=3)
+    return Context(small_encoder(dim=dim), 32, batch, batch, seed=3)
 
 
 def moco(batch: int = 8, **settings: Any) -> Moco:
