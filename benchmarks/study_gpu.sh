@@ -18,8 +18,8 @@ export OMP_NUM_THREADS=${OMP_NUM_THREADS:-2} OMP_WAIT_POLICY=passive
 data=$out/data
 mkdir -p "$data"
 tar -xf "$file" -C "$data"
-hcl data prepare coco "$data" --annotations "$data/study/pretrain.json" --images "$data" --index "$data/index"
-hcl data pack "$data/index" "$data/pack"
+hcl data prepare coco "$data" --annotations "$data/study/pretrain.json" --images "$data" --output "$data/index"
+hcl data pack "$data/index" -o "$data/pack"
 
 pretrain() {
     local row=$1 run=$out/$1-seed$seed

@@ -118,7 +118,7 @@ COMMAND = Command(
     "Self-supervised pretraining. Run again to resume; torchrun or srun for many processes.",
     add_arguments,
     run,
-    config=ConfigKind("pretrain", _output_of, _read),
+    config=ConfigKind("pretrain", _output_of, _read, output="output"),
     saves_on_stop=True,
 )
 

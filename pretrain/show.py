@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from pretrain.core.arguments import add_output
 from pretrain.core.command import Command
 from pretrain.core.errors import InputError
 
@@ -17,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--config", required=True, metavar="C", help="configuration of pretraining: file or preset"
     )
-    parser.add_argument("--out", required=True, metavar="PNG", type=Path, help="file to write")
+    add_output(parser, "file to write", metavar="PNG")
     parser.add_argument(
         "--count", type=int, default=8, metavar="N", help="rows shown (default: %(default)s)"
     )
@@ -80,14 +81,14 @@ def run(arguments: argparse.Namespace) -> int:
     )
     picture = sheet(samples, plan, heading)
     try:
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        picture.save(arguments.out, "PNG")
+        arguments.output.parent.mkdir(parents=True, exist_ok=True)
+        picture.save(arguments.output, "PNG")
     except OSError as error:
-        raise InputError(f"{arguments.out}: cannot be written ({error})") from None
+        raise InputError(f"{arguments.output}: cannot be written ({error})") from None
     fallback = sum(one.fallback for one in samples)
     unreadable = [one for one in samples if one.fault]
     print(
-        f"{arguments.out}: {len(samples)} rows, {fallback} of them with too few boxes"
+        f"{arguments.output}: {len(samples)} rows, {fallback} of them with too few boxes"
         f"{' or no pair' if plan.pairs else ''}, "
         f"{len(unreadable)} unreadable"
     )
@@ -116,4 +117,5 @@ COMMAND = Command(
     "few boxes are marked.",
     add_arguments,
     run,
+    renamed={"--out": "--output"},
 )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import difflib
 import inspect
-import re
 import textwrap
 import types
 import typing
@@ -20,6 +19,7 @@ from pydantic.fields import FieldInfo
 from pretrain.core.command import Command
 from pretrain.core.errors import InputError
 from pretrain.core.presets import configs_root
+from pretrain.core.settings import documentation
 
 WIDTH = 96
 MAX_PRESETS = 6
@@ -108,18 +108,7 @@ def _sections(annotation: Any) -> list[type[BaseModel]]:
 
 
 def _doc(setting: Setting) -> str:
-    """What the ``Attributes`` of the docstring say of it; "" where they say nothing."""
-    for owner in setting.owner.__mro__:
-        text = inspect.cleandoc(owner.__doc__ or "")
-        block = re.search(r"^Attributes:\n((?:    .*\n?|\n)*)", text, re.M)
-        if block is None:
-            continue
-        entries = re.split(r"^    (?=\w+:)", block[1], flags=re.M)
-        for entry in entries:
-            name, colon, meaning = entry.partition(":")
-            if colon and name.strip() == setting.name:
-                return " ".join(meaning.split()).replace("``", "`")
-    return ""
+    return documentation(setting.owner, setting.name)
 
 
 def describe(field: FieldInfo) -> str:

@@ -40,7 +40,7 @@ named() {
     while IFS= read -r line; do printf '%-11s| %s\n' "$1" "$line"; done
 }
 
-run hcl data scenes "$data" --source procedural:sea,sky --images 1600 --val 400 --size 128 \
+run hcl data scenes -o "$data" --source procedural:sea,sky --images 1600 --val 400 --size 128 \
     --seed "$seed" --workers 2
 
 row moco-hcl 2>&1 | named moco-hcl &

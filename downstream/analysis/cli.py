@@ -17,7 +17,7 @@ from pretrain.core.errors import InputError
 _OVERRIDE = re.compile(r"[a-z_]+(\.\w+)+=")
 
 # Options that say where and how, not what.
-_APART = {"output", "overwrite", "device", "command_line"}
+_APART = {"output", "fresh", "device", "command_line"}
 
 
 def run(kind: str, arguments: argparse.Namespace) -> int:
@@ -31,7 +31,7 @@ def run(kind: str, arguments: argparse.Namespace) -> int:
     from downstream.results.analysis_record import Kind, check_folder
 
     name = next(each for each in get_args(Kind) if each == kind)
-    check_folder(arguments.output, name, chosen, overwrite=arguments.overwrite)
+    check_folder(arguments.output, name, chosen, fresh=arguments.fresh)
     module = importlib.import_module(f"downstream.analysis.{kind.replace('-', '_')}")
     found = module.analyse(arguments)
     record = publish(found, name, chosen, arguments.command_line, arguments.output)
@@ -71,6 +71,7 @@ COMMANDS = {
         purpose,
         functools.partial(options.add_arguments, kind),
         functools.partial(run, kind),
+        renamed={"--overwrite": "--fresh"},
     )
     for kind, purpose in options.KINDS.items()
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from pretrain.core.arguments import positive, positive_int
+from pretrain.core.arguments import add_fresh, add_output, natural, positive, positive_int
 
 KINDS = {
     "hard-negatives": "Weights of the negatives against their rank for sphere, ball and mixture; "
@@ -29,16 +29,8 @@ def add_arguments(kind: str, parser: argparse.ArgumentParser) -> None:
         "norms": _norms,
         "sweep": _sweep,
     }[kind](parser)
-    parser.add_argument(
-        "--output",
-        type=Path,
-        required=True,
-        metavar="DIR",
-        help="where figures, report.html and analysis.json go",
-    )
-    parser.add_argument(
-        "--overwrite", action="store_true", help="replace another analysis in that folder"
-    )
+    add_output(parser, "where figures, report.html and analysis.json go")
+    add_fresh(parser, "replace another analysis in that folder")
 
 
 def _hard_negatives(made: argparse.ArgumentParser) -> None:
@@ -150,18 +142,12 @@ def _objects(made: argparse.ArgumentParser) -> None:
 
 def _seed(made: argparse.ArgumentParser) -> None:
     made.add_argument(
-        "--seed", type=_natural, default=0, metavar="N", help="of what is drawn (default: 0)"
+        "--seed", type=natural, default=0, metavar="N", help="of what is drawn (default: 0)"
     )
 
 
 def _device(made: argparse.ArgumentParser) -> None:
     made.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 ...")
-
-
-def _natural(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"must be a whole number from 0, got '{text}'")
-    return int(text)
 
 
 def _several(text: str) -> int:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from pretrain.core.arguments import add_output
 from pretrain.core.command import Command
 from pretrain.core.errors import InputError
 from pretrain.core.files import write_text
@@ -118,13 +119,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "hypvit and hypmix (retrieval), or all",
     )
     add("--ks", type=int, nargs="+", metavar="K", help="recall at these K in the retrieval table")
-    add(
-        "--output",
-        type=Path,
-        default=Path("report"),
-        metavar="DIR",
-        help="where the files go (default: report)",
-    )
+    add_output(parser, "where the files go (default: report)", "report")
     kind = parser.add_mutually_exclusive_group()
     for name, file in FORMATS.items():
         text = f"print {file} instead of the terminal's tables"

@@ -6,109 +6,63 @@ import argparse
 import functools
 import importlib.util
 from collections.abc import Sequence
-from pathlib import Path
 
 from downstream.results.result import FILE_NAME, Result
-from pretrain.core.command import Command, ConfigKind
+from pretrain.core.arguments import add_settings, read_settings
+from pretrain.core.command import Command, ConfigKind, note
 from pretrain.core.errors import InputError
 from pretrain.core.presets import find_config
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the command; user errors are raised as ``InputError``."""
-    if arguments.num_gpus < 1:
-        raise InputError(f"--num-gpus {arguments.num_gpus}: at least 1")
-
     from downstream.detection.options import Options
     from downstream.detection.run.seeds import run_all, summary
 
-    options = Options(
+    options = read_settings(
+        Options,
+        arguments,
+        source="hcl detect",
         config=find_config(arguments.config, "detection"),
-        output=arguments.output,
-        weights=arguments.weights,
-        train=tuple(arguments.train) if arguments.train else None,
-        val=tuple(arguments.val) if arguments.val else None,
-        labels=arguments.labels,
-        name=arguments.name,
-        form=arguments.form,
-        overrides=tuple(arguments.overrides),
-        overwrite=arguments.overwrite,
-        resume=arguments.resume,
-        eval_only=arguments.eval_only,
+        overrides=pairs(arguments.overrides),
         command=tuple(arguments.command_line),
     )
-    results = run_all(options, arguments.seeds, arguments.num_gpus)
+    results = run_all(options)
     for result in results:
-        if arguments.seeds:
+        if options.seeds:
             print(f"seed {result.provenance['seed']}")
         print(table(result))
-    if arguments.seeds and results:
-        print(summary(arguments.output))
-        print(arguments.output)
+    if options.seeds and results:
+        print(summary(options.output))
+        print(options.output)
     elif results:
-        print(arguments.output / FILE_NAME)
+        print(options.output / FILE_NAME)
     return 0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    add = parser.add_argument
-    add("config", metavar="CONFIG", help="preset name or native detectron2 YAML")
-    add(
-        "--weights",
-        type=Path,
-        metavar="FILE",
-        help="a backbone: export, run folder or checkpoint of `hcl`, or a ResNet's checkpoint of "
-        "torchvision, timm, MoCo, DenseCL or ORL (default: random initialisation)",
+    from downstream.detection.options import Options
+
+    parser.add_argument("config", metavar="CONFIG", help="preset name or native detectron2 YAML")
+    add_settings(parser, Options)
+    parser.add_argument(
+        "overrides", nargs="*", metavar="KEY=VALUE", help="such as SOLVER.MAX_ITER=50"
     )
-    add("--output", type=Path, required=True, metavar="DIR", help="result folder")
-    for split in ("train", "val"):
-        add(
-            f"--{split}",
-            type=Path,
-            nargs=2,
-            metavar=("ANNOTATIONS", "IMAGES"),
-            help="COCO or LVIS annotations and image folder (default: the config's DATASETS, under "
-            "the folder in DETECTRON2_DATASETS)",
-        )
-    add(
-        "--labels",
-        type=Path,
-        metavar="LIST",
-        help="training images that keep their labels: ids or file names, or a COCO file with them "
-        "(default: HCL.LABELS of the config)",
-    )
-    add("--name", metavar="ROW", help="row of the table (default: the pretraining run's name)")
-    add(
-        "--form",
-        choices=("ssl", "stock", "free"),
-        help="protocol that the config must keep; free asks for nothing (default: what the "
-        "config's name ends in)",
-    )
-    add(
-        "--seeds",
-        type=int,
-        nargs="+",
-        default=[],
-        metavar="N",
-        help="train once a seed, each in DIR/seedN, and show mean and standard deviation",
-    )
-    add(
-        "--num-gpus",
-        type=int,
-        default=1,
-        metavar="N",
-        help="processes on this machine, one a GPU; over several machines use torchrun or srun",
-    )
-    add("--overwrite", action="store_true", help="replace the folder's result")
-    add("--resume", action="store_true", help="go on from the folder's last checkpoint")
-    add(
-        "--eval-only",
-        type=Path,
-        metavar="MODEL",
-        help="measure this trained detector (model_*.pth, or its result folder); train nothing",
-    )
-    add("overrides", nargs="*", metavar="KEY VALUE", help="config overrides")
+
+
+def pairs(overrides: Sequence[str]) -> tuple[str, ...]:
+    """Overrides as detectron2 takes them, key and value in turn.
+
+    Where no key has its value behind ``=``, they are pairs already: the way of earlier versions.
+    """
+    if overrides and "=" not in overrides[0]:
+        note(f"write overrides as {overrides[0]}=VALUE")
+        return tuple(overrides)
+    for text in overrides:
+        if "=" not in text:
+            raise InputError(f"'{text}': overrides are written KEY=VALUE, as in SOLVER.MAX_ITER=50")
+    return tuple(part for text in overrides for part in text.split("=", 1))
 
 
 def table(result: Result) -> str:
@@ -136,7 +90,7 @@ def _check(name: str, overrides: tuple[str, ...]) -> None:
 
 
 def _output_of(config: str, overrides: Sequence[str]) -> None:
-    _check(config, tuple(overrides))
+    _check(config, pairs(overrides))
 
 
 COMMAND = Command(
@@ -146,6 +100,7 @@ COMMAND = Command(
     add_arguments,
     run,
     config=ConfigKind("detection", _output_of, read=None),
-    epilog="KEY VALUE pairs override the config: hcl detect quickstart_r18_fpn --weights "
-    "w.pth --train a.json images --val b.json images --output out SOLVER.MAX_ITER 50",
+    epilog="KEY=VALUE overrides the config: hcl detect quickstart_r18_fpn --weights "
+    "w.pth --train a.json images --val b.json images --output out SOLVER.MAX_ITER=50",
+    renamed={"--overwrite": "--fresh"},
 )

@@ -80,7 +80,7 @@ class Judged:
             )
         except (OSError, ValueError, KeyError, EOFError) as error:
             raise InputError(
-                f"{path}: cannot be read ({error}); run that probe again with --overwrite"
+                f"{path}: cannot be read ({error}); run that probe again with --fresh"
             ) from None
 
     def sampled(self, draws: int = DRAWS) -> dict[str, Array]:
@@ -140,7 +140,7 @@ def _samples_of(result: Result, folder: Path) -> Path:
     if result.task != "probe" or not isinstance(name, str):
         raise InputError(
             f"{folder}: has no results by sample; give the --output of a probe, measured again "
-            "with --overwrite if an earlier version wrote it"
+            "with --fresh if an earlier version wrote it"
         )
     # The name stands in a file that may come from anywhere: never a path out of its folder.
     return folder / Path(name).name

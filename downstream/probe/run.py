@@ -6,23 +6,21 @@ import logging
 import shlex
 import time
 from contextlib import nullcontext
-from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from downstream.probe import linear, scores
 from downstream.probe.intervals import Judged, intervals, judged_scores
-from downstream.probe.samples import Labels, Samples, choose_samples, features
+from downstream.probe.options import Options
+from downstream.probe.samples import Samples, choose_samples, features, source
 from downstream.results.result import Result, finished, write_result
 from downstream.retrieval.task import device_of, row_name
 from pretrain.core.errors import InputError
 from pretrain.core.files import sha256
 from pretrain.data.loader import choose_workers
-from pretrain.datasets.source import DataSettings
 from pretrain.environment import machine, versions
 from pretrain.pretrained import Pretrained, load_pretrained
 from pretrain.probes.encode import Forward
@@ -30,46 +28,10 @@ from pretrain.probes.knn import classify
 
 log = logging.getLogger(__name__)
 
-Kind = Literal["linear", "knn"]
+MOST = 2**31
+"""Samples of either side."""
 HELD_OUT = 5
 """One training image in so many judges the penalties."""
-
-
-@dataclass(frozen=True)
-class Options:
-    """What is asked for.
-
-    Attributes:
-        run: run folder of `hcl pretrain`, or a checkpoint.
-        train: where the classifiers learn.
-        val: where they are tested.
-        output: folder of the result.
-        labels: what a sample is.
-        kinds: of classifiers.
-        name: row of the table; None: the run's.
-        size: side of the images, px; None: that of the run's views.
-        k: neighbours that vote.
-        temperature: τ of the votes exp(cos/τ).
-        limit: samples at most on either side.
-        batch: images in one forward.
-        device: as ``hcl retrieve`` takes it.
-        overwrite: measure again.
-    """
-
-    run: Path
-    train: DataSettings
-    val: DataSettings
-    output: Path
-    labels: Labels = "object"
-    kinds: tuple[Kind, ...] = ("linear", "knn")
-    name: str | None = None
-    size: int | None = None
-    k: int = 20
-    temperature: float = 0.07
-    limit: int = 2**31
-    batch: int = 256
-    device: str = "auto"
-    overwrite: bool = False
 
 
 def probe(options: Options, command: list[str]) -> tuple[Result, bool]:
@@ -82,7 +44,12 @@ def probe(options: Options, command: list[str]) -> tuple[Result, bool]:
     device = device_of(options.device)
     pretrained = load_pretrained(options.run)
     size = options.size or pretrained.description.size
-    train, val = choose_samples(options.train, options.val, options.labels, options.limit)
+    train, val = choose_samples(
+        source(options.train, options.on_bad_box, "--train"),
+        source(options.val, options.on_bad_box, "--val"),
+        options.labels,
+        options.limit or MOST,
+    )
     name = options.name or row_name(pretrained)
     protocol: dict[str, Any] = {
         "labels": options.labels,
@@ -96,7 +63,7 @@ def probe(options: Options, command: list[str]) -> tuple[Result, bool]:
         "temperature": options.temperature,
     }
     identity = {"weights_sha256": sha256(pretrained.checkpoint)}
-    if not options.overwrite:
+    if not options.fresh:
         known = finished(options.output, "probe", name, protocol, identity)
         if known is not None:
             return known, True
@@ -177,8 +144,8 @@ def _forward(pretrained: Pretrained, size: int, options: Options, device: torch.
         device=device,
         memory_format=torch.contiguous_format,
         autocast=nullcontext,
-        batch=options.batch,
-        threads=choose_workers(options.train.workers, 1),
+        batch=options.batch_size,
+        threads=choose_workers(None),
     )
 
 

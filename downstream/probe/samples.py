@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from downstream.probe.options import Labels
 from pretrain.core.errors import InputError
 from pretrain.core.settings import parse
 from pretrain.datasets.source import DataSettings
@@ -18,7 +19,6 @@ from pretrain.models import Encoder
 from pretrain.probes.encode import Forward, encode
 from pretrain.probes.items import Items, choose_items
 
-Labels = Literal["object", "image", "scene"]
 NAMES = ("--train", "--val")
 
 
@@ -79,7 +79,7 @@ def features(encoder: Encoder, samples: Samples, how: Forward) -> tuple[Tensor, 
     return found[readable], Samples(samples.items.take(mask.numpy()), samples.targets[mask])
 
 
-def source(given: Sequence[str], on_bad_box: str, option: str) -> DataSettings:
+def source(given: Sequence[Path], on_bad_box: str, option: str) -> DataSettings:
     """Settings of one side from the command line.
 
     Args:
@@ -93,14 +93,14 @@ def source(given: Sequence[str], on_bad_box: str, option: str) -> DataSettings:
     """
     if len(given) > 2:
         raise InputError(f"{option}: give ANNOTATIONS IMAGES, or one folder")
-    first = Path(given[0])
+    first = given[0]
     values: dict[str, Any]
     if len(given) == 2:
-        values = {"annotations": given[0], "images": given[1], "on_bad_box": on_bad_box}
+        values = {"annotations": str(given[0]), "images": str(given[1]), "on_bad_box": on_bad_box}
     elif (first / "meta.json").is_file():
-        values = {"reader": "index", "index": given[0]}
+        values = {"reader": "index", "index": str(first)}
     elif first.is_dir():
-        values = {"reader": "folder", "images": given[0], "class_folders": True}
+        values = {"reader": "folder", "images": str(first), "class_folders": True}
     else:
         raise InputError(
             f"{option}: {first}: no such folder; give ANNOTATIONS IMAGES, a prepared index, or a "

@@ -102,7 +102,7 @@ def write_record(record: AnalysisRecord, folder: Path) -> None:
     write_text(folder / FILE_NAME, text + "\n")
 
 
-def check_folder(folder: Path, kind: Kind, options: dict[str, Any], *, overwrite: bool) -> None:
+def check_folder(folder: Path, kind: Kind, options: dict[str, Any], *, fresh: bool) -> None:
     """Refuse a folder that holds something else; the same analysis may be made again.
 
     Raises:
@@ -110,9 +110,9 @@ def check_folder(folder: Path, kind: Kind, options: dict[str, Any], *, overwrite
     """
     if folder.exists() and not folder.is_dir():
         raise InputError(f"--output {folder}: is a file; name a folder")
-    if overwrite:
+    if fresh:
         return
-    remedy = "choose another --output, or replace it with --overwrite"
+    remedy = "choose another --output, or replace it with --fresh"
     if not (folder / FILE_NAME).is_file():
         if (folder / PAGE_NAME).exists():
             raise InputError(f"{folder / PAGE_NAME}: is there already; {remedy}")

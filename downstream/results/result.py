@@ -103,6 +103,6 @@ def finished(
     if other:
         raise InputError(
             f"{folder / FILE_NAME}: holds another result ({', '.join(other)}); choose another "
-            "--output, or replace it with --overwrite"
+            "--output, or replace it with --fresh"
         )
     return result

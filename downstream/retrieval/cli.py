@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pretrain.core.arguments import not_negative, positive_int
+from pretrain.core.arguments import add_fresh, add_output, not_negative, positive_int
 from pretrain.core.command import Command
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ def run(arguments: argparse.Namespace) -> int:
     verb = "already there, same weights and options" if reused else "written"
     print(f"{arguments.output / 'result.json'}: {verb}")
     if reused:
-        print("measure again with --overwrite")
+        print("measure again with --fresh")
     return 0
 
 
@@ -60,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("run", type=Path, metavar="RUN", help="run folder of `hcl pretrain`, or a checkpoint")
     add("--annotations", type=Path, required=True, metavar="JSON", help="COCO-format instances")
     add("--images", type=Path, required=True, metavar="DIR", help="folder of their images")
-    add("--output", type=Path, required=True, metavar="DIR", help="where result.json goes")
+    add_output(parser, "where result.json goes")
     add("--name", metavar="ROW", help="row in tables (default: name of the run folder)")
     add(
         "--ks",
@@ -105,7 +105,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="c of the ball for runs trained without one (default: 0.05)",
     )
     add(
-        "--batch",
+        "--batch-size",
         type=positive_int,
         default=128,
         metavar="N",
@@ -118,7 +118,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="first stage of the exact search; the answer is the same (default: auto)",
     )
-    add("--overwrite", action="store_true", help="measure again even if the result is there")
+    add_fresh(parser, "measure again even if the result is there")
 
 
 COMMAND = Command(
@@ -130,4 +130,5 @@ COMMAND = Command(
     run,
     epilog="Other things: `hcl retrieve train CONFIG key=value ...` fine-tunes a backbone for "
     "retrieval, `hcl retrieve eval RUN` evaluates what came of it; each has a --help.",
+    renamed={"--overwrite": "--fresh", "--batch": "--batch-size"},
 )

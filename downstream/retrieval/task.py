@@ -48,7 +48,7 @@ def retrieve(arguments: argparse.Namespace, command: list[str]) -> tuple[Result,
     weights = sha256(pretrained.checkpoint)
     clip_radius = pretrained.description.clip_radius
     identity = {"weights_sha256": weights, "curvature": c, "clip_radius": clip_radius}
-    if not arguments.overwrite:
+    if not arguments.fresh:
         known = finished(arguments.output, "retrieval", name, protocol, identity)
         if known is not None:
             return known, True
@@ -58,7 +58,7 @@ def retrieve(arguments: argparse.Namespace, command: list[str]) -> tuple[Result,
         objects,
         size=protocol["size"],
         context=arguments.context,
-        batch=arguments.batch,
+        batch=arguments.batch_size,
         device=device,
     )
     embedded = time.monotonic()

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pretrain.core.arguments import add_output
 from pretrain.core.errors import InputError
 from pretrain.core.text import suggest
 
@@ -27,11 +29,13 @@ class ConfigKind:
         check: called with the words for the configuration and the overrides; gives the folder of
             the run that they describe, or None, and raises ``InputError`` for what is wrong.
         read: values of a file and of those it stands on; None where a file must stay as it is.
+        output: the setting that ``--output`` is another way to write, if it is one.
     """
 
     presets: str
     check: Callable[[str, Sequence[str]], str | None]
     read: Callable[[Path], dict[str, Any]] | None
+    output: str | None = None
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,8 @@ class Command:
         for_jobs: it can be a job of a cluster or a step of a pipeline.
         usage: instead of the one that argparse makes.
         epilog: the last paragraph of ``--help``.
+        renamed: old spellings of options, accepted with a note until the next version.
+        output_was_word: likewise, the last word without a flag may stand for ``--output``.
     """
 
     name: str
@@ -60,6 +66,8 @@ class Command:
     for_jobs: bool = True
     usage: str | None = None
     epilog: str | None = None
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    output_was_word: bool = False
 
     def parser(self) -> argparse.ArgumentParser:
         """A parser of its arguments."""
@@ -70,20 +78,56 @@ class Command:
             epilog=self.epilog,
         )
         self.add_arguments(parser)
+        if self.output_was_word:
+            parser.add_argument("old_output", nargs="?", type=Path, help=argparse.SUPPRESS)
+        if self.config is not None and self.config.output is not None:
+            add_output(parser, f"the run's folder, the same as {self.config.output}=DIR", None)
         return parser
 
     def parse(self, words: Sequence[str]) -> argparse.Namespace:
         """Read its arguments; wrong ones end the process with status 2, as argparse does."""
         parser = self.parser()
         # Settings may stand before, between and after options.
-        lists = any(action.nargs in ("*", "+") for action in parser._get_positional_actions())
-        arguments = parser.parse_intermixed_args(words) if lists else parser.parse_args(words)
+        lists = self.output_was_word or any(
+            action.nargs in ("*", "+") for action in parser._get_positional_actions()
+        )
+        now = [self._new_spelling(word) for word in words]
+        arguments = parser.parse_intermixed_args(now) if lists else parser.parse_args(now)
+        if self.output_was_word:
+            self._take_old_output(parser, arguments)
+        if self.config is not None and self.config.output and arguments.output is not None:
+            arguments.overrides.append(f"{self.config.output}={json.dumps(str(arguments.output))}")
         arguments.command_line = ["hcl", *self.name.split(), *words]
         return arguments
+
+    def _new_spelling(self, word: str) -> str:
+        option, equals, value = word.partition("=")
+        if option not in self.renamed:
+            return word
+        new = self.renamed[option]
+        note(f"{option} is now {new}")
+        return f"{new}{equals}{value}"
+
+    def _take_old_output(
+        self, parser: argparse.ArgumentParser, arguments: argparse.Namespace
+    ) -> None:
+        old = arguments.__dict__.pop("old_output")
+        if old is not None and arguments.output is not None:
+            parser.error(f"unrecognized arguments: {old}")
+        if old is not None:
+            note(f"give the output with a flag, as in -o {old}")
+            arguments.output = old
+        if arguments.output is None:
+            parser.error("the following arguments are required: -o/--output")
 
     def main(self, words: Sequence[str]) -> int:
         """Read its arguments and run."""
         return self.run(self.parse(words))
+
+
+def note(text: str) -> None:
+    """Tell the user of a spelling that this version still accepts."""
+    print(f"note: {text}; the old way goes with the next version", file=sys.stderr)
 
 
 @dataclass(frozen=True)

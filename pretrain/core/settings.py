@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 import types
 import typing
 from collections.abc import Mapping
@@ -85,3 +87,16 @@ def _model_in(annotation: Any) -> type[BaseModel] | None:
             if found is not None:
                 return found
     return None
+
+
+def documentation(kind: type[BaseModel], name: str) -> str:
+    """What the ``Attributes`` of a class's docstring say of a field; "" where they say nothing."""
+    for owner in kind.__mro__:
+        text = inspect.cleandoc(owner.__doc__ or "")
+        block = re.search(r"^Attributes:\n((?:    .*\n?|\n)*)", text, re.M)
+        entries = re.split(r"^    (?=\w+:)", block[1], flags=re.M) if block else []
+        for entry in entries:
+            key, colon, meaning = entry.partition(":")
+            if colon and key.strip() == name:
+                return " ".join(meaning.split()).replace("``", "`")
+    return ""

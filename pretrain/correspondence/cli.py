@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pretrain.core.arguments import positive_int
+from pretrain.core.arguments import add_output, add_workers
 from pretrain.core.command import Command
 from pretrain.core.errors import InputError
 from pretrain.core.files import sha256
@@ -41,7 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument("run", metavar="RUN", nargs="?", type=Path, help="run or checkpoint")
-    parser.add_argument("-o", "--output", required=True, metavar="FOLDER", type=Path)
+    add_output(parser, "folder to make")
     data = parser.add_argument_group("data")
     data.add_argument("--index", metavar="FOLDER", type=Path, help="default: the run's own data")
     data.add_argument("--images", metavar="FOLDER", type=Path, help="if images have been moved")
@@ -99,12 +99,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="images between two savings (default: %(default)s)",
     )
-    work.add_argument(
-        "--workers",
-        type=positive_int,
-        metavar="N",
-        help="threads that decode (default: as cores allow, up to 8)",
-    )
+    add_workers(work, "threads that decode")
 
 
 def _correspond(arguments: argparse.Namespace) -> int:

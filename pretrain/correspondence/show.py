@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pretrain.core.arguments import add_output
 from pretrain.core.command import Command
 from pretrain.core.errors import InputError
 
@@ -20,7 +21,7 @@ MAX_ROWS = 100
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument("folder", metavar="FOLDER", type=Path, help="of hcl correspond")
-    parser.add_argument("-o", "--output", required=True, metavar="PNG", type=Path)
+    add_output(parser, "file to write", metavar="PNG")
     parser.add_argument("--rows", type=int, default=8, metavar="N", help="pairs (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="%(default)s")
     parser.add_argument("--index", metavar="FOLDER", type=Path, help="if it has been moved")

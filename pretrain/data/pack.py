@@ -146,7 +146,7 @@ class Pack:
         if len(self) != len(index) or self.meta["images"] != image_digest(index):
             raise InputError(
                 f"{self.folder}: this pack was made of other images than those of the index "
-                f"{index.folder}; make one with: hcl data pack {index.folder} OUT"
+                f"{index.folder}; make one with: hcl data pack {index.folder} -o OUT"
             )
 
     def verify(self) -> None:

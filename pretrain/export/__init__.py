@@ -6,6 +6,7 @@ import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
+from pretrain.core.arguments import add_output
 from pretrain.core.command import Command
 from pretrain.core.errors import InputError
 from pretrain.core.run_files import CHECKPOINTS
@@ -92,9 +93,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the format; detectron2's is what `hcl detect --weights` reads. timm backbones go to "
         "timm and safetensors, torchvision's ResNets to all",
     )
-    parser.add_argument(
-        "-o", "--output", required=True, type=Path, metavar="FILE", help=".pth or .safetensors"
-    )
+    add_output(parser, "the file: .pth or .safetensors", metavar="FILE")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -53,7 +53,7 @@ def test_nothing_is_run(capsys: pytest.CaptureFixture[str]) -> None:
     words = ["data", "scenes", "a b", "--images", "3"]
     _, found = read_words(words)
     assert found is not None
-    assert (found.out, found.images) == (Path("a b"), 3)
+    assert (found.output, found.images) == (Path("a b"), 3)
     with pytest.raises(InputError):
         read_words(["data", "scenes"])
     assert not Path("a b").exists()

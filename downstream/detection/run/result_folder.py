@@ -34,13 +34,13 @@ def finished(folder: Path, fingerprint: str) -> Result | None:
     if result.provenance.get("fingerprint") != fingerprint:
         raise InputError(
             f"{path}: result of another transfer ('{result.run}'); choose another --output, "
-            "or replace it with --overwrite"
+            "or replace it with --fresh"
         )
     return result
 
 
 def check_room(
-    folder: Path, fingerprint: str, sources: Sequence[Path], *, resume: bool, overwrite: bool
+    folder: Path, fingerprint: str, sources: Sequence[Path], *, resume: bool, fresh: bool
 ) -> bool:
     """Check that the folder can take a transfer; nothing is changed.
 
@@ -49,7 +49,7 @@ def check_room(
         fingerprint: of the transfer.
         sources: files that it reads.
         resume: go on with the unfinished transfer that the folder holds, if any.
-        overwrite: replace what the folder holds.
+        fresh: replace what the folder holds.
 
     Returns:
         Whether to go on from its last checkpoint.
@@ -63,13 +63,13 @@ def check_room(
         if _mark(folder) != fingerprint:
             raise InputError(
                 f"{folder}: its checkpoint is of another config, weights or data; give those, "
-                "or start anew with --overwrite and without --resume"
+                "or start anew with --fresh, without --resume"
             )
         return True
-    if (folder / TAG).exists() and not overwrite:
+    if (folder / TAG).exists() and not fresh:
         raise InputError(
             f"{folder}: holds an unfinished transfer; go on with --resume, or replace it "
-            "with --overwrite"
+            "with --fresh"
         )
     old = _written(folder)
     others = [path for path in (*old, folder / CONFIG) if path.exists()]

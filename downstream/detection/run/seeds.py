@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from downstream.detection.options import Options
@@ -17,12 +15,13 @@ def folder_of(output: Path, seed: int) -> Path:
     return output / f"seed{seed}"
 
 
-def check_seeds(options: Options, seeds: Sequence[int]) -> None:
+def check_seeds(options: Options) -> None:
     """Check that seeds are given once.
 
     Raises:
         InputError: twice the same, a negative one, or SEED among the overrides too.
     """
+    seeds = options.seeds
     if len(set(seeds)) < len(seeds) or any(seed < 0 for seed in seeds):
         raise InputError(f"--seeds {' '.join(map(str, seeds))}: different numbers from 0 on")
     if seeds and "SEED" in options.overrides[::2]:
@@ -31,13 +30,11 @@ def check_seeds(options: Options, seeds: Sequence[int]) -> None:
         raise InputError("--seeds trains; --eval-only measures one detector: give one of them")
 
 
-def run_all(options: Options, seeds: Sequence[int], processes: int) -> list[Result]:
+def run_all(options: Options) -> list[Result]:
     """Run one transfer, or one a seed, and read the results back.
 
-    Args:
-        options: of the transfer.
-        seeds: each has a folder of its own in the output; none means one transfer.
-        processes: started on this machine where neither torchrun nor srun has.
+    Each seed has a folder of its own in the output; without any it is one transfer. Processes are
+    started on this machine where neither torchrun nor srun has.
 
     Returns:
         The results; none where this is not the main process of torchrun's or srun's.
@@ -49,21 +46,23 @@ def run_all(options: Options, seeds: Sequence[int], processes: int) -> list[Resu
     from downstream.detection.run.launch import spawn
 
     compat.require()
-    check_seeds(options, seeds)
+    check_seeds(options)
+    processes = options.num_gpus
     outside = int(os.environ.get("WORLD_SIZE", 1))
     if processes > 1 and outside > 1 and processes != outside:
         raise InputError(f"--num-gpus {processes}, but torchrun has started {outside} processes")
     if processes > 1 and outside == 1:
-        spawn(processes, run_here, options, tuple(seeds))
+        spawn(processes, run_here, options)
     else:
-        run_here(options, seeds)
-    folders = [folder_of(options.output, seed) for seed in seeds] or [options.output]
+        run_here(options)
+    folders = [folder_of(options.output, seed) for seed in options.seeds]
+    folders = folders or [options.output]
     return (
         [read_result(folder) for folder in folders] if int(os.environ.get("RANK", 0)) == 0 else []
     )
 
 
-def run_here(options: Options, seeds: Sequence[int]) -> None:
+def run_here(options: Options) -> None:
     """The part of this process."""
     from downstream.detection.model.config import load_config
     from downstream.detection.run.launch import joined
@@ -71,12 +70,13 @@ def run_here(options: Options, seeds: Sequence[int]) -> None:
 
     device = str(load_config(options.config, options.overrides).MODEL.DEVICE)
     with joined(device) as world:
-        for seed in seeds:
+        for seed in options.seeds:
             overrides = (*options.overrides, "SEED", str(seed))
-            one = replace(options, output=folder_of(options.output, seed), overrides=overrides)
+            folder = folder_of(options.output, seed)
+            one = options.model_copy(update={"output": folder, "overrides": overrides})
             # Of several seeds, those done before an interruption stay as they are.
             detect(one, world)
-        if not seeds:
+        if not options.seeds:
             detect(options, world)
 
 

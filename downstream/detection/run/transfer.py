@@ -54,11 +54,11 @@ def _detect(options: Options, world: World) -> Result | None:
 
     say = _say if world.is_main else _silence
     job, notes, labels = _prepare(options, world)
-    found = None if options.overwrite else agreed(lambda: finished(options.output, job.fingerprint))
+    found = None if options.fresh else agreed(lambda: finished(options.output, job.fingerprint))
     if found is not None:
         say(f"{options.output}: already there for this config, weights and data; nothing to do")
         return found if world.is_main else None
-    wishes = {"resume": options.resume, "overwrite": options.overwrite}
+    wishes = {"resume": options.resume, "fresh": options.fresh}
     sources = [part.path for part in (job.weights, job.trained) if part]
     sources += [options.labels] if options.labels else []
     going_on = agreed(lambda: check_room(options.output, job.fingerprint, sources, **wishes))

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import get_args
 
 from downstream.retrieval.datasets.crops import Classes
-from pretrain.core.arguments import not_negative
+from pretrain.core.arguments import add_output, not_negative
 from pretrain.core.command import Command
 from pretrain.core.errors import InputError
 from pretrain.core.files import new_folder
@@ -17,22 +17,22 @@ from pretrain.datasets.readers.common import OnBad
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run ``hcl data crops ANNOTATIONS IMAGES OUT``."""
+    """Run ``hcl data crops ANNOTATIONS IMAGES -o OUT``."""
     counts = write_crops(
         arguments.annotations,
         arguments.images,
-        arguments.out,
+        arguments.output,
         size=arguments.size,
         classes=arguments.classes,
         min_side=arguments.min_side,
         context=arguments.context,
         on_bad_box=arguments.on_bad_box,
     )
-    print(f"{arguments.out}: {sum(counts.values())} objects of {len(counts)} classes")
+    print(f"{arguments.output}: {sum(counts.values())} objects of {len(counts)} classes")
     width = max(map(len, counts))
     for name, count in counts.items():
         print(f"  {name:<{width}} {count:>7}")
-    print(f"to fine-tune on it: hcl retrieve train quickstart_vit data.root={arguments.out}")
+    print(f"to fine-tune on it: hcl retrieve train quickstart_vit data.root={arguments.output}")
     return 0
 
 
@@ -148,7 +148,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("annotations", type=Path, metavar="ANNOTATIONS", help="COCO-format instances")
     add("images", type=Path, metavar="IMAGES", help="folder of their images")
-    add("out", type=Path, metavar="OUT", help="folder to make")
+    add_output(parser, "folder to make", None)
     add("--size", type=_side, default=64, metavar="PX", help="side of a crop (default: 64)")
     add(
         "--classes",
@@ -190,4 +190,5 @@ COMMAND = Command(
     "folder of class folders, as metric learning reads it (data.name=folder).",
     add_arguments,
     run,
+    output_was_word=True,
 )

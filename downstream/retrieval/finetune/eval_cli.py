@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from downstream.results.result import FILE_NAME, Result, finished
-from pretrain.core.arguments import positive_int
+from pretrain.core.arguments import add_fresh, add_output, positive_int
 from pretrain.core.command import Command
 from pretrain.core.errors import InputError
 from pretrain.core.run_files import CHECKPOINTS
@@ -25,7 +25,7 @@ def run(arguments: argparse.Namespace) -> int:
     output = arguments.output or _folder_of(arguments.run)
     tuned = load_tuned(arguments.run)
     tuned = with_overrides(tuned, arguments.overrides, source="hcl retrieve eval")
-    known = None if arguments.overwrite else _known(tuned, output)
+    known = None if arguments.fresh else _known(tuned, output)
     # What is asked for beyond an evaluation joins the result that is there.
     more = arguments.delta or (arguments.histogram and not _has_colours(known))
     if known is not None and not more:
@@ -84,10 +84,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "overrides", nargs="*", metavar="key=value", help="such as data.root=DIR test.ties=against"
     )
-    parser.add_argument("--output", type=Path, metavar="DIR", help="default: the run's folder")
-    parser.add_argument(
-        "--overwrite", action="store_true", help="replace another result in that folder"
-    )
+    add_output(parser, "where result.json goes (default: the run's folder)", None)
+    add_fresh(parser, "replace another result in that folder")
     parser.add_argument(
         "--delta",
         type=_subsets,
@@ -113,4 +111,5 @@ COMMAND = Command(
     "ranked: by cosine, and as it was trained in the ball or by the fused score.",
     add_arguments,
     run,
+    renamed={"--overwrite": "--fresh"},
 )

@@ -87,6 +87,6 @@ COMMAND = Command(
     "processes.",
     add_arguments,
     run,
-    config=ConfigKind("retrieval", _output_of, _read),
+    config=ConfigKind("retrieval", _output_of, _read, output="output"),
     saves_on_stop=True,
 )

@@ -6,9 +6,9 @@ import argparse
 import json
 from pathlib import Path
 
-from pretrain.core.arguments import positive_int
+from pretrain.core.arguments import add_workers
 from pretrain.core.command import Command
-from pretrain.core.machine import MAX_WORKERS, default_workers
+from pretrain.core.machine import default_workers
 from pretrain.core.progress import Progress
 
 
@@ -17,12 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("index", metavar="INDEX", type=Path, help="folder of the index")
     parser.add_argument("--images", type=Path, metavar="DIR", help="where the images are now")
     parser.add_argument("--json", action="store_true", help="the report as JSON")
-    parser.add_argument(
-        "--workers",
-        type=positive_int,
-        metavar="W",
-        help=f"threads (default: the cores, {MAX_WORKERS} at most)",
-    )
+    add_workers(parser, "threads")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -6,6 +6,7 @@ import argparse
 import time
 from pathlib import Path
 
+from pretrain.core.arguments import add_output, add_workers
 from pretrain.core.command import Command
 from pretrain.core.machine import default_workers
 from pretrain.core.progress import Progress
@@ -14,16 +15,14 @@ from pretrain.core.progress import Progress
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument("index", metavar="INDEX", type=Path, help="folder of the index")
-    parser.add_argument("out", metavar="OUT", type=Path, help="folder to make")
+    add_output(parser, "folder to make", None)
     parser.add_argument(
         "--side",
         type=int,
         metavar="PX",
         help="shrink images to this shorter side, never enlarge (default: as they are)",
     )
-    parser.add_argument(
-        "--workers", type=int, metavar="W", help="processes (default: the cores, at most 8)"
-    )
+    add_workers(parser)
     parser.add_argument("--verify", action="store_true", help="read all of it back at the end")
 
 
@@ -39,12 +38,12 @@ def run(arguments: argparse.Namespace) -> int:
     index = Index.open(arguments.index)
     progress = Progress("images", len(index))
     start = time.perf_counter()
-    pack = write(index, arguments.out, arguments.side, workers=workers, progress=progress)
+    pack = write(index, arguments.output, arguments.side, workers=workers, progress=progress)
     if arguments.verify:
         pack.verify()
     size = sum(shard["bytes"] for shard in pack.meta["shards"])
     seconds = time.perf_counter() - start
-    print(f"{arguments.out}: {len(pack)} images, {size / 1e9:.2f} GB, {seconds:.1f} s")
+    print(f"{arguments.output}: {len(pack)} images, {size / 1e9:.2f} GB, {seconds:.1f} s")
     for row, reason in pack.meta["bad"]:
         print(f"not packed: {index.path(int(row))}: {reason}")
     return 0
@@ -56,4 +55,5 @@ COMMAND = Command(
     "files that the loader maps. An interrupted run goes on where it was when called again.",
     add_arguments,
     run,
+    output_was_word=True,
 )

@@ -8,6 +8,7 @@ import threading
 from pathlib import Path
 from typing import Any, get_args
 
+from pretrain.core.arguments import add_output
 from pretrain.core.command import Command
 from pretrain.core.progress import Progress
 
@@ -52,7 +53,7 @@ def run(reader: str, arguments: argparse.Namespace) -> int:
         tuple(arguments.archive),
         arguments.download,
         given,
-        arguments.index,
+        arguments.output,
     )
     bytes_seen, lock = 0, threading.Lock()
     downloading, unpacking = Progress("MB received"), Progress("files unpacked")
@@ -142,11 +143,8 @@ def add_arguments(reader: str, parser: argparse.ArgumentParser) -> None:
         default="error",
         help="images missing or unreadable (default: %(default)s)",
     )
-    parser.add_argument(
-        "--index",
-        type=Path,
-        metavar="OUT",
-        help="folder of the index (default: below ROOT, for a plain folder beside it)",
+    add_output(
+        parser, "folder of the index (default: below ROOT, for a plain folder beside it)", None
     )
 
 
@@ -158,6 +156,7 @@ COMMANDS = {
         "Repeating a call continues where it was interrupted.",
         functools.partial(add_arguments, reader),
         functools.partial(run, reader),
+        renamed={"--index": "--output"},
     )
     for reader, (what, _) in READERS.items()
 }

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pretrain.core.arguments import add_output, positive_int
 from pretrain.core.command import Command
 from pretrain.core.machine import cores
 from pretrain.core.progress import Progress
@@ -44,7 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
     chosen = cores() if proposer.needs_image else 1
     workers = chosen if arguments.workers is None else arguments.workers
     outcome = propose(
-        index, arguments.out, proposer, rule, workers=workers, progress=Progress("images")
+        index, arguments.output, proposer, rule, workers=workers, progress=Progress("images")
     )
     print(describe(outcome))
     return 0
@@ -53,7 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument("index", metavar="INDEX", type=Path, help="folder of an index")
-    parser.add_argument("out", metavar="OUT", type=Path, help="folder to make")
+    add_output(parser, "folder to make", None)
     parser.add_argument("--method", required=True, choices=METHODS)
     parser.add_argument(
         "--json", type=Path, metavar="FILE", help="detector: its results in COCO's format"
@@ -86,8 +87,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--workers",
-        type=int,
-        metavar="W",
+        type=positive_int,
+        metavar="N",
         help="processes (default: the cores for selective search, 1 for the others)",
     )
 
@@ -162,4 +163,5 @@ COMMAND = Command(
     "stopped; the same seed gives the same boxes, whatever the number of workers.",
     add_arguments,
     run,
+    output_was_word=True,
 )

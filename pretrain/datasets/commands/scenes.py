@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import argparse
 import time
-from pathlib import Path
 
+from pretrain.core.arguments import add_fresh, add_output, add_workers
 from pretrain.core.command import Command
-from pretrain.core.machine import MAX_WORKERS, default_workers
+from pretrain.core.machine import default_workers
 from pretrain.core.progress import Progress
 from pretrain.datasets.scenes import sources as scene_sources
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("out", metavar="OUT", type=Path, help="folder to make")
+    add_output(parser, "folder to make", None)
     parser.add_argument("--images", type=int, required=True, metavar="N", help="training images")
     parser.add_argument(
         "--val", type=int, metavar="M", help="validation images (default: a fifth of N)"
@@ -34,20 +34,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SHARE",
         help="share of scenes with one object foreign to their context (default: %(default)s)",
     )
-    parser.add_argument(
-        "--workers",
-        type=int,
-        metavar="W",
-        help=f"processes (default: the cores, {MAX_WORKERS} at most)",
-    )
-    parser.add_argument(
-        "--overwrite", action="store_true", help="replace other generated scenes in OUT"
-    )
+    add_workers(parser)
+    add_fresh(parser, "replace other generated scenes in OUT")
     scene_sources.add_option(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run ``hcl data scenes OUT ...``."""
+    """Run ``hcl data scenes -o OUT ...``."""
     from pretrain.datasets.scenes.coco_writer import write
     from pretrain.datasets.scenes.scene_set import SceneSet
 
@@ -65,17 +58,17 @@ def run(arguments: argparse.Namespace) -> int:
     start = time.perf_counter()
     outcome = write(
         wanted,
-        arguments.out,
+        arguments.output,
         workers=workers,
-        overwrite=arguments.overwrite,
+        fresh=arguments.fresh,
         progress=Progress("images", total),
     )
     what = f"{wanted.images} training and {wanted.val} validation scenes"
     if outcome == "present":
-        print(f"{arguments.out}: holds these {what} already; nothing to do")
+        print(f"{arguments.output}: holds these {what} already; nothing to do")
     else:
         seconds = time.perf_counter() - start
-        print(f"{arguments.out}: {what} in {seconds:.1f} s ({total / seconds:.0f} scenes/s)")
+        print(f"{arguments.output}: {what} in {seconds:.1f} s ({total / seconds:.0f} scenes/s)")
     return 0
 
 
@@ -86,4 +79,6 @@ COMMAND = Command(
     "same bytes, whatever the number of workers.",
     add_arguments,
     run,
+    output_was_word=True,
+    renamed={"--overwrite": "--fresh"},
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from pretrain.core.arguments import positive_int
+from pretrain.core.arguments import add_output, positive_int
 from pretrain.core.command import Command
 from pretrain.core.errors import InputError
 
@@ -13,7 +13,7 @@ from pretrain.core.errors import InputError
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument("index", metavar="INDEX", type=Path, help="folder of the index")
-    parser.add_argument("out", metavar="OUT", type=Path, help="folder of the new index")
+    add_output(parser, "folder of the new index", None)
     parser.add_argument(
         "--min-classes", type=positive_int, default=2, metavar="N", help="default: %(default)s"
     )
@@ -23,15 +23,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run ``hcl data select INDEX OUT``."""
+    """Run ``hcl data select INDEX -o OUT``."""
     from pretrain.data.index import Index
     from pretrain.datasets.selection import PAPER_RULE, Rule, compare_with_paper, select
 
     index = Index.open(arguments.index)
-    if arguments.out.exists():
-        raise InputError(f"{arguments.out}: exists already; choose another folder")
+    if arguments.output.exists():
+        raise InputError(f"{arguments.output}: exists already; choose another folder")
     rule = Rule(arguments.min_classes, arguments.min_images)
-    chosen = select(index, arguments.out.resolve(), rule)
+    chosen = select(index, arguments.output.resolve(), rule)
     selection = chosen.meta["selection"]
     print(f"{chosen.folder}: {len(chosen)} of {len(index)} images, {chosen.box_count} boxes")
     print(
@@ -50,4 +50,5 @@ COMMAND = Command(
     "index, with the list of its images in selection.txt.",
     add_arguments,
     run,
+    output_was_word=True,
 )

@@ -36,7 +36,7 @@ def write(
     folder: Path,
     *,
     workers: int = 1,
-    overwrite: bool = False,
+    fresh: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> Outcome:
     """Make the set, unless ``folder`` holds it already.
@@ -47,7 +47,7 @@ def write(
         wanted: what to make.
         folder: where; it may exist if it is empty.
         workers: processes; the bytes do not depend on their number.
-        overwrite: replace other generated scenes in ``folder``.
+        fresh: replace other generated scenes in ``folder``.
         progress: called with the number of images made so far.
 
     Raises:
@@ -56,7 +56,7 @@ def write(
     if workers < 1:
         raise InputError(f"--workers must be at least 1, got {workers}")
     folder = folder.expanduser().resolve()
-    old = _look(wanted, folder, overwrite)
+    old = _look(wanted, folder, fresh)
     if old == "same":
         return "present"
     try:
@@ -71,9 +71,7 @@ def write(
     return "made"
 
 
-def _look(
-    wanted: SceneSet, folder: Path, overwrite: bool
-) -> Literal["free", "same", "replaceable"]:
+def _look(wanted: SceneSet, folder: Path, fresh: bool) -> Literal["free", "same", "replaceable"]:
     """What ``folder`` holds."""
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return "free"
@@ -88,8 +86,8 @@ def _look(
     fault = _difference(wanted, folder, held)
     if fault is None:
         return "same"
-    if not overwrite:
-        raise InputError(f"{folder}: {fault}; choose another folder or add --overwrite")
+    if not fresh:
+        raise InputError(f"{folder}: {fault}; choose another folder or add --fresh")
     extra = {path.name for path in folder.iterdir()} - {"train", "val", "annotations"}
     if extra:
         raise InputError(f"{folder}: also holds '{min(extra)}', which is not overwritten; move it")

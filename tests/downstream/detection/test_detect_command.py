@@ -67,13 +67,13 @@ def test_end_to_end(
     assert resolved.SOLVER.MAX_ITER == 3
     assert "Starting training" in (output / "log.txt").read_text()
 
-    # The same again does nothing; another config is not mixed in; --overwrite replaces.
+    # The same again does nothing; another config is not mixed in; --fresh replaces.
     before = (output / "result.json").stat().st_mtime_ns
     assert hcl.main(arguments) == 0
     assert "already there" in capsys.readouterr().out
     assert (output / "result.json").stat().st_mtime_ns == before
     assert hcl.main([*arguments, "SOLVER.MAX_ITER", "2"]) == 2
-    assert "--overwrite" in capsys.readouterr().err
+    assert "--fresh" in capsys.readouterr().err
     assert hcl.main([*arguments, "--overwrite", "SOLVER.MAX_ITER", "2"]) == 0
     assert read_result(output).protocol["iterations"] == 2
     lines = (output / "metrics.json").read_text().splitlines()

@@ -183,8 +183,7 @@ def test_a_subset_keeps_its_objects_and_its_balanced_part(subset, run):
 def test_the_scenes_are_labels_for_a_probe(kit, run):
     run(kit)
     train, val = (
-        source([str(kit / f"index-scenes-{split}")], "error", f"--{split}")
-        for split in ("train", "val")
+        source([kit / f"index-scenes-{split}"], "error", f"--{split}") for split in ("train", "val")
     )
     bank, queries = choose_samples(train, val, "image", 100)
     assert bank.targets.tolist() == [0, 0, 1, 1, 2, 2]

@@ -360,7 +360,6 @@ def test_the_command_reads_a_detectors_results(index, tmp_path, capsys):
         (["--method", "detector"], "needs --json FILE"),
         (["--method", "grid", "--json", "x.json"], "are for --method detector, not grid"),
         (["--method", "random", "--seed", "-1"], "--seed must be 0 or more"),
-        (["--method", "random", "--workers", "0"], "--workers must be at least 1"),
         (["--method", "grid", "--top", "0", "--max-iou", "2"], "'top': input should be greater"),
         (["--method", "grid", "--min-side", "-1"], "'min_side': input should be greater"),
     ],

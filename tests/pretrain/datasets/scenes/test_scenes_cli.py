@@ -34,7 +34,7 @@ def test_another_set_is_named_and_replaced_only_on_request(
     assert run(out, *SMALL, "--seed", 4) == 2
     message = capsys.readouterr().err
     assert f"{out}: holds other scenes (seed 0 instead of 4)" in message
-    assert "--overwrite" in message
+    assert "--fresh" in message
     assert run(out, *SMALL, "--seed", 4, "--overwrite") == 0
     assert json.loads(annotation_file(out, "train").read_text())["info"]["seed"] == 4
     assert [path.name for path in tmp_path.iterdir()] == ["set"]
@@ -127,7 +127,6 @@ def test_an_empty_folder_is_used(tmp_path: Path) -> None:
         ("--out-of-context", "1.5"),
         ("--out-of-context", "-0.1"),
         ("--out-of-context", "nan"),
-        ("--workers", "0"),
     ],
 )
 def test_bad_values_name_their_option(
