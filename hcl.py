@@ -107,6 +107,7 @@ COMMANDS = Group(
         "compare": Entry("downstream.compare.cli", "table and report of several runs"),
         "presets": Entry("slurm.presets", "the configurations that come with the project"),
         "explain": Entry("slurm.explain", "what a setting means, its default, presets that set it"),
+        "completion": Entry("slurm.completion", "a script that makes the shell complete all this"),
         "pipeline": Entry("slurm.cli", "several of these commands in order, each once"),
         "submit": Entry("slurm.submit", "any of these commands as a job of a cluster"),
         "status": Entry("slurm.watch", "jobs: where they stand, and why they restarted"),

@@ -47,6 +47,7 @@ setup(
         "pydantic>=2.10",
         "PyYAML>=6.0",
         "safetensors>=0.5",
+        "shtab>=1.7",
         "submitit>=1.5.3,<1.6",
         "tensorboard>=2.18",
         "torch>=2.11",
