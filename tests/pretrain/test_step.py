@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from small_network import SMALL
 from torch import Tensor
 
 import pretrain
@@ -43,7 +44,7 @@ def run_settings(method: dict[str, Any], parts: int) -> RunSettings:
         "output": "unused",
         "data": {"annotations": "unused", "images": "unused"},
         "views": {"size": SIZE},
-        "model": {"backbone": "resnet18", "head": head, "hidden": 16, "dim": 8},
+        "model": {**SMALL, "head": head, "hidden": 16, "dim": 8},
         "method": method,
         "optim": {"batch_size": ROWS, "lr": 0.1, "momentum": 0.0, "accumulate": parts},
         "train": {"steps": 2},
@@ -140,7 +141,7 @@ def test_parts__on_two_processes_equal_more_parts_on_one(scenes: Path, tmp_path:
             "data.index": tmp_path / "index",
             "data.workers": 0,
             "views.size": SIZE,
-            "model": {"backbone": "resnet18", "head": "mlp_bn", "hidden": 16, "dim": 8},
+            "model": {**SMALL, "head": "mlp_bn", "hidden": 16, "dim": 8},
             "method": BYOL,
             "hcl": None,
             "optim.batch_size": 16,

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from small_network import small_encoder
 from torch import Tensor
 
 from pretrain.core.errors import InputError
@@ -13,14 +14,13 @@ from pretrain.methods.base import Context, KeyedMethod, parse_method
 from pretrain.methods.build import build_method
 from pretrain.methods.hcl.branch import HCLSettings
 from pretrain.methods.orl import ORL, ORLSettings
-from pretrain.models import EncoderSettings
 
 BATCH = 4
 VIEWS = {"global_1", "global_2", "intra_1", "intra_2", "inter_1", "inter_2"}
 
 
 def context(head: Any = "mlp_bn") -> Context:
-    encoder = EncoderSettings(backbone="resnet18", head=head, hidden=24, dim=16)
+    encoder = small_encoder(head=head, hidden=24, dim=16)
     return Context(encoder, 64, BATCH, BATCH, seed=3)
 
 

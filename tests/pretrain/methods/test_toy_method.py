@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from small_network import SMALL
 
 import pretrain.methods
 from pretrain.__main__ import COMMAND
@@ -95,6 +96,8 @@ def arguments(scenes: Path, output: Path, method: dict[str, Any], hcl: Any) -> l
         "data.index": output.parent / "index",
         "data.workers": 0,
         "views.size": 32,
+        "model.backbone": SMALL["backbone"],
+        "model.options": SMALL["options"],
         "model.dim": 16,
         "method": method,
         "hcl": hcl,

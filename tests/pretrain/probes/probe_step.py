@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from small_network import small_encoder
 
 from pretrain import distributed
 from pretrain.datasets.source import DataSettings
 from pretrain.methods.base import Context, local_rows
 from pretrain.methods.byol import Byol, ByolSettings
-from pretrain.models import EncoderSettings
 from pretrain.probes.collapse import CollapseMonitor
 from pretrain.probes.encode import Forward
 from pretrain.probes.online import KnnProbe
@@ -36,7 +36,7 @@ def main(scenes: str, output: str) -> None:
 
 def values(world: distributed.World, scenes: Path) -> dict[str, float]:
     torch.manual_seed(0)
-    encoder = EncoderSettings(backbone="resnet18", head="mlp_bn", hidden=16, dim=8)
+    encoder = small_encoder(head="mlp_bn", hidden=16, dim=8)
     settings: dict[str, Any] = {"name": "byol", "predictor_hidden": 12}
     context = Context(encoder, 32, BATCH, BATCH // world.size, seed=1)
     method = Byol(ByolSettings(**settings), context).train()

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from small_network import SMALL, small_encoder
 
 import pretrain
 from pretrain import checkpoint, distributed
@@ -26,7 +27,7 @@ from pretrain.data.decode import read_image
 from pretrain.data.views import resize, whole_pixels
 from pretrain.datasets.source import DataSettings, open_index
 from pretrain.metrics import read_metrics
-from pretrain.models import Encoder, EncoderSettings
+from pretrain.models import Encoder
 from pretrain.probes.encode import Forward, encode
 from pretrain.probes.items import choose_items
 from pretrain.probes.online import KnnProbe
@@ -61,6 +62,8 @@ def settings(scenes: Path, output: Path, **more: Any) -> Any:
         "output": str(output),
         "data": data(scenes),
         "views.size": 32,
+        "model.backbone": SMALL["backbone"],
+        "model.options": SMALL["options"],
         "model.dim": 16,
         "method.queue": 20,
         "method.norm_group": 4,
@@ -217,7 +220,7 @@ def test_two_ranks__find_what_one_process_finds(scenes: Path, tmp_path: Path) ->
         output = tmp_path / f"{count}.json"
         done = subprocess.run(
             [*launch, str(SCRIPT), str(scenes), str(output)],
-            env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+            env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT}/tests", "OMP_NUM_THREADS": "1"},
             capture_output=True,
             text=True,
             check=False,
@@ -235,7 +238,7 @@ def test_two_ranks__find_what_one_process_finds(scenes: Path, tmp_path: Path) ->
 
 def encoder() -> Encoder:
     torch.manual_seed(0)
-    return Encoder(EncoderSettings(backbone="resnet18", dim=8))
+    return Encoder(small_encoder(dim=8))
 
 
 def how(**more: Any) -> Forward:
