@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 from pretrain.core.command import Entry, Group
@@ -120,8 +121,26 @@ COMMANDS = Group(
 def main(argv: list[str] | None = None) -> int:
     """Run one command; the user's own mistakes end in a line or two and status 2."""
     words = sys.argv[1:] if argv is None else argv
-    if not words:
-        words = ["--help"]
+    name = f"hcl {words[0]}" if words and words[0] in COMMANDS.commands else "hcl"
+    from pretrain.core.errors import InputError
+
+    try:
+        status = _run(words or ["--help"])
+        sys.stdout.flush()
+    except InputError as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        # As in `hcl --help | head -1`: nobody reads on. The interpreter would flush once more.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        print(f"{name}: interrupted", file=sys.stderr)
+        return 130
+    return status
+
+
+def _run(words: list[str]) -> int:
     if words[0] == "--version":
         from pretrain import __version__
 
@@ -130,18 +149,8 @@ def main(argv: list[str] | None = None) -> int:
     if words[0] in ("-h", "--help"):
         print(COMMANDS.help(""))
         return 0
-    name = f"hcl {words[0]}" if words[0] in COMMANDS.commands else "hcl"
-    from pretrain.core.errors import InputError
-
-    try:
-        command, rest = COMMANDS.find(words)
-        return command.main(rest)
-    except InputError as error:
-        print(f"{name}: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(f"{name}: interrupted", file=sys.stderr)
-        return 130
+    command, rest = COMMANDS.find(words)
+    return command.main(rest)
 
 
 if __name__ == "__main__":

@@ -13,10 +13,14 @@ import torch
 from torch import Tensor
 
 from pretrain.core.files import write_text
+from pretrain.core.progress import Interval
 from pretrain.core.text import duration
 
 Value = float | list[float]
 """What one name of a logged step holds: a number, or a histogram's shares."""
+
+LOG_SECONDS = 10.0
+"""Between two lines in a log; ``metrics.jsonl`` has all logged steps."""
 
 
 class Recorder:
@@ -42,6 +46,7 @@ class Recorder:
             self._writer = SummaryWriter(str(tensorboard), purge_step=start_step)
         self._total = total_steps
         self._live = sys.stderr.isatty()
+        self._interval, self._shown = Interval(LOG_SECONDS), False
         self._start_step, self._start = start_step, time.monotonic()
 
     def log(self, step: int, values: Mapping[str, Value]) -> None:
@@ -54,8 +59,13 @@ class Recorder:
                     self._add_histogram(name, value, step)
                 else:
                     self._writer.add_scalar(name, value, step)
-        if "loss" in values:
+        if "loss" in values and self._wanted(step):
             self._show(step, {k: v for k, v in values.items() if not isinstance(v, list)})
+
+    def _wanted(self, step: int) -> bool:
+        """All logged steps on a terminal; in a file the first, the last and some between."""
+        first, self._shown = not self._shown, True
+        return self._interval.due() or self._live or first or step == self._total
 
     def _add_histogram(self, name: str, shares: list[float], step: int) -> None:
         """Shares over equal parts of [0, 1], as TensorBoard draws them."""

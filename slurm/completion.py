@@ -59,7 +59,7 @@ def _add(
 def _arguments(
     parser: argparse.ArgumentParser, command: Command, functions: dict[str, list[str]]
 ) -> None:
-    command.add_arguments(parser)
+    command.fill(parser)
     for action in parser._actions:
         if action.dest == "config" and command.config is not None:
             kind = command.config.presets

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -46,3 +47,13 @@ def test_every_command_has_help(name: str, capsys: pytest.CaptureFixture[str]) -
         hcl.main([name, "--help"])
     assert stop.value.code == 0
     assert f"usage: hcl {name}" in capsys.readouterr().out
+
+
+def test_a_reader_that_goes_away_is_no_error() -> None:
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        [sys.executable, hcl.__file__, "--help"], stdout=write, stderr=subprocess.PIPE, check=False
+    )
+    os.close(write)
+    assert (done.returncode, done.stderr) == (0, b"")

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pretrain.core.arguments import add_fresh, add_output, not_negative, positive_int
+from pretrain.core.arguments import add_settings, read_settings
 from pretrain.core.command import Command
 
 if TYPE_CHECKING:
@@ -15,12 +14,14 @@ if TYPE_CHECKING:
 
 def run(arguments: argparse.Namespace) -> int:
     """Evaluate one run and write ``result.json`` and the neighbour sheets."""
+    from downstream.retrieval.options import Options
     from downstream.retrieval.task import retrieve
 
-    result, reused = retrieve(arguments, arguments.command_line)
+    options = read_settings(Options, arguments, source="hcl retrieve")
+    result, reused = retrieve(options, arguments.command_line)
     print(_summary(result))
     verb = "already there, same weights and options" if reused else "written"
-    print(f"{arguments.output / 'result.json'}: {verb}")
+    print(f"{options.output / 'result.json'}: {verb}")
     if reused:
         print("measure again with --fresh")
     return 0
@@ -56,69 +57,9 @@ def _summary(result: Result) -> str:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    add = parser.add_argument
-    add("run", type=Path, metavar="RUN", help="run folder of `hcl pretrain`, or a checkpoint")
-    add("--annotations", type=Path, required=True, metavar="JSON", help="COCO-format instances")
-    add("--images", type=Path, required=True, metavar="DIR", help="folder of their images")
-    add_output(parser, "where result.json goes")
-    add("--name", metavar="ROW", help="row in tables (default: name of the run folder)")
-    add(
-        "--ks",
-        type=positive_int,
-        nargs="+",
-        default=[1, 5, 10],
-        metavar="K",
-        help="default: 1 5 10",
-    )
-    add(
-        "--context",
-        type=not_negative,
-        default=0.1,
-        help="share of its extent by which a box grows on every side (default: 0.1)",
-    )
-    add(
-        "--size", type=positive_int, metavar="PX", help="side of a crop (default: that of training)"
-    )
-    add(
-        "--min-side",
-        type=not_negative,
-        default=16.0,
-        metavar="PX",
-        help="leave out boxes whose shorter side is less (default: 16)",
-    )
-    add(
-        "--max-per-category",
-        type=positive_int,
-        metavar="N",
-        help="take N objects of a larger category, spread evenly over the file",
-    )
-    add(
-        "--on-bad-box",
-        choices=["error", "drop"],
-        default="error",
-        help="boxes without area or outside their image: refuse the set, or leave them out",
-    )
-    add(
-        "--curvature",
-        type=float,
-        metavar="C",
-        help="c of the ball for runs trained without one (default: 0.05)",
-    )
-    add(
-        "--batch-size",
-        type=positive_int,
-        default=128,
-        metavar="N",
-        help="crops per forward (default: 128)",
-    )
-    add("--device", default="auto", help="auto, cpu, cuda, cuda:1 ... (default: auto)")
-    add(
-        "--search",
-        choices=["auto", "faiss", "torch"],
-        default="auto",
-        help="first stage of the exact search; the answer is the same (default: auto)",
-    )
-    add_fresh(parser, "measure again even if the result is there")
+    from downstream.retrieval.options import Options
+
+    add_settings(parser, Options)
 
 
 COMMAND = Command(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import shlex
 import time
 from pathlib import Path
@@ -14,6 +13,7 @@ from downstream.results.result import Result, finished, write_result
 from downstream.retrieval.embed import embed
 from downstream.retrieval.evaluate import Evaluation, evaluate
 from downstream.retrieval.objects import Objects, choose_objects
+from downstream.retrieval.options import Options
 from downstream.retrieval.sheets import NEIGHBOURS, choose_queries, write_sheet
 from pretrain.core.errors import InputError
 from pretrain.core.files import sha256
@@ -26,30 +26,30 @@ from pretrain.pretrained import Pretrained, load_pretrained
 DEFAULT_CURVATURE = 0.05
 
 
-def retrieve(arguments: argparse.Namespace, command: list[str]) -> tuple[Result, bool]:
-    """Do what ``arguments`` ask; returns the result and whether it was there before.
+def retrieve(options: Options, command: list[str]) -> tuple[Result, bool]:
+    """Do what is asked for; returns the result and whether it was there before.
 
     Raises:
         InputError: weights, annotations, images or options that cannot be used.
     """
     start = time.monotonic()
-    if arguments.output.exists() and not arguments.output.is_dir():
-        raise InputError(f"--output {arguments.output}: is a file; name a folder")
-    device = device_of(arguments.device)
-    pretrained = load_pretrained(arguments.run)
-    report = read(arguments.annotations, arguments.images, on_bad_box=arguments.on_bad_box)
+    if options.output.exists() and not options.output.is_dir():
+        raise InputError(f"--output {options.output}: is a file; name a folder")
+    device = device_of(options.device)
+    pretrained = load_pretrained(options.run)
+    report = read(options.annotations, options.images, on_bad_box=options.on_bad_box)
     objects = choose_objects(
-        report, min_side=arguments.min_side, max_per_category=arguments.max_per_category
+        report, min_side=options.min_side, max_per_category=options.max_per_category
     )
-    ks = sorted(set(arguments.ks))
-    c = _curvature(pretrained, arguments.curvature)
-    name = arguments.name or row_name(pretrained)
-    protocol = _protocol(arguments, pretrained, report, ks)
+    ks = sorted(set(options.ks))
+    c = _curvature(pretrained, options.curvature)
+    name = options.name or row_name(pretrained)
+    protocol = _protocol(options, pretrained, report, ks)
     weights = sha256(pretrained.checkpoint)
     clip_radius = pretrained.description.clip_radius
     identity = {"weights_sha256": weights, "curvature": c, "clip_radius": clip_radius}
-    if not arguments.fresh:
-        known = finished(arguments.output, "retrieval", name, protocol, identity)
+    if not options.fresh:
+        known = finished(options.output, "retrieval", name, protocol, identity)
         if known is not None:
             return known, True
 
@@ -57,8 +57,8 @@ def retrieve(arguments: argparse.Namespace, command: list[str]) -> tuple[Result,
         pretrained,
         objects,
         size=protocol["size"],
-        context=arguments.context,
-        batch=arguments.batch_size,
+        context=options.context,
+        batch=options.batch_size,
         device=device,
     )
     embedded = time.monotonic()
@@ -69,7 +69,7 @@ def retrieve(arguments: argparse.Namespace, command: list[str]) -> tuple[Result,
         c=c,
         clip_radius=clip_radius,
         source=str(pretrained.checkpoint),
-        engine=arguments.search,
+        engine=options.search,
         least=NEIGHBOURS,
     )
     searched = time.monotonic()
@@ -92,7 +92,7 @@ def retrieve(arguments: argparse.Namespace, command: list[str]) -> tuple[Result,
         },
     }
     artifacts = {
-        "neighbours": _write_sheets(arguments.output, objects, found, arguments.context),
+        "neighbours": _write_sheets(options.output, objects, found, options.context),
         "per_category": found.per_category,
     }
     result = Result(
@@ -103,21 +103,21 @@ def retrieve(arguments: argparse.Namespace, command: list[str]) -> tuple[Result,
         provenance=provenance,
         artifacts=artifacts,
     )
-    write_result(result, arguments.output)
+    write_result(result, options.output)
     return result, False
 
 
 def _protocol(
-    arguments: argparse.Namespace, pretrained: Pretrained, report: ReadReport, ks: list[int]
+    options: Options, pretrained: Pretrained, report: ReadReport, ks: list[int]
 ) -> dict[str, Any]:
     """Everything that must agree for two recalls to be comparable."""
     return {
         "annotations_sha256": report.source_sha256,
-        "size": arguments.size or pretrained.description.size,
-        "context": arguments.context,
-        "min_side": arguments.min_side,
-        "max_per_category": arguments.max_per_category,
-        "on_bad_box": arguments.on_bad_box,
+        "size": options.size or pretrained.description.size,
+        "context": options.context,
+        "min_side": options.min_side,
+        "max_per_category": options.max_per_category,
+        "on_bad_box": options.on_bad_box,
         "ks": ks,
     }
 

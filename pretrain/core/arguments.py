@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, Union
 
 from pretrain.core.machine import MAX_WORKERS
 
@@ -37,7 +37,7 @@ class Option:
     hidden: bool = False
 
 
-def add_settings(parser: argparse.ArgumentParser, kind: type[Settings]) -> None:
+def add_settings(parser: argparse._ActionsContainer, kind: type[Settings]) -> None:
     """Add an argument for each field of a settings class.
 
     Flag, type, choices, range and default are those of the field, and the help is what the
@@ -138,16 +138,20 @@ def _keywords(field: FieldInfo) -> dict[str, Any]:
         inner, *others = typing.get_args(annotation)
         found["nargs"] = "+" if others == [Ellipsis] else 1 + len(others)
         annotation = inner
+    limits = list(field.metadata)
+    if typing.get_origin(annotation) is Annotated:
+        annotation, *inner_limits = typing.get_args(annotation)
+        limits += [item for one in inner_limits for item in getattr(one, "metadata", [one])]
     if typing.get_origin(annotation) is Literal:
         found["choices"] = typing.get_args(annotation)
     else:
-        found["type"] = _type(annotation, field)
+        found["type"] = _type(annotation, limits)
     return found
 
 
-def _type(annotation: Any, field: FieldInfo) -> Callable[[str], Any]:
-    least = next((item.ge for item in field.metadata if hasattr(item, "ge")), None)
-    above = next((item.gt for item in field.metadata if hasattr(item, "gt")), None)
+def _type(annotation: Any, limits: list[Any]) -> Callable[[str], Any]:
+    least = next((item.ge for item in limits if hasattr(item, "ge")), None)
+    above = next((item.gt for item in limits if hasattr(item, "gt")), None)
     if annotation is int and least == 1:
         return positive_int
     if annotation is int and least == 0:

@@ -77,12 +77,16 @@ class Command:
             usage=self.usage,
             epilog=self.epilog,
         )
+        self.fill(parser)
+        return parser
+
+    def fill(self, parser: argparse.ArgumentParser) -> None:
+        """Add its arguments to a parser."""
         self.add_arguments(parser)
         if self.output_was_word:
             parser.add_argument("old_output", nargs="?", type=Path, help=argparse.SUPPRESS)
         if self.config is not None and self.config.output is not None:
             add_output(parser, f"the run's folder, the same as {self.config.output}=DIR", None)
-        return parser
 
     def parse(self, words: Sequence[str]) -> argparse.Namespace:
         """Read its arguments; wrong ones end the process with status 2, as argparse does."""

@@ -11,6 +11,26 @@ LINE_SECONDS = 30.0
 """Between two lines where there is no terminal."""
 
 
+class Interval:
+    """Tells when it is time again.
+
+    Args:
+        seconds: between two times.
+    """
+
+    def __init__(self, seconds: float = LINE_SECONDS) -> None:
+        self.seconds = seconds
+        self._last = time.monotonic()
+
+    def due(self) -> bool:
+        """Whether so much time has passed since this was last true, or since the start."""
+        now = time.monotonic()
+        if now - self._last < self.seconds:
+            return False
+        self._last = now
+        return True
+
+
 class Progress:
     """Counts what is done, on standard error.
 
@@ -21,7 +41,8 @@ class Progress:
 
     def __init__(self, unit: str, total: int | None = None) -> None:
         self.unit, self.total = unit, total
-        self._start = self._said = time.monotonic()
+        self._start = time.monotonic()
+        self._interval = Interval()
         self._first: int | None = None
         self._bar: tqdm[None] | None = None
 
@@ -37,8 +58,7 @@ class Progress:
             self._first = done  # what was there before says nothing of the speed
         if sys.stderr.isatty():
             self._draw(done)
-        elif done == self.total or time.monotonic() - self._said >= LINE_SECONDS:
-            self._said = time.monotonic()
+        elif self._interval.due() or done == self.total:
             print(self._line(done), file=sys.stderr, flush=True)
 
     def close(self) -> None:

@@ -58,6 +58,9 @@ def _line(kind: type[BaseModel], fault: Mapping[str, Any], at: str) -> str:
     path = [str(part) for part in fault["loc"]]
     name = ".".join([at, *path] if at else path)
     if fault["type"] == "extra_forbidden":
+        elsewhere = [] if path[:-1] else [key for key in _nested(kind) if key.endswith(f".{name}")]
+        if elsewhere:  # as in device=cpu for train.device=cpu
+            return f"unknown key '{name}': did you mean '{elsewhere[0]}'?"
         hint = suggest(path[-1], _keys(kind, path[:-1]), "it is not a setting")
         return f"unknown key '{name}': {hint}"
     if fault["type"] == "missing":
@@ -76,6 +79,14 @@ def _keys(kind: type[BaseModel], path: list[str]) -> list[str]:
             return []
         model = found
     return list(model.model_fields)
+
+
+def _nested(kind: type[BaseModel]) -> list[str]:
+    """The keys of all sections below ``kind``, dotted, outer ones first."""
+    sections = {name: _model_in(field.annotation) for name, field in kind.model_fields.items()}
+    inner = {name: model for name, model in sections.items() if model is not None}
+    direct = [f"{name}.{key}" for name, model in inner.items() for key in model.model_fields]
+    return direct + [f"{name}.{key}" for name, model in inner.items() for key in _nested(model)]
 
 
 def _model_in(annotation: Any) -> type[BaseModel] | None:

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pretrain.core.arguments import add_output, add_workers
+from pretrain.core.arguments import add_output, add_settings, add_workers, read_settings
 from pretrain.core.command import Command
 from pretrain.core.errors import InputError
 from pretrain.core.files import sha256
@@ -40,6 +40,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
+    from pretrain.correspondence.settings import CorrespondSettings
+
     parser.add_argument("run", metavar="RUN", nargs="?", type=Path, help="run or checkpoint")
     add_output(parser, "folder to make")
     data = parser.add_argument_group("data")
@@ -66,54 +68,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     data.add_argument(
         "--to-official", metavar="JSON", type=Path, help="write the table in ORL's format as well"
     )
-    rule = parser.add_argument_group("what is alike")
-    rule.add_argument(
-        "--neighbours",
-        type=int,
-        metavar="K",
-        default=10,
-        help="images each image is matched with (default: %(default)s)",
-    )
-    rule.add_argument(
-        "--share",
-        type=float,
-        default=0.1,
-        help="pairs with each neighbour, as a "
-        "share of the image's regions, at least one (default: %(default)s)",
-    )
-    rule.add_argument(
-        "--max-regions",
-        type=int,
-        default=100,
-        metavar="N",
-        help="of an image, the first of its boxes (default: %(default)s)",
-    )
-    work = parser.add_argument_group("how it is computed")
-    work.add_argument("--batch-size", type=int, default=64, metavar="N", help="%(default)s")
-    work.add_argument("--precision", choices=("fp32", "bf16", "fp16"), default="fp32")
-    work.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    work.add_argument(
-        "--shard",
-        type=int,
-        default=128,
-        metavar="N",
-        help="images between two savings (default: %(default)s)",
-    )
-    add_workers(work, "threads that decode")
+    add_settings(parser, CorrespondSettings)
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    add_workers(parser, "threads that decode")
 
 
 def _correspond(arguments: argparse.Namespace) -> int:
     from pretrain import distributed
-    from pretrain.core.settings import parse
     from pretrain.correspondence import files
     from pretrain.correspondence.encode import FeatureEncoder
-    from pretrain.correspondence.pipeline import CorrespondSettings, Job, correspond
+    from pretrain.correspondence.pipeline import Job, correspond
+    from pretrain.correspondence.settings import CorrespondSettings
     from pretrain.pretrained import load_pretrained
     from pretrain.processes import held, on_main
 
-    names = CorrespondSettings.model_fields
-    values = {name: getattr(arguments, name) for name in names}
-    settings = parse(CorrespondSettings, values, source="hcl correspond")
+    settings = read_settings(CorrespondSettings, arguments, source="hcl correspond")
     workers = arguments.workers or default_workers()
     with distributed.process_group(arguments.device) as world:
         pretrained = load_pretrained(arguments.run)

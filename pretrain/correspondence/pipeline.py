@@ -14,21 +14,21 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
 
 from pretrain import distributed
 from pretrain.core.errors import InputError
-from pretrain.core.settings import Settings
+from pretrain.core.progress import Progress
 from pretrain.correspondence import files
 from pretrain.correspondence.encode import FeatureEncoder, centre_view, read_views, region_views
 from pretrain.correspondence.files import Shards
 from pretrain.correspondence.matching import MATCH, match, pairs_per_neighbour, to_table
 from pretrain.correspondence.neighbours import Search
 from pretrain.correspondence.regions import Regions
+from pretrain.correspondence.settings import CorrespondSettings
 from pretrain.data.index import Index
 from pretrain.data.pairs import PairTable
 from pretrain.distributed import World
@@ -40,28 +40,7 @@ PAIRS = "pairs"
 REGIONS = "regions"
 SIMILARITY = "similarity.npy"
 
-TELL_SECONDS = 10
 """Between two lines that say how far a step is."""
-
-
-class CorrespondSettings(Settings):
-    """What determines the pairs, besides the encoder and the images.
-
-    Attributes:
-        neighbours: images each image is matched with.
-        share: pairs with each neighbour, as a share of the image's own regions; at least one.
-        max_regions: regions of an image, the first of its boxes.
-        batch_size: views in one forward.
-        precision: of the forwards.
-        shard: images of one shard, so what a kill may cost.
-    """
-
-    neighbours: Annotated[int, Field(ge=1)] = 10
-    share: Annotated[float, Field(gt=0, le=1)] = 0.1
-    max_regions: Annotated[int, Field(ge=1)] = 100
-    batch_size: Annotated[int, Field(ge=1)] = 64
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    shard: Annotated[int, Field(ge=1)] = 128
 
 
 @dataclass(frozen=True)
@@ -273,13 +252,11 @@ def _step(
 
     def work() -> None:
         mine = missing[job.world.rank :: job.world.size]
-        told = start
+        progress = Progress(f"{name}, shards", len(mine)) if job.world.is_main else None
         for done, number in enumerate(mine, 1):
             shards.write(number, compute(number))
-            now = time.monotonic()
-            if job.world.is_main and now - told > TELL_SECONDS:
-                told, left = now, (now - start) / done * (len(mine) - done)
-                log.info("%s: %d of %d shards, %.0f s left", name, done, len(mine), left)
+            if progress is not None:
+                progress(done)
 
     together(job.world, work)
     seconds = time.monotonic() - start

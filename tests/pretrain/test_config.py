@@ -43,6 +43,8 @@ def test_load_settings__overrides() -> None:
         ("method.temprature=1", "unknown key 'method.temprature': did you mean 'temperature'?"),
         ("hcl.curvatur=1", "unknown key 'hcl.curvatur': did you mean 'curvature'?"),
         ("method.name=mocco", "unknown method 'mocco'; did you mean 'moco'?"),
+        ("device=cpu", "unknown key 'device': did you mean 'train.device'?"),
+        ("epochs=5", "unknown key 'epochs': did you mean 'train.epochs'?"),
         ("optim.lr=fast", "'optim.lr'"),
         ("train.steps=5", "give exactly one of 'epochs' and 'steps'"),
         ("optim.lr", "overrides are written key=value"),

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pretrain.core.arguments import add_output, positive_int
+from pretrain.core.arguments import add_output, add_settings, positive_int, read_settings
 from pretrain.core.command import Command
 from pretrain.core.machine import cores
 from pretrain.core.progress import Progress
@@ -23,22 +23,16 @@ METHODS = ("selective_search", "grid", "random", "multiscale", "detector")
 
 def run(arguments: argparse.Namespace) -> int:
     """Run ``hcl data propose ...``."""
-    from pretrain.core.settings import parse
     from pretrain.data.index import Index
     from pretrain.datasets.proposals.filters import FilterSettings
     from pretrain.datasets.proposals.propose import propose
 
     index = Index.open(arguments.index)
-    rule = parse(
+    rule = read_settings(
         FilterSettings,
-        {
-            "min_side": arguments.min_side,
-            "max_aspect": arguments.max_aspect,
-            "max_iou": arguments.max_iou,
-            "top": arguments.top,
-            "keep_first": not arguments.allow_none,
-        },
+        arguments,
         source="hcl data propose",
+        keep_first=not arguments.allow_none,
     )
     proposer = _proposer(arguments, index)
     # Without pixels to look at, starting a process takes longer than all the work.
@@ -53,6 +47,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
+    from pretrain.datasets.proposals.filters import FilterSettings
+
     parser.add_argument("index", metavar="INDEX", type=Path, help="folder of an index")
     add_output(parser, "folder to make", None)
     parser.add_argument("--method", required=True, choices=METHODS)
@@ -76,10 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="default: %(default)s")
     rule = parser.add_argument_group("filter, in this order")
-    rule.add_argument("--min-side", type=float, default=96, metavar="PX", help="%(default)s")
-    rule.add_argument("--max-aspect", type=float, default=3, metavar="R", help="%(default)s")
-    rule.add_argument("--max-iou", type=float, default=0.5, metavar="SHARE", help="%(default)s")
-    rule.add_argument("--top", type=int, default=100, metavar="N", help="%(default)s")
+    add_settings(rule, FilterSettings)
     rule.add_argument(
         "--allow-none",
         action="store_true",

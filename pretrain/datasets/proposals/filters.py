@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from pretrain.core.arguments import Option
 from pretrain.core.settings import Settings
 
 SMALL = "too small"
@@ -29,11 +30,11 @@ class FilterSettings(Settings):
         keep_first: where nothing survives, keep the first proposal as it is.
     """
 
-    min_side: Annotated[float, Field(ge=0)] = 96.0
-    max_aspect: Annotated[float, Field(ge=1)] = 3.0
-    max_iou: Annotated[float, Field(ge=0, le=1)] = 0.5
-    top: Annotated[int, Field(ge=1)] = 100
-    keep_first: bool = True
+    min_side: Annotated[float, Field(ge=0), Option("PX")] = 96.0
+    max_aspect: Annotated[float, Field(ge=1), Option("R")] = 3.0
+    max_iou: Annotated[float, Field(ge=0, le=1), Option("SHARE")] = 0.5
+    top: Annotated[int, Field(ge=1), Option("N")] = 100
+    keep_first: Annotated[bool, Option(hidden=True)] = True
 
 
 def select(

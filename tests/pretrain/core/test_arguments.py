@@ -27,6 +27,7 @@ class Meal(Settings):
         wine: to drink; default: none.
         pair: of spoons.
         salt: in g.
+        courses: by number.
         command: not asked.
     """
 
@@ -38,6 +39,7 @@ class Meal(Settings):
     wine: tuple[Literal["red", "white"], ...] = ()
     pair: Annotated[tuple[Path, Path] | None, Option(("LEFT", "RIGHT"))] = None
     salt: Annotated[float | None, Field(gt=0)] = None
+    courses: tuple[Annotated[int, Field(ge=1)], ...] = (1, 2)
     command: Annotated[tuple[str, ...], Option(hidden=True)] = ()
 
 
@@ -67,6 +69,7 @@ def test_every_kind_of_field() -> None:
         "wine": ("red", "white"),
         "pair": (Path("a"), Path("b")),
         "salt": None,
+        "courses": (1, 2),
         "command": ("cook",),
     }
 
@@ -78,6 +81,7 @@ def test_help_is_the_documentation() -> None:
         "--guests N who come to the table (default: 4)",
         "--hot whether it is --size {small,large} of a plate (default: small)",
         "--pair LEFT RIGHT of spoons",
+        "by number (default: 1 2)",
     ):
         assert line in text
     assert "command" not in text
@@ -89,6 +93,7 @@ def test_help_is_the_documentation() -> None:
         ("soup", "required: -o/--output"),
         ("soup -o x --guests 0", "must be a whole number from 1, got '0'"),
         ("soup -o x --salt -1", "must be a positive number, got '-1'"),
+        ("soup -o x --courses 1 0", "must be a whole number from 1, got '0'"),
         ("soup -o x --size huge", "choose from"),
         ("soup -o x --command a", "unrecognized arguments"),
     ],

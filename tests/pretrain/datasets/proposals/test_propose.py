@@ -360,8 +360,8 @@ def test_the_command_reads_a_detectors_results(index, tmp_path, capsys):
         (["--method", "detector"], "needs --json FILE"),
         (["--method", "grid", "--json", "x.json"], "are for --method detector, not grid"),
         (["--method", "random", "--seed", "-1"], "--seed must be 0 or more"),
-        (["--method", "grid", "--top", "0", "--max-iou", "2"], "'top': input should be greater"),
-        (["--method", "grid", "--min-side", "-1"], "'min_side': input should be greater"),
+        (["--method", "grid", "--max-iou", "2"], "'max_iou': input should be less"),
+        (["--method", "grid", "--max-aspect", "0.5"], "'max_aspect': input should be greater"),
     ],
 )
 def test_bad_options_are_named(index, tmp_path, capsys, options, message):
