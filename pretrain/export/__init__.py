@@ -9,7 +9,6 @@ from pathlib import Path
 from pretrain.core.arguments import add_output
 from pretrain.core.command import Command
 from pretrain.core.errors import InputError
-from pretrain.core.run_files import CHECKPOINTS
 
 
 @dataclass(frozen=True)
@@ -47,8 +46,8 @@ def export(source: Path, target: str, output: Path) -> ExportReport:
         InputError: the source cannot be read, or the check fails; ``output`` is untouched.
     """
     from pretrain.core.files import scratch_beside, sha256, sync
+    from pretrain.export.detectron2_format import provenance_of
     from pretrain.export.features import backbone_features, compare_features
-    from pretrain.export.header import Provenance
     from pretrain.export.targets import TARGETS, build_target
     from pretrain.pretrained import load_pretrained
 
@@ -60,14 +59,7 @@ def export(source: Path, target: str, output: Path) -> ExportReport:
         raise InputError(f"{output}: a file for {target} must end in {writer.suffix}")
     if output.is_dir():
         raise InputError(f"{output}: is a folder; give a file")
-    folder = pretrained.checkpoint.resolve().parent
-    origin = Provenance(
-        run=folder.parent.name if folder.name == CHECKPOINTS else folder.name,
-        method=pretrained.description.method,
-        step=pretrained.step,
-        checkpoint=pretrained.checkpoint.name,
-        checkpoint_sha256=sha256(pretrained.checkpoint),
-    )
+    origin = provenance_of(pretrained)
     images, expected = backbone_features(pretrained)
     with scratch_beside(output) as scratch:
         partial = scratch / output.name

@@ -95,29 +95,46 @@ def _watch(
     return outputs, output
 
 
-def compare_features(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> float:
+def compare_features(
+    expected: Mapping[str, Tensor],
+    found: Mapping[str, Tensor],
+    *,
+    tolerance: float = TOLERANCE,
+    source: str = "the exported file",
+    remedy: str = "nothing was written",
+) -> float:
     """Largest difference over all layers, relative to the layer's largest feature.
 
+    Args:
+        expected: features by layer.
+        found: likewise, of at least these layers.
+        tolerance: largest difference that is accepted.
+        source: of the weights that gave ``found``, for the message.
+        remedy: likewise.
+
     Raises:
-        InputError: it exceeds ``TOLERANCE``, or a shape differs.
+        InputError: the difference exceeds ``tolerance``, a shape differs, or ``expected`` is not
+            finite.
     """
     worst = 0.0
     for name, features in expected.items():
         other = found[name]
         if features.shape != other.shape:
             raise InputError(
-                f"the exported weights give features of another shape at {name}: "
-                f"{tuple(other.shape)} instead of {tuple(features.shape)}; nothing was written"
+                f"{source} gives features of another shape at {name}: "
+                f"{tuple(other.shape)} instead of {tuple(features.shape)}; {remedy}"
             )
         if not features.isfinite().all():
-            raise InputError(f"the run's own features at {name} are not finite: bad weights")
+            raise InputError(
+                f"the pretrained network's own features at {name} are not finite: bad weights"
+            )
         scale = features.abs().max().item()
         difference = (features - other).abs().max().item() / scale if scale > 0 else float("nan")
         # Written so that a NaN fails.
-        if not difference <= TOLERANCE:
+        if not difference <= tolerance:
             raise InputError(
-                f"the exported weights compute another function: features of {name} differ by "
-                f"{difference:.2g} of their scale (limit {TOLERANCE:g}); nothing was written"
+                f"{source} computes another function: features of {name} differ by "
+                f"{difference:.2g} of their scale (limit {tolerance:g}); {remedy}"
             )
         worst = max(worst, difference)
     return worst

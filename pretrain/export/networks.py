@@ -1,29 +1,42 @@
-"""Other libraries' networks, holding exported tensors."""
+"""Other libraries' networks: the shapes of their tensors, and loading exported ones."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
+import torch
 import torchvision
 from torch import Tensor, nn
 
-from pretrain.core.errors import InputError
-from pretrain.export.target import agree
+from pretrain.export.tensors import check_tensors
 from pretrain.models.backbones import import_timm
 
 FC_KEYS = ("fc.weight", "fc.bias")
+WRITTEN = {"source": "the exported file", "remedy": "nothing was written"}
+"""Parts of the message about a tensor that is wrong in a file that was just written."""
+
+
+@cache
+def resnet_shapes(architecture: str) -> dict[str, torch.Size]:
+    """Of every tensor of a torchvision ResNet but its classifier."""
+    with torch.device("meta"):
+        state = getattr(torchvision.models, architecture)(weights=None).state_dict()
+    return {name: value.shape for name, value in state.items() if name not in FC_KEYS}
 
 
 def load_torchvision(backbone: str, state: dict[str, Tensor]) -> tuple[int, nn.Module]:
     """Load into a fresh torchvision network: everything but ``FC_KEYS`` must match.
 
     Raises:
-        InputError: a tensor is missing, left over, or has another shape.
+        InputError: a tensor is missing, foreign, or has another shape.
     """
+    shapes = resnet_shapes(backbone)
+    check_tensors(state, shapes, network=f"torchvision's {backbone}", **WRITTEN)
     network: nn.Module = getattr(torchvision.models, backbone)(weights=None)
-    expected = set(network.state_dict()) - set(FC_KEYS)
-    return _load(network, state, expected, f"torchvision's {backbone}", "torchvision")
+    network.load_state_dict(state, strict=False)
+    return len(shapes), network
 
 
 def load_timm(
@@ -37,18 +50,10 @@ def load_timm(
         state: by timm's names.
 
     Raises:
-        InputError: a tensor is missing, left over, or has another shape.
+        InputError: a tensor is missing, foreign, or has another shape.
     """
     network: nn.Module = import_timm().create_model(architecture, pretrained=False, **arguments)
-    return _load(network, state, set(network.state_dict()), f"timm's {architecture}", "timm")
-
-
-def _load(
-    network: nn.Module, state: dict[str, Tensor], expected: set[str], whose: str, library: str
-) -> tuple[int, nn.Module]:
-    agree(expected, set(state), whose)
-    try:
-        network.load_state_dict(state, strict=False)
-    except RuntimeError as error:
-        raise InputError(f"{library} refused the weights: {error}") from None
-    return len(expected), network
+    shapes = {name: value.shape for name, value in network.state_dict().items()}
+    check_tensors(state, shapes, network=f"timm's {architecture}", **WRITTEN)
+    network.load_state_dict(state)
+    return len(shapes), network

@@ -9,8 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pretrain.core.errors import InputError
-from pretrain.export.header import Provenance
+from pretrain.export.detectron2_format import Provenance
 from pretrain.pretrained import Pretrained
 
 
@@ -43,20 +42,6 @@ class Target(ABC):
     @abstractmethod
     def features(self, network: nn.Module, images: Tensor, path: Path) -> dict[str, Tensor]:
         """What the loaded network computes on images in 0..255, by the backbone's layer names."""
-
-
-def agree(expected: set[str], found: set[str], whose: str) -> None:
-    """Check the names of tensors.
-
-    Raises:
-        InputError: they differ.
-    """
-    missing, left_over = sorted(expected - found), sorted(found - expected)
-    if missing or left_over:
-        raise InputError(
-            f"the names are not those of {whose}: {len(missing)} missing {missing[:2]}, "
-            f"{len(left_over)} left over {left_over[:2]}; nothing was written"
-        )
 
 
 def save(content: dict[str, Any], path: Path) -> None:

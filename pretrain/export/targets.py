@@ -10,11 +10,17 @@ import torch
 from torch import Tensor, nn
 
 from pretrain.core.errors import InputError
+from pretrain.export.detectron2_format import (
+    Header,
+    Provenance,
+    detectron2_config,
+    detectron2_name,
+    read_detectron2,
+)
 from pretrain.export.features import LAYERS, timm_features, torchvision_features
-from pretrain.export.header import Header, Provenance, detectron2_config, read_detectron2
-from pretrain.export.names import detectron2_name
-from pretrain.export.networks import FC_KEYS, load_timm, load_torchvision
-from pretrain.export.target import Target, agree, contiguous, save
+from pretrain.export.networks import FC_KEYS, WRITTEN, load_timm, load_torchvision
+from pretrain.export.target import Target, contiguous, save
+from pretrain.export.tensors import check_tensors
 from pretrain.models.backbones import TIMM, is_timm, timm_arguments
 from pretrain.pretrained import Pretrained
 
@@ -174,8 +180,8 @@ class Detectron2(Target):
         config.MODEL.RESNETS.OUT_FEATURES = ["res2", "res3", "res4", "res5"]
         network = build_resnet_backbone(config, ShapeSpec(channels=3))
         detector = nn.ModuleDict({"backbone": nn.ModuleDict({"bottom_up": network})})
-        expected = set(network.state_dict())
-        agree(expected, set(weights.tensors), "detectron2's ResNet")
+        expected = {name: value.shape for name, value in network.state_dict().items()}
+        check_tensors(weights.tensors, expected, network="detectron2's ResNet", **WRITTEN)
         DetectionCheckpointer(detector).load(str(path))
         loaded = network.state_dict()
         wrong = [n for n, value in weights.tensors.items() if not torch.equal(loaded[n], value)]

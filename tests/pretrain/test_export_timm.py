@@ -123,7 +123,7 @@ def test_timm_s_backbones(
     [
         ({"depth": 3}, "12 missing"),
         ({"depth": 1}, "12 left over"),
-        ({"act_layer": "relu"}, "compute another function"),
+        ({"act_layer": "relu"}, "computes another function"),
     ],
 )
 def test_wrong_arguments_in_the_header_are_refused(

@@ -1,12 +1,11 @@
-"""Pretrained backbones of any origin, with detectron2's names and what a config must agree with.
+"""Pretrained backbones: one constructor for each origin, every tensor checked.
 
-Nothing is unpickled: torch files are read with ``weights_only=True``.
+What is read has detectron2's names and says what a detector's config must agree with.
 """
 
 from __future__ import annotations
 
 import json
-import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,18 +15,21 @@ import torch
 from torch import Tensor
 
 from downstream.detection.model.config import TIMM_FPN
-from downstream.detection.weights.layouts import strip
+from downstream.detection.weights.files import load_safetensors, load_torch
+from downstream.detection.weights.layouts import find_resnet
 from pretrain.core.errors import InputError
 from pretrain.core.files import sha256
-from pretrain.core.run_files import CHECKPOINTS
-from pretrain.export.header import (
+from pretrain.export.detectron2_format import (
     DEPTH,
     detectron2_config,
+    detectron2_name,
     pixel_config,
+    provenance_of,
     read_detectron2,
 )
-from pretrain.export.names import detectron2_name
-from pretrain.models.backbones import TIMM, is_timm
+from pretrain.export.networks import resnet_shapes
+from pretrain.export.tensors import check_tensors
+from pretrain.models.backbones import TIMM, build_backbone, is_timm
 from pretrain.pretrained import Pretrained, load_pretrained
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -67,6 +69,15 @@ class Backbone:
         return "HCL.TIMM.NAME" in self.config
 
 
+@dataclass(frozen=True)
+class PixelStatistics:
+    """By which pixels in [0, 1] are scaled; ImageNet's where a file does not say it."""
+
+    mean: tuple[float, ...] = IMAGENET[0]
+    std: tuple[float, ...] = IMAGENET[1]
+    notes: tuple[str, ...] = ("RGB and ImageNet's mean and deviation assumed",)
+
+
 def read_backbone(path: Path) -> Backbone:
     """Read an export, run folder or checkpoint of this project, or a checkpoint of another's.
 
@@ -76,7 +87,8 @@ def read_backbone(path: Path) -> Backbone:
     ImageNet's mean and deviation are assumed, and that is noted.
 
     Raises:
-        InputError: it is missing, would have to be unpickled, or is of no known layout.
+        InputError: it is missing, would have to be unpickled, is of no known layout, or its
+            tensors are not those of its network.
     """
     if not path.exists():
         raise InputError(
@@ -84,108 +96,129 @@ def read_backbone(path: Path) -> Backbone:
             "--to timm for a network of timm"
         )
     if path.is_dir():
-        return _of_run(load_pretrained(path))
+        return from_run(load_pretrained(path))
     if path.suffix == ".safetensors":
-        return _of_safetensors(path)
+        return from_safetensors(path)
     content = load_torch(path)
     if isinstance(content.get("hcl"), dict):
-        return _of_export(path)
+        return from_export(path)
     if "description" in content and "model" in content:
-        return _of_run(load_pretrained(path))
-    state = _state(path, content)
+        return from_run(load_pretrained(path))
     epoch = content.get("epoch")
-    more = {"epoch": epoch} if isinstance(epoch, int) else {}
-    return _foreign(path, state, IMAGENET, ("RGB and ImageNet's mean and deviation assumed",), more)
+    origin = {"epoch": epoch} if isinstance(epoch, int) else {}
+    return from_resnet(path, _state(path, content), PixelStatistics(), origin)
 
 
-def load_torch(path: Path) -> dict[str, Any]:
-    """The content of a torch file that holds tensors and plain values alone.
-
-    Raises:
-        InputError: it is no torch file, or holds what only unpickling could restore.
-    """
-    if path.suffix in (".pkl", ".pickle"):
-        raise InputError(
-            f"{path}: a pickle, which may run any code when opened, is never opened; give the "
-            "checkpoint it was made of"
-        )
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if "WeightsUnpickler error" in str(error) or "unsupported global" in str(error).lower():
-            raise InputError(
-                f"{path}: holds objects that only unpickling could restore, which may run any "
-                "code; where you trust it, save its tensors alone: torch.save(the state_dict, FILE)"
-            ) from None
-        raise InputError(f"{path}: not a readable torch file of tensors") from None
-    except (OSError, RuntimeError, EOFError, KeyError, ValueError):
-        raise InputError(f"{path}: not a readable torch file of tensors") from None
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: holds no dictionary of tensors")
-    return content
-
-
-def _of_export(path: Path) -> Backbone:
-    found = read_detectron2(path)
-    header = found.header
+def from_export(path: Path) -> Backbone:
+    """Of ``hcl export --to detectron2``."""
+    export = read_detectron2(path)
+    header = export.header
+    if header.backbone not in DEPTH:
+        raise InputError(f"{path}: unknown backbone '{header.backbone}'")
+    shapes = {detectron2_name(n): shape for n, shape in resnet_shapes(header.backbone).items()}
+    _check(path, export.tensors, shapes, header.backbone, "detectron2")
     return Backbone(
-        path,
-        found.sha256,
-        "hcl export",
-        header.backbone,
-        found.tensors,
-        header.config,
-        header.provenance.run,
-        header.provenance.model_dump(),
+        path=path,
+        sha256=export.sha256,
+        layout="hcl export",
+        architecture=header.backbone,
+        tensors=export.tensors,
+        config=header.config,
+        name=header.provenance.run,
+        origin=header.provenance.model_dump(),
     )
 
 
-def _of_run(pretrained: Pretrained) -> Backbone:
-    description = pretrained.description
+def from_run(pretrained: Pretrained) -> Backbone:
+    """Of a run of ``hcl pretrain`` or one of its checkpoints."""
+    description, path = pretrained.description, pretrained.checkpoint
     encoder = description.encoder
     pixels = description.mean, description.std
-    state = {name: value.contiguous() for name, value in pretrained.backbone.state_dict().items()}
+    tensors = {name: value.contiguous() for name, value in pretrained.backbone.state_dict().items()}
+    shapes = {name: value.shape for name, value in tensors.items()}  # they were loaded strictly
     network = _network_of_timm(encoder.backbone, encoder.options)
+    architecture = encoder.backbone.removeprefix(TIMM)
+    _check(path, tensors, shapes, architecture, "detectron2" if network is None else "timm")
     if network is None:
-        architecture = encoder.backbone.removeprefix(TIMM)
         config = detectron2_config(architecture, *pixels)
-        state = {detectron2_name(name): value for name, value in state.items()}
+        tensors = {detectron2_name(name): value for name, value in tensors.items()}
     else:
-        architecture, config = network[0], _timm_config(network, *pixels)
-    folder = pretrained.checkpoint.resolve().parent
-    run = folder.parent.name if folder.name == CHECKPOINTS else folder.name
-    digest = sha256(pretrained.checkpoint)
+        config = _timm_config(network, *pixels)
+    origin = provenance_of(pretrained)
     return Backbone(
-        pretrained.checkpoint,
-        digest,
-        "hcl run",
-        architecture,
-        state,
-        config,
-        run,
-        {
-            "run": run,
-            "method": description.method,
-            "step": pretrained.step,
-            "checkpoint": pretrained.checkpoint.name,
-            "checkpoint_sha256": digest,
-        },
+        path=path,
+        sha256=origin.checkpoint_sha256,
+        layout="hcl run",
+        architecture=architecture,
+        tensors=tensors,
+        config=config,
+        name=origin.run,
+        origin=origin.model_dump(),
     )
 
 
-def _of_safetensors(path: Path) -> Backbone:
-    try:
-        from safetensors import SafetensorError, safe_open
-        from safetensors.torch import load_file
-    except ImportError:
-        raise InputError(f"{path}: reading it needs safetensors; pip install safetensors") from None
-    try:
-        with safe_open(path, framework="pt") as file:
-            header: dict[str, str] = file.metadata() or {}
-        state = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"{path}: not a readable safetensors file ({error})") from None
-    notes: tuple[str, ...] = ()
+def from_safetensors(path: Path) -> Backbone:
+    """Of ``hcl export`` for timm or safetensors, or of another's ResNet."""
+    state, header = load_safetensors(path)
+    pixels = _pixels_of(header)
+    origin: dict[str, Any] = {k: header[k] for k in ("run", "method", "step") if k in header}
+    network = _network_of_header(path, header)
+    if network is None:
+        return from_resnet(path, state, pixels, origin)
+    architecture, options = network
+    tensors, half = _single(state)
+    with torch.device("meta"):
+        expected = build_backbone(TIMM + architecture, options).state_dict()
+    shapes = {name: value.shape for name, value in expected.items()}
+    _check(path, tensors, shapes, architecture, "timm")
+    return Backbone(
+        path=path,
+        sha256=sha256(path),
+        layout="hcl export",
+        architecture=architecture,
+        tensors=tensors,
+        config=_timm_config(network, pixels.mean, pixels.std),
+        name=str(origin.get("run", path.stem)),
+        origin={"layout": "hcl export", **origin},
+        notes=pixels.notes + half,
+    )
+
+
+def from_resnet(
+    path: Path, state: Mapping[str, Tensor], pixels: PixelStatistics, origin: Mapping[str, Any]
+) -> Backbone:
+    """Of a ResNet with torchvision's names, in one of the ``layouts``."""
+    resnet = find_resnet(path, state)
+    architecture = resnet.architecture
+    tensors, half = _single(resnet.tensors)
+    remedy = f"save the whole backbone alone, with torchvision's names (read as: {resnet.layout})"
+    shapes = resnet_shapes(architecture)
+    check_tensors(tensors, shapes, source=str(path), network=architecture, remedy=remedy)
+    return Backbone(
+        path=path,
+        sha256=sha256(path),
+        layout=resnet.layout,
+        architecture=architecture,
+        tensors={detectron2_name(name): value for name, value in tensors.items()},
+        config=detectron2_config(architecture, pixels.mean, pixels.std),
+        name=str(origin.get("run", path.name.removesuffix(".tar").rpartition(".")[0])),
+        origin={"layout": resnet.layout, **origin},
+        notes=pixels.notes + resnet.notes + half,
+    )
+
+
+def _check(
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    shapes: Mapping[str, torch.Size],
+    architecture: str,
+    target: str,
+) -> None:
+    remedy = f"export the run again with `hcl export RUN --to {target}`"
+    check_tensors(tensors, shapes, source=str(path), network=architecture, remedy=remedy)
+
+
+def _pixels_of(header: Mapping[str, str]) -> PixelStatistics:
     try:
         said = json.loads(header["pretrained_cfg"]) if "pretrained_cfg" in header else header
         mean, std = (
@@ -193,27 +226,8 @@ def _of_safetensors(path: Path) -> Backbone:
             for key in ("mean", "std")
         )
     except (KeyError, ValueError, TypeError):
-        mean, std = IMAGENET
-        notes = ("RGB and ImageNet's mean and deviation assumed",)
-    known: dict[str, Any] = {k: header[k] for k in ("run", "method", "step") if k in header}
-    network = _network_of_header(path, header)
-    if network is not None:
-        tensors, more = _single(state)
-        name = str(known.get("run", path.stem))
-        config = _timm_config(network, mean, std)
-        origin = {"layout": "hcl export", **known}
-        return Backbone(
-            path,
-            sha256(path),
-            "hcl export",
-            network[0],
-            tensors,
-            config,
-            name,
-            origin,
-            notes + more,
-        )
-    return _foreign(path, state, (mean, std), notes, known)
+        return PixelStatistics()
+    return PixelStatistics(mean, std, ())
 
 
 def _state(path: Path, content: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -225,32 +239,6 @@ def _state(path: Path, content: Mapping[str, Any]) -> dict[str, Tensor]:
     if not state:
         raise InputError(f"{path}: no tensors, neither by itself nor under state_dict or model")
     return state
-
-
-def _foreign(
-    path: Path,
-    state: Mapping[str, Tensor],
-    pixels: tuple[tuple[float, ...], tuple[float, ...]],
-    notes: tuple[str, ...],
-    more: dict[str, Any],
-) -> Backbone:
-    found = strip(path, state)
-    single, half = _single(found.tensors)
-    notes += found.notes + half
-    tensors = {detectron2_name(name): value for name, value in single.items()}
-    digest = sha256(path)
-    name = str(more.get("run", path.name.removesuffix(".tar").rpartition(".")[0]))
-    return Backbone(
-        path,
-        digest,
-        found.layout,
-        found.architecture,
-        tensors,
-        detectron2_config(found.architecture, *pixels),
-        name,
-        {"layout": found.layout, **more},
-        notes,
-    )
 
 
 def _single(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], tuple[str, ...]]:

@@ -8,14 +8,22 @@ from typing import Any
 
 import numpy as np
 import torch
+import torchvision
 from PIL import Image
 from torch import Tensor, nn
 
 from downstream.detection.model.heads import NORM
+from downstream.detection.model.timm_backbone import find_stages
 from downstream.detection.weights.backbone import Backbone
-from downstream.detection.weights.networks import source_features
-from pretrain.core.errors import InputError
-from pretrain.export.features import LAYERS, probe
+from pretrain.export.detectron2_format import detectron2_name
+from pretrain.export.features import (
+    LAYERS,
+    compare_features,
+    probe,
+    timm_features,
+    torchvision_features,
+)
+from pretrain.models.backbones import TIMM, build_backbone
 
 TOLERANCE = 1e-4
 """Of the largest feature of a layer."""
@@ -43,26 +51,44 @@ def check_forward(weights: Backbone, model: nn.Module, config: Any) -> float:
     expected = source_features(weights, images)
     found = detector_features(model, images, str(config.INPUT.FORMAT))
     network = "HCL.TIMM" if weights.of_timm else "MODEL.RESNETS"
-    worst = 0.0
-    for layer, features in found.items():
-        source = expected[layer]
-        if not source.isfinite().all():
-            raise InputError(
-                f"{weights.path}: the network's own features at {layer} are not finite: bad weights"
-            )
-        scale = source.abs().max().item()
-        same = source.shape == features.shape and scale > 0
-        difference = (source - features).abs().max().item() / scale if same else float("nan")
-        # Written so that a NaN fails.
-        if not difference <= TOLERANCE:
-            raise InputError(
-                f"{weights.path}: the detector's backbone computes another function: features of "
-                f"{layer} differ by {difference:.2g} of their scale (limit {TOLERANCE:g}); compare "
-                f"INPUT.FORMAT, MODEL.PIXEL_MEAN, MODEL.PIXEL_STD and {network} of the config with "
-                "the pretraining"
-            )
-        worst = max(worst, difference)
-    return worst
+    return compare_features(
+        {layer: expected[layer] for layer in found},
+        found,
+        tolerance=TOLERANCE,
+        source=f"{weights.path}: the detector's backbone",
+        remedy=f"compare INPUT.FORMAT, MODEL.PIXEL_MEAN, MODEL.PIXEL_STD and {network} of the "
+        "config with the pretraining",
+    )
+
+
+def source_features(weights: Backbone, images: Tensor) -> dict[str, Tensor]:
+    """What the stages compute in the network's own forward: the maps of stride 4, 8, 16 and 32.
+
+    Args:
+        weights: with the network's tensors, and the statistics by which pixels are scaled.
+        images: (N, 3, H, W) RGB in 0..255.
+
+    Returns:
+        (N, channels, H / stride, W / stride) by ``LAYERS``.
+    """
+    mean, std = (
+        tuple(value / 255 for value in weights.config[f"MODEL.PIXEL_{kind}"])
+        for kind in ("MEAN", "STD")
+    )
+    if weights.of_timm:
+        options = weights.config["HCL.TIMM.OPTIONS"]
+        network = build_backbone(TIMM + weights.architecture, options)
+        network.load_state_dict(weights.tensors)
+        stages = find_stages(weights.architecture, network)
+        outputs = timm_features(network, images, mean, std)
+        return {
+            layer: outputs[stage.module]
+            for layer, stage in zip(LAYERS, stages.values(), strict=True)
+        }
+    network = getattr(torchvision.models, weights.architecture)(weights=None)
+    names = [name for name in network.state_dict() if not name.startswith("fc.")]
+    network.load_state_dict({n: weights.tensors[detectron2_name(n)] for n in names}, strict=False)
+    return torchvision_features(network, images, mean, std)
 
 
 def detector_features(model: nn.Module, images: Tensor, channels: str) -> dict[str, Tensor]:

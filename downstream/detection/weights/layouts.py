@@ -5,15 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import torch
-import torchvision
 from torch import Tensor
 
 from pretrain.core.errors import InputError
-from pretrain.export.header import DEPTH
+from pretrain.export.detectron2_format import DEPTH
+from pretrain.export.networks import resnet_shapes
 
 COUNTER = ".num_batches_tracked"
 
@@ -61,8 +60,15 @@ LAYOUTS = (
 
 
 @dataclass(frozen=True)
-class Found:
-    """A backbone with torchvision's names, and what was left out or filled in."""
+class ResNetState:
+    """A ResNet's tensors by torchvision's names, as a layout says.
+
+    Attributes:
+        layout: whose.
+        architecture: torchvision's name of the ResNet that is nearest.
+        tensors: what may be part of it: also what no layout explains, by its whole name.
+        notes: what was left out or filled in.
+    """
 
     layout: str
     architecture: str
@@ -70,62 +76,47 @@ class Found:
     notes: tuple[str, ...]
 
 
-def strip(path: Path, state: Mapping[str, Tensor]) -> Found:
-    """The backbone in ``state``; every tensor is either part of it or known not to be.
+def find_resnet(path: Path, state: Mapping[str, Tensor]) -> ResNetState:
+    """The ResNet in ``state``: heads, key encoders and queues that a layout knows are left out.
+
+    Counters of batches that the file does not have start at 0.
 
     Raises:
-        InputError: no layout fits, a tensor is foreign, or one is missing.
+        InputError: no layout fits.
     """
     layout = next((one for one in LAYOUTS if f"{one.prefix}conv1.weight" in state), None)
     if layout is None:
         raise InputError(f"{path}: {_unknown(list(state))}")
-    inside = {
-        name.removeprefix(layout.prefix): value
-        for name, value in state.items()
-        if name.startswith(layout.prefix)
-    }
-    beside = [name for name in state if not name.startswith(layout.prefix)]
-    foreign = [name for name in beside if not re.fullmatch(layout.beside, name)]
-    heads = [name for name in inside if re.fullmatch(layout.head, name)]
-    tensors = {name: value for name, value in inside.items() if name not in heads}
+    tensors: dict[str, Tensor] = {}
+    beside: list[str] = []
+    heads: list[str] = []
+    for name, value in state.items():
+        inner = name.removeprefix(layout.prefix)
+        if not name.startswith(layout.prefix):
+            if re.fullmatch(layout.beside, name):
+                beside.append(name)
+            else:
+                tensors[name] = value
+        elif re.fullmatch(layout.head, inner):
+            heads.append(inner)
+        else:
+            tensors[inner] = value
     architecture = _nearest(set(tensors))
-    expected = shapes(architecture)
-    foreign += [f"{layout.prefix}{name}" for name in tensors if name not in expected]
-    if foreign:
-        raise InputError(
-            f"{path}: {len(foreign)} tensors are not part of {architecture}, such as "
-            f"'{sorted(foreign)[0]}' (a projection head left in, or another network?); save the "
-            f"backbone alone, with torchvision's names (read as: {layout.name})"
-        )
-    missing = [name for name in expected if name not in tensors]
-    lost = [name for name in missing if not name.endswith(COUNTER)]
-    if lost:
-        raise InputError(
-            f"{path}: {len(expected) - len(lost)}/{len(expected)} tensors of {architecture}; "
-            f"missing '{layout.prefix}{sorted(lost)[0]}'; save the whole backbone "
-            f"(read as: {layout.name})"
-        )
+    missing = [name for name in resnet_shapes(architecture) if name not in tensors]
+    counters = [name for name in missing if name.endswith(COUNTER)]
     notes = [f"read as a checkpoint of {layout.name}"]
-    left = len(beside) + len(heads)
+    left = beside + heads
     if left:
-        notes.append(f"left out: {left} tensors, such as '{(beside + heads)[0]}'")
-    if missing:
-        notes.append(f"{len(missing)} counters of batches are not in the file and start at 0")
-    tensors |= {name: torch.zeros((), dtype=torch.long) for name in missing}
-    return Found(layout.name, architecture, tensors, tuple(notes))
-
-
-@cache
-def shapes(architecture: str) -> dict[str, torch.Size]:
-    """Of every tensor of a torchvision ResNet but its classifier."""
-    with torch.device("meta"):
-        state = getattr(torchvision.models, architecture)(weights=None).state_dict()
-    return {name: value.shape for name, value in state.items() if not name.startswith("fc.")}
+        notes.append(f"left out: {len(left)} tensors, such as '{left[0]}'")
+    if counters:
+        notes.append(f"{len(counters)} counters of batches are not in the file and start at 0")
+    tensors |= {name: torch.zeros((), dtype=torch.long) for name in counters}
+    return ResNetState(layout.name, architecture, tensors, tuple(notes))
 
 
 def _nearest(names: set[str]) -> str:
     """The architecture with the fewest names missing or left over."""
-    return min(DEPTH, key=lambda architecture: len(names ^ set(shapes(architecture))))
+    return min(DEPTH, key=lambda architecture: len(names ^ set(resnet_shapes(architecture))))
 
 
 def _unknown(names: list[str]) -> str:

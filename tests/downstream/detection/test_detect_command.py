@@ -15,7 +15,7 @@ from downstream.detection.model.config import load_config
 from downstream.results.result import Result, read_result
 from pretrain.core.errors import InputError
 from pretrain.core.presets import find_config
-from pretrain.export.header import read_detectron2
+from pretrain.export.detectron2_format import read_detectron2
 
 
 def command(config: Path, toy: Toy, output: Path, *more: str) -> list[str]:
@@ -263,7 +263,7 @@ def test_configs_that_are_none(
 @pytest.mark.parametrize("name", ["mask_rcnn_r50_fpn_1x_ssl", "quickstart_r18_fpn"])
 def test_presets_load_and_agree_with_exports(name: str, exported: Callable[[str], Path]) -> None:
     from downstream.detection.weights.backbone import read_backbone
-    from downstream.detection.weights.weight_check import check_config
+    from downstream.detection.weights.placement import check_config
 
     config = load_config(find_config(name, "detection"), [])
     depth = config.MODEL.RESNETS.DEPTH

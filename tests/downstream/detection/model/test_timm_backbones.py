@@ -23,7 +23,7 @@ from downstream.detection.model.timm_backbone import (
 )
 from downstream.detection.weights.backbone import Backbone, read_backbone
 from downstream.detection.weights.forward_check import TOLERANCE, check_forward, detector_features
-from downstream.detection.weights.weight_check import check_config, check_tensors, load_backbone
+from downstream.detection.weights.placement import check_config, load_backbone
 from downstream.results.result import read_result
 from pretrain.core.errors import InputError
 from pretrain.export import export
@@ -96,7 +96,6 @@ def test_the_detector_computes_what_the_run_computes(
     assert weights.origin["run"] == f"toy_{name}"
     assert not any("assumed" in note for note in weights.notes)
     config = load_config(write_config(tmp_path / "c.yaml", name, options), [])
-    check_tensors(weights)
     check_config(weights, config)
     model = build(config)
     network = load_pretrained(run).backbone
@@ -213,7 +212,7 @@ def test_files_that_are_not_the_whole_network(
 ) -> None:
     path = changed(weights_file, tmp_path / "w.safetensors", change)
     with pytest.raises(InputError, match=message):
-        check_tensors(read_backbone(path))
+        read_backbone(path)
 
 
 def test_a_damaged_header_is_refused(weights_file: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Refusing weights that the detector would use wrongly, and placing them in it."""
+"""Placing weights in a detector whose config is known to use them rightly."""
 
 from __future__ import annotations
 
@@ -12,48 +12,10 @@ from downstream.detection.model.config import get, uses_timm
 from downstream.detection.model.heads import NORM
 from downstream.detection.weights.backbone import Backbone
 from downstream.detection.weights.layouts import COUNTER
-from downstream.detection.weights.networks import tensor_shapes
 from pretrain.core.errors import InputError
 
 # Batch norms that compute, in evaluation, what the pretrained ones do.
 BATCH_NORMS = ("BN", "SyncBN", "nnSyncBN", "naiveSyncBN", "naiveSyncBN_N", "FrozenBN")
-
-
-def check_tensors(weights: Backbone) -> None:
-    """Check the tensors against the network they are said to be.
-
-    Raises:
-        InputError: a tensor is missing, is foreign (a projection head, a classifier), has
-            another shape, or holds what is not a number.
-    """
-    backbone = weights.architecture
-    expected = tensor_shapes(weights)
-    target = "timm" if weights.of_timm else "detectron2"
-    remedy = f"export the run again with `hcl export RUN --to {target}`"
-    foreign = sorted(set(weights.tensors) - set(expected))
-    if foreign:
-        raise InputError(
-            f"{weights.path}: {len(foreign)} tensors are not part of {backbone}, such as "
-            f"'{foreign[0]}' (a projection head or classifier?); {remedy}"
-        )
-    missing = sorted(set(expected) - set(weights.tensors))
-    if missing:
-        raise InputError(
-            f"{weights.path}: {len(expected) - len(missing)}/{len(expected)} tensors of "
-            f"{backbone}; missing '{missing[0]}'; {remedy}"
-        )
-    for name, shape in expected.items():
-        value = weights.tensors[name]
-        if value.shape != shape:
-            raise InputError(
-                f"{weights.path}: '{name}' has shape {tuple(value.shape)}, "
-                f"{backbone} needs {tuple(shape)}; {remedy}"
-            )
-        if not value.isfinite().all():
-            raise InputError(
-                f"{weights.path}: '{name}' holds infinite values or NaN, as an overflow of float16 "
-                "leaves; save the weights in float32"
-            )
 
 
 def check_config(weights: Backbone, config: Any) -> None:
