@@ -44,7 +44,7 @@ def test_all_steps(coco_tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "tensors matched: 120/120" in capsys.readouterr().out
 
     detect = ["quickstart_r18_fpn", "--weights", weights, "--train", *train, "--val", *val]
-    detect += ["--output", str(run / "detection"), "SOLVER.MAX_ITER", "30"]
+    detect += ["--output", str(run / "detection"), "SOLVER.MAX_ITER=30"]
     assert hcl.main(["detect", *detect]) == 0
     detection = json.loads((run / "detection/result.json").read_text())
     assert 0 <= detection["metrics"]["bbox/AP"] <= 100

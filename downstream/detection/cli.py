@@ -96,11 +96,11 @@ def _output_of(config: str, overrides: Sequence[str]) -> None:
 COMMAND = Command(
     "detect",
     "Fine-tune a detectron2 detector from pretrained weights and measure average "
-    "precision of boxes and masks: COCO's, LVIS's or PASCAL VOC's.",
+    "precision of boxes and masks: COCO's, LVIS's or PASCAL VOC's. Run again to resume.",
     add_arguments,
     run,
     config=ConfigKind("detection", _output_of, read=None),
     epilog="KEY=VALUE overrides the config: hcl detect quickstart_r18_fpn --weights "
     "w.pth --train a.json images --val b.json images --output out SOLVER.MAX_ITER=50",
-    renamed={"--overwrite": "--fresh"},
+    renamed={"--overwrite": "--fresh", "--resume": ""},
 )

@@ -35,7 +35,6 @@ class Options(Settings):
         seeds: train once a seed, each in DIR/seedN, and show mean and standard deviation.
         num_gpus: processes on this machine, one a GPU; over several machines use torchrun or srun.
         fresh: replace the folder's result.
-        resume: go on from the folder's last checkpoint, of this very transfer.
         eval_only: measure this trained detector (model_*.pth, or its result folder); train
             nothing.
         overrides: KEY VALUE KEY VALUE ...
@@ -53,7 +52,6 @@ class Options(Settings):
     seeds: Annotated[tuple[int, ...], Option("N")] = ()
     num_gpus: Annotated[int, Field(ge=1), Option("N")] = 1
     fresh: bool = False
-    resume: bool = False
     eval_only: Annotated[Path | None, Option("MODEL")] = None
     overrides: Annotated[tuple[str, ...], _HIDDEN] = ()
     command: Annotated[tuple[str, ...], _HIDDEN] = ()

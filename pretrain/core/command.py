@@ -53,7 +53,8 @@ class Command:
         for_jobs: it can be a job of a cluster or a step of a pipeline.
         usage: instead of the one that argparse makes.
         epilog: the last paragraph of ``--help``.
-        renamed: old spellings of options, accepted with a note until the next version.
+        renamed: old spellings of options, accepted with a note until the next version; "": of a
+            flag that is no longer needed.
         output_was_word: likewise, the last word without a flag may stand for ``--output``.
     """
 
@@ -95,7 +96,7 @@ class Command:
         lists = self.output_was_word or any(
             action.nargs in ("*", "+") for action in parser._get_positional_actions()
         )
-        now = [self._new_spelling(word) for word in words]
+        now = [new for word in words for new in self._new_spelling(word)]
         arguments = parser.parse_intermixed_args(now) if lists else parser.parse_args(now)
         if self.output_was_word:
             self._take_old_output(parser, arguments)
@@ -104,13 +105,13 @@ class Command:
         arguments.command_line = ["hcl", *self.name.split(), *words]
         return arguments
 
-    def _new_spelling(self, word: str) -> str:
+    def _new_spelling(self, word: str) -> list[str]:
         option, equals, value = word.partition("=")
         if option not in self.renamed:
-            return word
+            return [word]
         new = self.renamed[option]
-        note(f"{option} is now {new}")
-        return f"{new}{equals}{value}"
+        note(f"{option} is now {new}" if new else f"{option} is no longer needed")
+        return [f"{new}{equals}{value}"] if new else []
 
     def _take_old_output(
         self, parser: argparse.ArgumentParser, arguments: argparse.Namespace

@@ -1,4 +1,8 @@
-"""Folders that one process at a time may work in."""
+"""Folders that one process at a time may work in.
+
+Not by the library filelock: its native lock does not say who holds it, and its ``SoftFileLock``,
+which does, stays after a process that has died on another machine.
+"""
 
 from __future__ import annotations
 

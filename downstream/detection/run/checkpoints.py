@@ -51,7 +51,7 @@ def last_checkpoint(folder: Path) -> Path | None:
     if not NAME.fullmatch(name) or not (folder / name).is_file():
         raise InputError(
             f"{mark}: names no checkpoint of `hcl detect` in this folder ({name[:80]!r}); "
-            "start anew with --fresh, without --resume"
+            "start anew with --fresh"
         )
     return folder / name
 

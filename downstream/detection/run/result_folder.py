@@ -39,38 +39,29 @@ def finished(folder: Path, fingerprint: str) -> Result | None:
     return result
 
 
-def check_room(
-    folder: Path, fingerprint: str, sources: Sequence[Path], *, resume: bool, fresh: bool
-) -> bool:
+def check_room(folder: Path, fingerprint: str, sources: Sequence[Path], *, fresh: bool) -> bool:
     """Check that the folder can take a transfer; nothing is changed.
 
     Args:
         folder: of the result.
         fingerprint: of the transfer.
         sources: files that it reads.
-        resume: go on with the unfinished transfer that the folder holds, if any.
         fresh: replace what the folder holds.
 
     Returns:
         Whether to go on from its last checkpoint.
 
     Raises:
-        InputError: it holds an unfinished transfer, and none or another was to be resumed; or
-            a file that is not ours, or a source, would have to go.
+        InputError: it holds an unfinished transfer of something else; or a file that is not ours,
+            or a source, would have to go.
     """
-    started = last_checkpoint(folder) if resume else None
-    if started is not None:
+    if not fresh and last_checkpoint(folder) is not None:
         if _mark(folder) != fingerprint:
             raise InputError(
-                f"{folder}: its checkpoint is of another config, weights or data; give those, "
-                "or start anew with --fresh, without --resume"
+                f"{folder}: holds an unfinished transfer of another config, weights or data; give "
+                "those to go on, choose another --output, or replace it with --fresh"
             )
         return True
-    if (folder / TAG).exists() and not fresh:
-        raise InputError(
-            f"{folder}: holds an unfinished transfer; go on with --resume, or replace it "
-            "with --fresh"
-        )
     old = _written(folder)
     others = [path for path in (*old, folder / CONFIG) if path.exists()]
     if others and _mark(folder) is None:

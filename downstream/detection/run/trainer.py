@@ -89,7 +89,7 @@ class Trainer(TrainerBase):  # type: ignore[misc]
             reason = " ".join(str(error).split())[:200]
             raise InputError(
                 f"{checkpoint}: not a checkpoint of this transfer ({type(error).__name__}: "
-                f"{reason}); start anew with --fresh, without --resume"
+                f"{reason}); start anew with --fresh"
             ) from None
         self.start_iter = self.iter + 1
         seed_all_rng(self.cfg.SEED + comm.get_rank() + 7919 * self.start_iter)

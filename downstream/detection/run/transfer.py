@@ -58,10 +58,11 @@ def _detect(options: Options, world: World) -> Result | None:
     if found is not None:
         say(f"{options.output}: already there for this config, weights and data; nothing to do")
         return found if world.is_main else None
-    wishes = {"resume": options.resume, "fresh": options.fresh}
     sources = [part.path for part in (job.weights, job.trained) if part]
     sources += [options.labels] if options.labels else []
-    going_on = agreed(lambda: check_room(options.output, job.fingerprint, sources, **wishes))
+    going_on = agreed(
+        lambda: check_room(options.output, job.fingerprint, sources, fresh=options.fresh)
+    )
     what = "evaluation only" if job.trained else f"{job.config.SOLVER.MAX_ITER} iterations"
     say(f"{job.name}: {options.config.stem}, {what}, detectron2 {job.version}")
     for note in notes:

@@ -17,7 +17,7 @@ def test_two_rows_from_detector_to_comparison(
     data = ["--train", *toy.arguments, "--val", *toy.arguments]
     for name, seed in (("first-seed0", 0), ("first-seed1", 1), ("second", 2)):
         output = ["--output", str(tmp_path / "runs" / name), "--name", name]
-        assert hcl.main(["detect", str(small_config), *data, *output, "SEED", str(seed)]) == 0
+        assert hcl.main(["detect", str(small_config), *data, *output, f"SEED={seed}"]) == 0
     capsys.readouterr()
     arguments = [str(tmp_path / "runs"), "--resamples", "20", "--against", "hcl", "--json"]
     assert hcl.main(["compare", *arguments, "--output", str(tmp_path / "out")]) == 0

@@ -72,9 +72,9 @@ def test_end_to_end(
     assert hcl.main(arguments) == 0
     assert "already there" in capsys.readouterr().out
     assert (output / "result.json").stat().st_mtime_ns == before
-    assert hcl.main([*arguments, "SOLVER.MAX_ITER", "2"]) == 2
+    assert hcl.main([*arguments, "SOLVER.MAX_ITER=2"]) == 2
     assert "--fresh" in capsys.readouterr().err
-    assert hcl.main([*arguments, "--overwrite", "SOLVER.MAX_ITER", "2"]) == 0
+    assert hcl.main([*arguments, "--overwrite", "SOLVER.MAX_ITER=2"]) == 0
     assert read_result(output).protocol["iterations"] == 2
     lines = (output / "metrics.json").read_text().splitlines()
     assert json.loads(lines[0])["iteration"] == 0
@@ -88,7 +88,7 @@ def run(config: Path, toy: Toy, output: Path, *more: str) -> Result:
 def test_same_seed_same_numbers_and_random_is_said(
     small_config: Path, toy_rle: Toy, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    polygon = ["INPUT.MASK_FORMAT", "polygon"]
+    polygon = ["INPUT.MASK_FORMAT=polygon"]
     first = run(small_config, toy_rle, tmp_path / "a", *polygon)
     shown = capsys.readouterr().out
     assert "RANDOM initialisation" in shown
@@ -96,7 +96,7 @@ def test_same_seed_same_numbers_and_random_is_said(
     assert first.run == "random"
     assert first.provenance["weights"]["initialisation"] == "random"
     second = run(small_config, toy_rle, tmp_path / "b", *polygon, "--name", "again")
-    other = run(small_config, toy_rle, tmp_path / "c", *polygon, "SEED", "5")
+    other = run(small_config, toy_rle, tmp_path / "c", *polygon, "SEED=5")
     assert second.run == "again"
     texts = [(tmp_path / name / "detections.json").read_text() for name in "abc"]
     assert texts[0] == texts[1]
@@ -115,20 +115,18 @@ def test_resuming_goes_on(
 ) -> None:
     output = tmp_path / "out"
     more = ["--weights", str(exported("resnet18"))]
-    more += ["SOLVER.MAX_ITER", "4", "SOLVER.CHECKPOINT_PERIOD", "2"]
+    more += ["SOLVER.MAX_ITER=4", "SOLVER.CHECKPOINT_PERIOD=2"]
     run(small_config, toy, output, *more)
     # As after an interruption in the third iteration.
     (output / "result.json").unlink()
     (output / "last_checkpoint").write_text("model_0000001.pth")
-    assert hcl.main(command(small_config, toy, output, *more)) == 2
-    assert "unfinished transfer; go on with --resume" in capsys.readouterr().err
-    assert hcl.main(command(small_config, toy, output, *more, "--resume", "SEED", "9")) == 2
-    assert "of another config" in capsys.readouterr().err
+    assert hcl.main(command(small_config, toy, output, *more, "SEED=9")) == 2
+    assert "unfinished transfer of another config" in capsys.readouterr().err
     kept = (output / "model_0000001.pth").rename(tmp_path / "kept.pth")
-    assert hcl.main(command(small_config, toy, output, *more, "--resume")) == 2
+    assert hcl.main(command(small_config, toy, output, *more)) == 2
     assert "names no checkpoint" in capsys.readouterr().err
     kept.rename(output / "model_0000001.pth")
-    run(small_config, toy, output, *more, "--resume")
+    run(small_config, toy, output, *more)
     assert "going on after iteration 2" in capsys.readouterr().out
     lines = (output / "metrics.json").read_text().splitlines()
     done = [json.loads(line) for line in lines]
@@ -151,16 +149,16 @@ def test_boxes_only_and_precise_batch_norm(small_config: Path, toy: Toy, tmp_pat
     for annotation in content["annotations"]:
         del annotation["segmentation"]
     toy.rewrite(content)
-    more = ["MODEL.MASK_ON", "False", "TEST.PRECISE_BN.ENABLED", "True"]
-    more += ["TEST.PRECISE_BN.NUM_ITER", "2", "MODEL.RESNETS.NORM", "SyncBN"]
+    more = ["MODEL.MASK_ON=False", "TEST.PRECISE_BN.ENABLED=True"]
+    more += ["TEST.PRECISE_BN.NUM_ITER=2", "MODEL.RESNETS.NORM=SyncBN"]
     result = run(small_config, toy, tmp_path / "out", *more)
     assert "bbox/AP" in result.metrics
     assert not [name for name in result.metrics if name.startswith("segm")]
 
 
 def test_no_detection_at_all_is_zero(small_config: Path, toy: Toy, tmp_path: Path) -> None:
-    more = ["MODEL.ROI_HEADS.SCORE_THRESH_TEST", "2.0", "SOLVER.MAX_ITER", "1"]
-    result = run(small_config, toy, tmp_path / "out", *more, "TEST.EVAL_PERIOD", "1")
+    more = ["MODEL.ROI_HEADS.SCORE_THRESH_TEST=2.0", "SOLVER.MAX_ITER=1"]
+    result = run(small_config, toy, tmp_path / "out", *more, "TEST.EVAL_PERIOD=1")
     assert result.metrics["bbox/AP"] == result.metrics["segm/AP50"] == 0
     assert json.loads((tmp_path / "out/detections.json").read_text()) == []
 
@@ -185,7 +183,7 @@ def test_a_bad_image_is_named(
         for annotation in content["annotations"]:
             if isinstance(annotation["segmentation"], dict):
                 assert annotation["image_id"] != 102
-    more = ["DATALOADER.NUM_WORKERS", workers, "SOLVER.IMS_PER_BATCH", "7"]
+    more = [f"DATALOADER.NUM_WORKERS={workers}", "SOLVER.IMS_PER_BATCH=7"]
     assert hcl.main(command(small_config, toy, tmp_path / "out", *more)) == 2
     shown = capsys.readouterr().err
     assert str(path) in shown
@@ -197,7 +195,7 @@ def test_a_bad_image_is_named(
 def test_divergence_is_explained(
     small_config: Path, toy: Toy, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    more = ["SOLVER.BASE_LR", "1e20", "SOLVER.WARMUP_ITERS", "0"]
+    more = ["SOLVER.BASE_LR=1e20", "SOLVER.WARMUP_ITERS=0"]
     assert hcl.main(command(small_config, toy, tmp_path / "out", *more)) == 2
     assert "SOLVER.BASE_LR" in capsys.readouterr().err
 
@@ -205,12 +203,12 @@ def test_divergence_is_explained(
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["SOLVER.BASE_LRR", "1"], "did you mean 'SOLVER.BASE_LR'"),
-        (["SOLVER.BASE_LR", "fast"], "Type mismatch"),
+        (["SOLVER.BASE_LRR=1"], "did you mean 'SOLVER.BASE_LR'"),
+        (["SOLVER.BASE_LR=fast"], "Type mismatch"),
         (["SOLVER.BASE_LR"], "stands alone"),
-        (["SOLVER.AMP.ENABLED", "True"], "needs a CUDA device"),
+        (["SOLVER.AMP.ENABLED=True"], "needs a CUDA device"),
         (["--weights", "nowhere.pth"], "no such weights file"),
-        (["MODEL.WEIGHTS", "nowhere.pth"], "no such weights file"),
+        (["MODEL.WEIGHTS=nowhere.pth"], "no such weights file"),
     ],
 )
 def test_mistakes_end_in_a_line(
@@ -231,7 +229,7 @@ def test_mistakes_end_in_a_line(
 def test_a_config_no_model_can_be_built_of(
     small_config: Path, toy: Toy, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    more = ["MODEL.RESNETS.RES2_OUT_CHANNELS", "256"]
+    more = ["MODEL.RESNETS.RES2_OUT_CHANNELS=256"]
     assert hcl.main(command(small_config, toy, tmp_path / "out", *more)) == 2
     assert "RES2_OUT_CHANNELS = 64" in capsys.readouterr().err
     assert "Traceback" in (tmp_path / "out/log.txt").read_text()
@@ -242,7 +240,7 @@ def test_cuda_that_is_not_there(
 ) -> None:
     if torch.cuda.is_available():
         pytest.skip("there is a CUDA device")
-    assert hcl.main(command(small_config, toy, tmp_path / "out", "MODEL.DEVICE", "cuda")) == 2
+    assert hcl.main(command(small_config, toy, tmp_path / "out", "MODEL.DEVICE=cuda")) == 2
     assert "auto or cpu" in capsys.readouterr().err
 
 
@@ -295,8 +293,8 @@ def test_real_coco(coco_tiny: Path, exported: Callable[[str], Path], tmp_path: P
         annotations = coco_tiny / f"annotations/instances_{split}2017.json"
         arguments += [f"--{split}", str(annotations), str(coco_tiny / f"{split}2017")]
     arguments += ["--weights", str(exported("resnet18"))]
-    small = ["SOLVER.MAX_ITER", "30", "SOLVER.IMS_PER_BATCH", "2"]
-    small += ["INPUT.MIN_SIZE_TRAIN", "(96,)", "INPUT.MIN_SIZE_TEST", "96"]
+    small = ["SOLVER.MAX_ITER=30", "SOLVER.IMS_PER_BATCH=2"]
+    small += ["INPUT.MIN_SIZE_TRAIN=(96,)", "INPUT.MIN_SIZE_TEST=96"]
     assert hcl.main([*arguments, *small]) == 0
     result = read_result(tmp_path / "out")
     assert {"bbox/APs", "bbox/APm", "bbox/APl", "segm/AP"} <= set(result.metrics)

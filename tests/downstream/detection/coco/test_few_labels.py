@@ -55,9 +55,9 @@ def test_the_set_is_written_and_seeds_share_it(
 ) -> None:
     toy: Toy = write_toy(tmp_path / "toy", images=12)
     data = ["detect", str(small_config), "--train", *toy.arguments, "--val", *toy.arguments]
-    half = ["HCL.LABELS.PERCENT", "50.0", "SOLVER.MAX_ITER", "1"]
+    half = ["HCL.LABELS.PERCENT=50.0", "SOLVER.MAX_ITER=1"]
     for seed in ("0", "1"):
-        output = ["--output", str(tmp_path / seed), "SEED", seed]
+        output = ["--output", str(tmp_path / seed), f"SEED={seed}"]
         assert hcl.main([*data, *output, *half]) == 0
     assert "labels of 6 images: 50 % by HCL.LABELS.SEED 0" in capsys.readouterr().out
     results = [read_result(tmp_path / seed) for seed in ("0", "1")]
@@ -73,7 +73,7 @@ def test_the_set_is_written_and_seeds_share_it(
     # The same images as a list: the same set.
     (tmp_path / "list.txt").write_text("\n".join(map(str, kept)))
     more = ["--labels", str(tmp_path / "list.txt"), "--output", str(tmp_path / "l")]
-    assert hcl.main([*data, *more, "SOLVER.MAX_ITER", "1"]) == 0
+    assert hcl.main([*data, *more, "SOLVER.MAX_ITER=1"]) == 0
     listed_result = read_result(tmp_path / "l")
     same = "train_annotations_sha256"
     assert listed_result.protocol[same] == results[0].protocol[same]

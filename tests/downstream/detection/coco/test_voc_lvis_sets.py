@@ -96,8 +96,8 @@ def test_voc_names_that_are_none(devkit: Path) -> None:
 
 
 def test_voc_end_to_end(devkit: Path, small_config: Path, tmp_path: Path) -> None:
-    sets = ["DATASETS.TRAIN", "('voc_2007_trainval', 'voc_2012_trainval')"]
-    sets += ["DATASETS.TEST", "('voc_2007_test',)", "MODEL.MASK_ON", "False"]
+    sets = ["DATASETS.TRAIN=('voc_2007_trainval', 'voc_2012_trainval')"]
+    sets += ["DATASETS.TEST=('voc_2007_test',)", "MODEL.MASK_ON=False"]
     output = tmp_path / "out"
     assert hcl.main(["detect", str(small_config), "--output", str(output), *sets]) == 0
     result = read_result(output)
@@ -135,7 +135,7 @@ def test_lvis_end_to_end(toy: Toy, small_config: Path, tmp_path: Path) -> None:
     assert isinstance(found, LvisSet)
     assert found.frequencies == ("r", "f")  # of categories 3 and 7
     more = ["--train", *data, "--val", *data, "--output", str(tmp_path / "out")]
-    more += ["DATALOADER.SAMPLER_TRAIN", "RepeatFactorTrainingSampler"]
+    more += ["DATALOADER.SAMPLER_TRAIN=RepeatFactorTrainingSampler"]
     assert hcl.main(["detect", str(small_config), *more]) == 0
     result = read_result(tmp_path / "out")
     assert {"bbox/AP", "bbox/APr", "bbox/APf", "segm/APr"} <= set(result.metrics)

@@ -341,7 +341,7 @@ def test_command(
 ) -> None:
     data = ["--train", *toy.arguments, "--val", *toy.arguments]
     words = ["detect", str(config_file), *data, "--weights", str(weights_file)]
-    assert hcl.main([*words, "--output", str(tmp_path / "out"), "HCL.TIMM.NORM", "SyncBN"]) == 0
+    assert hcl.main([*words, "--output", str(tmp_path / "out"), "HCL.TIMM.NORM=SyncBN"]) == 0
     assert "backbone: 84/84 tensors of weights.safetensors loaded" in capsys.readouterr().out
     result = read_result(tmp_path / "out")
     assert result.run == "toy_resnet10t"

@@ -36,7 +36,7 @@ def test_seeds_in_one_call(
     small_config: Path, toy: Toy, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = tmp_path / "out"
-    arguments = command(small_config, toy, output, "SOLVER.MAX_ITER", "2", "--seeds", "0", "3")
+    arguments = command(small_config, toy, output, "SOLVER.MAX_ITER=2", "--seeds", "0", "3")
     assert hcl.main(arguments) == 0
     shown = capsys.readouterr().out
     results = [read_result(output / f"seed{seed}") for seed in (0, 3)]
@@ -57,7 +57,7 @@ def test_seeds_in_one_call(
     ("more", "message"),
     [
         (["--seeds", "1", "1"], "different numbers"),
-        (["--seeds", "1", "--name", "x", "SEED", "2"], "an override of SEED"),
+        (["--seeds", "1", "--name", "x", "SEED=2"], "an override of SEED"),
         (["--seeds", "1", "--eval-only", "x.pth"], "measures one detector"),
     ],
 )
@@ -98,10 +98,8 @@ def test_evaluation_only(
         return capsys.readouterr().err
 
     model = str(trained / "model_final.pth")
-    assert "it shapes" in refused("--eval-only", model, "MODEL.FPN.OUT_CHANNELS", "16")
-    assert "it has besides 'roi_heads.mask" in refused(
-        "--eval-only", model, "MODEL.MASK_ON", "False"
-    )
+    assert "it shapes" in refused("--eval-only", model, "MODEL.FPN.OUT_CHANNELS=16")
+    assert "it has besides 'roi_heads.mask" in refused("--eval-only", model, "MODEL.MASK_ON=False")
     assert "no checkpoint of a detector" in refused("--eval-only", str(tmp_path))
     torch.save({"model": {"conv1.weight": torch.zeros(1)}}, tmp_path / "w.pth")
     assert "a backbone goes to --weights" in refused("--eval-only", str(tmp_path / "w.pth"))
@@ -110,8 +108,8 @@ def test_evaluation_only(
 def test_a_kill_and_resuming(small_config: Path, toy: Toy, tmp_path: Path) -> None:
     """SIGKILL in the middle; then the rest is trained, and each iteration is logged once."""
     output = tmp_path / "out"
-    arguments = command(small_config, toy, output, "SOLVER.MAX_ITER", "24")
-    arguments += ["SOLVER.CHECKPOINT_PERIOD", "3", "SOLVER.STEPS", "[20]"]
+    arguments = command(small_config, toy, output, "SOLVER.MAX_ITER=24")
+    arguments += ["SOLVER.CHECKPOINT_PERIOD=3", "SOLVER.STEPS=[20]"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     with subprocess.Popen(
         [sys.executable, str(ROOT / "hcl.py"), *arguments],
@@ -128,7 +126,7 @@ def test_a_kill_and_resuming(small_config: Path, toy: Toy, tmp_path: Path) -> No
     assert not (output / "result.json").exists()
     with (output / "metrics.json").open("a") as file:
         file.write('{"iteration": 23, "total_loss"')  # a line that the kill has cut
-    assert hcl.main([*arguments, "--resume"]) == 0
+    assert hcl.main(arguments) == 0
     assert read_result(output).protocol["iterations"] == 24
     lines = [json.loads(line) for line in (output / "metrics.json").read_text().splitlines()]
     done = [line["iteration"] for line in lines if "total_loss" in line]
@@ -158,9 +156,9 @@ def test_a_checkpoint_appears_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_processes_on_the_cpu(
     world: int, small_config: Path, toy: Toy, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    norms = ["MODEL.RESNETS.NORM", "naiveSyncBN", "MODEL.FPN.NORM", "naiveSyncBN"]
-    more = ["--num-gpus", str(world), "SOLVER.MAX_ITER", "2", *norms]
-    more += ["SOLVER.IMS_PER_BATCH", "4"]
+    norms = ["MODEL.RESNETS.NORM=naiveSyncBN", "MODEL.FPN.NORM=naiveSyncBN"]
+    more = ["--num-gpus", str(world), "SOLVER.MAX_ITER=2", *norms]
+    more += ["SOLVER.IMS_PER_BATCH=4"]
     assert hcl.main(command(small_config, toy, tmp_path / "out", *more)) == 0
     result = read_result(tmp_path / "out")
     assert result.provenance.get("world", 1) == world
@@ -174,12 +172,12 @@ def test_processes_on_the_cpu(
 def test_errors_of_processes_end_in_a_line(
     small_config: Path, toy: Toy, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    more = ["--num-gpus", "2", "MODEL.RESNETS.NORM", "SyncBN"]
+    more = ["--num-gpus", "2", "MODEL.RESNETS.NORM=SyncBN"]
     assert hcl.main(command(small_config, toy, tmp_path / "out", *more)) == 2
     shown = capsys.readouterr().err
     assert "on the CPU set it to naiveSyncBN" in shown
     assert len(shown.strip().splitlines()) == 1
-    more = ["HCL.ACCUMULATE", "2", "SOLVER.IMS_PER_BATCH", "3"]
+    more = ["HCL.ACCUMULATE=2", "SOLVER.IMS_PER_BATCH=3"]
     assert hcl.main(command(small_config, toy, tmp_path / "out", *more)) == 2
     assert "multiple of HCL.ACCUMULATE (2)" in capsys.readouterr().err
     assert hcl.main(command(small_config, toy, tmp_path / "out", "--num-gpus", "0")) == 2
@@ -195,8 +193,8 @@ def test_accumulated_gradients_are_the_mean_of_the_parts(
     from downstream.detection.run.trainer import Trainer
 
     found = read_set((toy.annotations, toy.images), ())
-    overrides = ["HCL.ACCUMULATE", "2", "SOLVER.IMS_PER_BATCH", "4", "SOLVER.WARMUP_ITERS", "0"]
-    overrides += ["SOLVER.MOMENTUM", "0.0", "SOLVER.WEIGHT_DECAY", "0.0"]
+    overrides = ["HCL.ACCUMULATE=2", "SOLVER.IMS_PER_BATCH=4", "SOLVER.WARMUP_ITERS=0"]
+    overrides += ["SOLVER.MOMENTUM=0.0", "SOLVER.WEIGHT_DECAY=0.0"]
     config = load_config(small_config, overrides)
     adapt(config, found, found, tmp_path, 1)
     with registered(**{TRAIN: found, VAL: found}), EventStorage() as storage:

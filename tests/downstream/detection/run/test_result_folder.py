@@ -44,7 +44,7 @@ def test_resuming_unpickles_nothing(
     small_config: Path, toy: Toy, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output, made = tmp_path / "out", tmp_path / "made"
-    arguments = command(small_config, toy, output, "SOLVER.CHECKPOINT_PERIOD", "2")
+    arguments = command(small_config, toy, output, "SOLVER.CHECKPOINT_PERIOD=2")
     assert hcl.main(arguments) == 0
     (output / "result.json").unlink()
     payload = {"model": {}, "trainer": Payload(made)}
@@ -65,7 +65,7 @@ def test_resuming_unpickles_nothing(
     capsys.readouterr()
     for mark, message in marks.items():
         (output / "last_checkpoint").write_text(mark)
-        assert hcl.main([*arguments, "--resume"]) == 2, mark
+        assert hcl.main(arguments) == 2, mark
         said = capsys.readouterr().err
         assert message in said, mark
         assert "Traceback" not in said
@@ -78,7 +78,7 @@ def test_overwriting(
     small_config: Path, toy: Toy, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = tmp_path / "out"
-    arguments = command(small_config, toy, output, "--overwrite", "SOLVER.MAX_ITER", "2")
+    arguments = command(small_config, toy, output, "--fresh", "SOLVER.MAX_ITER=2")
     assert hcl.main(arguments) == 0
     mine = [output / name for name in ("notes.txt", "detections/mine.png", "model_best.pth")]
     for path in mine:
@@ -86,14 +86,14 @@ def test_overwriting(
     before = content(output)
     capsys.readouterr()
     # Not before the new transfer can be built.
-    assert hcl.main([*arguments, "MODEL.BACKBONE.NAME", "build_nothing"]) == 2
+    assert hcl.main([*arguments, "MODEL.BACKBONE.NAME=build_nothing"]) == 2
     assert "cannot build this config" in capsys.readouterr().err
     assert content(output) == before
     only = ["detect", str(small_config), "--val", *toy.arguments, "--output", str(output)]
-    assert hcl.main([*only, "--overwrite", "--eval-only", str(output)]) == 2
+    assert hcl.main([*only, "--fresh", "--eval-only", str(output)]) == 2
     assert "model_final.pth: would be removed to make room" in capsys.readouterr().err
     assert content(output) == before
-    assert hcl.main([*arguments, "SEED", "5"]) == 0
+    assert hcl.main([*arguments, "SEED=5"]) == 0
     after = content(output)
     assert after.keys() == before.keys()
     assert all(path.read_text() == "dear" for path in mine)
@@ -106,7 +106,7 @@ def test_another_commands_config_is_in_the_way(
     output = tmp_path / "run"
     output.mkdir()
     (output / "config.yaml").write_text("of a pretraining run")
-    assert hcl.main(command(small_config, toy, output, "--overwrite")) == 2
+    assert hcl.main(command(small_config, toy, output, "--fresh")) == 2
     assert "config.yaml: in the way and not of a detection transfer" in capsys.readouterr().err
     assert [path.name for path in output.iterdir()] == ["config.yaml"]
 
@@ -115,7 +115,7 @@ def test_two_seeds_on_one_output(
     small_config: Path, toy: Toy, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = tmp_path / "out"
-    endless = command(small_config, toy, output, "SOLVER.MAX_ITER", "100000")
+    endless = command(small_config, toy, output, "SOLVER.MAX_ITER=100000")
     with subprocess.Popen(
         [sys.executable, str(ROOT / "hcl.py"), *endless],
         env=ENVIRONMENT,
@@ -126,11 +126,11 @@ def test_two_seeds_on_one_output(
             while not (output / "config.yaml").is_file() and time.monotonic() < limit:
                 assert process.poll() is None
                 time.sleep(0.02)
-            for more in (["SEED", "5"], ["--overwrite"], ["--resume"]):
+            for more in (["SEED=5"], ["--fresh"]):
                 assert hcl.main([*endless, *more]) == 2
                 said = capsys.readouterr().err
                 assert f"{output}: another transfer is at work here (process {process.pid}" in said
             assert process.poll() is None
         finally:
             process.kill()
-    assert hcl.main([*endless, "--overwrite", "SOLVER.MAX_ITER", "2"]) == 0
+    assert hcl.main([*endless, "--fresh", "SOLVER.MAX_ITER=2"]) == 0
