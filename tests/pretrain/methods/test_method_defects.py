@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 import torch
-from small_network import small_encoder
+from small_network import SMALL, small_encoder
 from torch import Tensor, nn
 
 from pretrain import checkpoint
@@ -26,7 +26,7 @@ from pretrain.methods.build import build_method
 from pretrain.methods.densecl import DenseCL, DenseCLSettings
 from pretrain.methods.hcl.branch import KEY_VIEW, HCLSettings
 from pretrain.methods.moco import Moco, MocoSettings
-from pretrain.models import DenseOutput, Queue
+from pretrain.models import DenseOutput, EncoderSettings, Queue
 
 BATCH, QUEUE = 8, 20  # the ring wraps in the middle of a batch
 
@@ -43,11 +43,20 @@ QUEUED = ("euclidean", "dense", "hyperbolic")
 every_method = pytest.mark.parametrize("name", METHODS)
 
 
-def build(name: str, start: int = 0, **settings: Any) -> Method:
+VIT = {
+    "backbone": "timm/vit_tiny_patch16_224",
+    "options": {"img_size": 32, "patch_size": 8, "depth": 2, "embed_dim": 32, "num_heads": 2},
+}
+"""Without convolutions, which take seconds in bfloat16 on a CPU that has no instructions for it."""
+
+
+def build(
+    name: str, start: int = 0, network: dict[str, Any] | None = None, **settings: Any
+) -> Method:
     """The method with the branch; ``start`` is the seed of its weights."""
     values = METHODS[name]
     head: Any = "mlp_bn" if values["name"] in ("byol", "orl") else "mlp"
-    encoder = small_encoder(head=head, hidden=24, dim=16)
+    encoder = EncoderSettings(**(network or SMALL), head=head, hidden=24, dim=16)
     torch.manual_seed(start)
     queued = settings if "queue" in values else {}
     parsed = parse_method({**values, **queued}, source="test")
@@ -203,7 +212,7 @@ def test_key_shares_no_statistics_with_its_query(kind: str, view: int) -> None:
 @every_method
 def test_losses_and_queues_stay_in_float32(name: str) -> None:
     """Half precision cannot hold 1 - c|x|² at the rim, nor 1 - 1e-5: losses must not inherit it."""
-    method = build(name)
+    method = build(name, network=VIT)
     method.begin_step(0, 10)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         losses, metrics = method(views_of(method, 0))
