@@ -42,10 +42,10 @@ from torchvision.transforms import v2
 from pretrain.data import decode, device
 from pretrain.data.augment import AugmentSettings
 from pretrain.data.batches import ViewDataset
-from pretrain.data.blocks import Blocks, Parcel, shared_memory
 from pretrain.data.index import Index
 from pretrain.data.loader import build_loader
 from pretrain.data.plan import Batch, Crop, ViewPlan
+from pretrain.data.shared_memory import Blocks, Parcel, shared_memory
 from pretrain.data.views import ViewSettings
 from pretrain.datasets.packing import write as write_pack
 from pretrain.datasets.scenes.coco_writer import write as write_scenes

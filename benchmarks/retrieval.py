@@ -30,7 +30,7 @@ from retrieval_data import clusters, spread
 from surroundings import surroundings
 from torch import Tensor
 
-from downstream.retrieval.neighbours import nearest
+from downstream.retrieval.neighbors import nearest
 from downstream.retrieval.recall import recall_at_k
 from downstream.retrieval.spaces import Ranking, ball, fused, sphere
 

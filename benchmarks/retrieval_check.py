@@ -13,8 +13,8 @@ import torch
 from retrieval_data import hard
 from torch import Tensor
 
-from downstream.retrieval import neighbours
-from downstream.retrieval.neighbours import search
+from downstream.retrieval import neighbors
+from downstream.retrieval.neighbors import search
 from downstream.retrieval.spaces import ball, fused
 
 C, DIMENSION, WIDE = 1.0, 128, 300
@@ -109,7 +109,7 @@ class Stages:
 
     def __init__(self) -> None:
         self.tried: dict[str, int] = {}
-        self._originals = neighbours._fill, neighbours._by_differences
+        self._originals = neighbors._fill, neighbors._by_differences
         fill, exact = self._originals
 
         def counted_fill(ranking, shortlist, queries, places, found):  # type: ignore[no-untyped-def]
@@ -122,7 +122,7 @@ class Stages:
             return exact(*arguments)
 
         self._lists: list[object] = []
-        neighbours._fill, neighbours._by_differences = counted_fill, counted_exact
+        neighbors._fill, neighbors._by_differences = counted_fill, counted_exact
 
     def _number(self, shortlist: object) -> int:
         if shortlist not in self._lists:
@@ -133,7 +133,7 @@ class Stages:
         self.tried[name] = self.tried.get(name, 0) + count
 
     def restore(self) -> None:
-        neighbours._fill, neighbours._by_differences = self._originals
+        neighbors._fill, neighbors._by_differences = self._originals
 
 
 def against_differences(oracle: Oracle, asked: np.ndarray, rows: np.ndarray) -> dict[str, object]:

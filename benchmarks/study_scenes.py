@@ -24,7 +24,7 @@ import numpy as np
 from surroundings import surroundings
 
 from downstream.probe.intervals import FILE_NAME as SAMPLES
-from downstream.probe.intervals import Array, Judged
+from downstream.probe.intervals import Array, SampleResults
 from downstream.results.analysis_record import read_record
 from downstream.results.resampling import average, difference, holm
 from downstream.results.result import read_result
@@ -166,7 +166,7 @@ def compare(first: Sequence[Path], second: Sequence[Path]) -> dict[str, Any]:
 
 def sample(folder: Path, metric: str) -> dict[str, Array]:
     """The metric on all test images, then under each draw of them."""
-    return {metric: Judged.read(folder / SAMPLES).sampled(DRAWS)[metric]}
+    return {metric: SampleResults.read(folder / SAMPLES).sampled(DRAWS)[metric]}
 
 
 def table(rows: dict[str, Any]) -> str:

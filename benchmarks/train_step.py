@@ -5,7 +5,8 @@
 from the root of the repository, with PYTHONPATH=. where the package is not installed. Writes
 benchmarks/results/train_step_DEVICE.json, where other networks' rows stay, and prints the table.
 
-A step is `pretrain.step.Stepper`'s: colours, momentum update, forwards, losses, backward, clipping,
+A step is `pretrain.step.TrainStep`'s: colours, momentum update, forwards, losses, backward,
+clipping,
 SGD and queues, on views that are already cut, as a worker hands them over. Contestants take turns
 in one process, in random order; times are medians, ratios medians of the ratios within a turn.
 
@@ -40,7 +41,7 @@ from pretrain.distributed import World
 from pretrain.methods.base import Context
 from pretrain.methods.build import build_method
 from pretrain.models import Encoder, momentum_copy, use_products
-from pretrain.step import Stepper
+from pretrain.step import TrainStep
 
 RESULTS = Path(__file__).parent / "results"
 QUEUE = 4096
@@ -200,7 +201,9 @@ def our_step(settings: RunSettings) -> Step:
     method.train()
     if device.type == "cpu":
         use_products(method)
-    stepper = Stepper(settings, World(0, 1, 0, 1, device), method, total_steps=1000, epoch_steps=10)
+    stepper = TrainStep(
+        settings, World(0, 1, 0, 1, device), method, total_steps=1000, epoch_steps=10
+    )
     rng = np.random.default_rng(0)
     images, colours = {}, {}
     for name, side in stepper.sides.items():

@@ -18,9 +18,9 @@ from torchvision.transforms.v2 import functional as transforms
 
 import hcl
 from downstream.retrieval import recall_at_k
-from downstream.retrieval.neighbours import nearest
+from downstream.retrieval.neighbors import nearest
 from downstream.retrieval.recall import label_codes, recall_of
-from downstream.retrieval.spaces import Fused, ball, sphere
+from downstream.retrieval.spaces import FusedRanking, ball, sphere
 from pretrain.datasets.source import DataSettings, open_index
 from pretrain.geometry.poincare import to_ball
 from pretrain.pretrained import load_pretrained
@@ -56,7 +56,7 @@ with torch.no_grad():
 c = description.curvature or 0.05
 points = to_ball(embeddings.double(), c, clip=description.clip_radius)
 codes = label_codes(labels, len(labels))
-both = Fused(sphere(embeddings), ball(points, c), c, spherical=1 / 0.1, hyperbolic=1 / 0.2)
+both = FusedRanking(sphere(embeddings), ball(points, c), c, spherical=1 / 0.1, hyperbolic=1 / 0.2)
 found = {
     "sphere": recall_at_k(embeddings, labels, KS),
     "ball": recall_at_k(points, labels, KS, geometry="hyperbolic", c=c),

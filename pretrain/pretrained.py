@@ -47,7 +47,7 @@ class Description(Settings):
 
 
 @dataclass
-class Pretrained:
+class PretrainedEncoder:
     """An encoder in evaluation mode, and where it came from."""
 
     encoder: Encoder
@@ -61,7 +61,7 @@ class Pretrained:
         return self.encoder.backbone
 
 
-def load_pretrained(source: Path) -> Pretrained:
+def load_pretrained(source: Path) -> PretrainedEncoder:
     """Read a run folder (its newest sound checkpoint) or one checkpoint file.
 
     Raises:
@@ -94,7 +94,7 @@ def load_pretrained(source: Path) -> Pretrained:
             f"{path}: its tensors are not those of {description.encoder.backbone} as installed "
             f"here (another version of its library?): {_first(error)}"
         ) from None
-    return Pretrained(encoder.eval(), description, path, int(state["step"]))
+    return PretrainedEncoder(encoder.eval(), description, path, int(state["step"]))
 
 
 def _first(error: Exception) -> str:

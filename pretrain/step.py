@@ -28,7 +28,7 @@ Views = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
-class Done:
+class StepOutput:
     """What a step leaves.
 
     Attributes:
@@ -42,7 +42,7 @@ class Done:
     stop: bool
 
 
-class Stepper:
+class TrainStep:
     """Does steps.
 
     Args:
@@ -76,7 +76,7 @@ class Stepper:
 
     def run(
         self, model: nn.Module, batch: Batch, step: int, *, stop: bool, log_statistics: bool
-    ) -> Done:
+    ) -> StepOutput:
         """Do one step.
 
         Args:
@@ -124,7 +124,7 @@ class Stepper:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.method.end_step()
-        return Done(values, views, stop)
+        return StepOutput(values, views, stop)
 
     def _accumulate(self, model: nn.Module, parts: list[Views]) -> tuple[Losses, Metrics]:
         """Forward and backward of all parts; the means of their losses and metrics, detached."""

@@ -43,7 +43,7 @@ from pretrain.probes.rim import RimMonitor
 from pretrain.processes import on_main
 from pretrain.run import RunFolder
 from pretrain.signals import StopFlag
-from pretrain.step import Stepper, rows_a_forward
+from pretrain.step import TrainStep, rows_a_forward
 
 log = logging.getLogger(__name__)
 
@@ -97,7 +97,7 @@ class Trainer:
         self.method.to(device=self.device, memory_format=memory_format)  # type: ignore[call-overload]
         if self.device.type == "cpu" and not train.compile:
             use_products(self.method)
-        self.stepper = Stepper(
+        self.stepper = TrainStep(
             settings,
             world,
             self.method,

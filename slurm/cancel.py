@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pretrain.core.command import Command
 from pretrain.core.errors import InputError
-from slurm.chosen import add_jobs, chosen_jobs, try_queue
+from slurm.job_selection import add_jobs, chosen_jobs, try_queue
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,7 +23,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Run ``hcl cancel``."""
     if not arguments.jobs and not arguments.all:
         raise InputError("name jobs, or --all")
-    from slurm.queue import cancel
+    from slurm.job_queue import cancel
     from slurm.status import ENDED, look
 
     queue, _ = try_queue()

@@ -14,7 +14,7 @@ from types import FrameType
 
 from pretrain.core.exit_status import FAILED, FINISHED, STOPPED
 from pretrain.signals import STOP_SIGNALS
-from slurm import child
+from slurm import exec_with_parent
 from slurm.graph import Pipeline, Step
 from slurm.plan import files_of, reason, status
 from slurm.state import Journal
@@ -110,5 +110,5 @@ def command(step: Step) -> list[str]:
     """The words to execute: this Python, this installation; it does not outlive this process."""
     spec = importlib.util.find_spec("hcl")
     assert spec is not None and spec.origin is not None, "hcl.py stands beside this package"
-    bound = [sys.executable, child.__file__, str(os.getpid())]
+    bound = [sys.executable, exec_with_parent.__file__, str(os.getpid())]
     return [*bound, sys.executable, spec.origin, *step.words]

@@ -9,7 +9,7 @@ from collections import Counter
 from pathlib import Path
 
 from pretrain.core.command import Command
-from slurm.chosen import add_jobs, chosen_jobs, try_queue
+from slurm.job_selection import add_jobs, chosen_jobs, try_queue
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -17,7 +17,7 @@ import yaml
 from pretrain.core.run_files import CONFIG, METRICS, RECORD
 from pretrain.core.text import duration
 from slurm.job import Job, Spec
-from slurm.queue import Entry
+from slurm.job_queue import Entry
 
 STALE_S = 120
 ENDING_S = 30

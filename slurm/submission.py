@@ -19,7 +19,7 @@ from pretrain.core.files import write_text
 from slurm.cluster import ClusterSettings
 from slurm.commands import check_command, read_words
 from slurm.job import LOGS, Job, Spec, plain
-from slurm.queue import outside_of_jobs
+from slurm.job_queue import outside_of_jobs
 from slurm.snapshot import snapshot
 from slurm.task import Task
 
@@ -147,7 +147,12 @@ def _executor(spec: Spec, logs: Path, after: Sequence[str], comment: str) -> Any
     cluster = spec.cluster
     # The command's words are not here: they travel in the job's folder, and no shell sees them.
     python = shlex.join(
-        [sys.executable, *["-I", "-S"], f"{spec.code}/slurm/blocked.py", sys.executable]
+        [
+            sys.executable,
+            *["-I", "-S"],
+            f"{spec.code}/slurm/exec_signals_blocked.py",
+            sys.executable,
+        ]
     )
     path = f"export PYTHONPATH={shlex.quote(spec.code)}"
     setup = [*cluster.setup, path + '"${PYTHONPATH:+:$PYTHONPATH}"']

@@ -21,7 +21,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Run ``hcl submit``: 0 submitted; with ``--cluster debug`` the command's own status."""
     words = arguments.words[1:] if arguments.words[:1] == ["--"] else arguments.words
     from slurm.cluster import choose_cluster
-    from slurm.queue import check_reachable
+    from slurm.job_queue import check_reachable
     from slurm.submission import plan, prepare, request, submit
 
     cluster, why = choose_cluster(arguments.cluster, arguments.overrides)

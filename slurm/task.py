@@ -20,7 +20,7 @@ from types import FrameType
 from typing import IO
 
 from pretrain.core.exit_status import STOPPED
-from slurm import queue
+from slurm import job_queue
 from slurm.commands import find
 from slurm.job import Job
 
@@ -118,7 +118,7 @@ class _Run:
     def _command(self) -> int:
         code = Path(self.spec.code)
         path = os.pathsep.join([str(code), *filter(None, [os.environ.get("PYTHONPATH")])])
-        words = [sys.executable, str(code / "slurm/child.py"), str(os.getpid())]
+        words = [sys.executable, str(code / "slurm/exec_with_parent.py"), str(os.getpid())]
         # The mask is inherited: a signal waits until the command can save.
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         self.child = subprocess.Popen(
@@ -171,7 +171,7 @@ class _Run:
             return 0
         if self._has_failed():
             return STOPPED  # Slurm ends a job's other tasks when one fails
-        detail = queue.detail_of(own_id())
+        detail = job_queue.detail_of(own_id())
         end = detail.end if detail is not None else None
         # Slurm's warning may come a minute early.
         early = self.spec.cluster.signal_delay_s + 60
@@ -188,7 +188,7 @@ class _Run:
         name, noted, refused = own_id(), False, None
         until = time.monotonic() + GRACE_S
         while time.monotonic() < until:
-            detail = queue.detail_of(name)
+            detail = job_queue.detail_of(name)
             if detail is not None and detail.state != "RUNNING":
                 if not noted:  # cancelled, or requeued from outside
                     self.job.note(
@@ -201,10 +201,10 @@ class _Run:
             if not noted:
                 self.job.note("requeue", why=why)
                 noted = True
-            refused = queue.requeue(name)
+            refused = job_queue.requeue(name)
             if refused is None:
                 return STOPPED
-            if detail is not None and (now := queue.detail_of(name)) and now.state == "RUNNING":
+            if detail is not None and (now := job_queue.detail_of(name)) and now.state == "RUNNING":
                 break
             self.job.pulse()  # the controller is away: until it is back
             time.sleep(1)

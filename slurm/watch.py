@@ -11,7 +11,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from pretrain.core.command import Command
-from slurm.chosen import add_jobs, chosen_jobs, try_queue
+from slurm.job_selection import add_jobs, chosen_jobs, try_queue
 
 if TYPE_CHECKING:
     from slurm.status import Status

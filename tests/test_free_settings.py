@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import pytest
 
-from downstream.analysis import finished
-from downstream.retrieval.finetune import folder
+from downstream.analysis import finished_run
+from downstream.retrieval.finetune import run_folder
 from pretrain import run
 from slurm.explain import settings_of
 
 
 @pytest.mark.parametrize(
-    ("free", "kind"), [(run.FREE, "pretrain"), (folder.FREE, "retrieval")], ids=["run", "finetune"]
+    ("free", "kind"),
+    [(run.FREE, "pretrain"), (run_folder.FREE, "retrieval")],
+    ids=["run", "finetune"],
 )
 def test_of_runs(free: set[str], kind: str) -> None:
     assert free <= settings_of(kind).keys()
 
 
 def test_of_comparisons() -> None:
-    own = finished.FREE - folder.FREE
+    own = finished_run.FREE - run_folder.FREE
     assert own <= settings_of("retrieval").keys() | settings_of("pretrain").keys()

@@ -11,10 +11,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from downstream.analysis import draw
-from downstream.analysis.embedded import Embedded, check_options, load
+from downstream.analysis.embeddings import RunEmbeddings, check_options, load
 from downstream.analysis.findings import Findings
 from downstream.figures.style import color_of
-from downstream.retrieval.delta import DISK, Delta, Distances, subset_deltas
+from downstream.retrieval.hyperbolicity import DISK, Delta, Distances, subset_deltas
 from pretrain.geometry import poincare
 
 
@@ -76,7 +76,7 @@ def analyse(arguments: argparse.Namespace) -> Findings:
     )
 
 
-def spaces(run: Embedded) -> dict[str, tuple[Tensor, Distances]]:
+def spaces(run: RunEmbeddings) -> dict[str, tuple[Tensor, Distances]]:
     """Points and their metric, by name."""
     found: dict[str, tuple[Tensor, Distances]] = {}
     if run.features is not None:
@@ -112,7 +112,7 @@ def _euclidean(points: Tensor) -> Tensor:
     return torch.cdist(points, points, compute_mode="donot_use_mm_for_euclid_dist")
 
 
-def _figure(measured: dict[str, list[Delta]], taken: int) -> draw.Drawn:
+def _figure(measured: dict[str, list[Delta]], taken: int) -> draw.NamedFigure:
     with draw.figure_style():
         figure, axes = draw.canvas(6.4, 1.25 + 0.42 * len(measured))
         for place, listed in enumerate(measured.values()):
@@ -150,10 +150,10 @@ def _figure(measured: dict[str, list[Delta]], taken: int) -> draw.Drawn:
         f"Relative hyperbolicity of subsets of {taken} points (dots) and its mean (diamond), with "
         "the c = (0.144/(2δ/diameter))² that would fit; the further left, the more like a tree."
     )
-    return draw.Drawn("delta", caption, figure)
+    return draw.NamedFigure("delta", caption, figure)
 
 
-def _warnings(run: Embedded, taken: int) -> list[str]:
+def _warnings(run: RunEmbeddings, taken: int) -> list[str]:
     if taken >= 1000:
         return []
     return [

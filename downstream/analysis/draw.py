@@ -26,7 +26,7 @@ _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 @dataclass(frozen=True)
-class Drawn:
+class NamedFigure:
     """A figure before it is written.
 
     Attributes:
@@ -97,7 +97,7 @@ def whole_numbers(axis: Any) -> None:
     axis.set_major_locator(MaxNLocator(integer=True))
 
 
-def save(drawn: Drawn, folder: Path) -> FigureRecord:
+def save(drawn: NamedFigure, folder: Path) -> FigureRecord:
     """Write ``NAME.png`` and ``NAME.svg``."""
     png, svg = f"{drawn.name}.png", f"{drawn.name}.svg"
     with figure_style():

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from downstream.analysis.draw import Drawn, save
+from downstream.analysis.draw import NamedFigure, save
 from downstream.analysis.page import render
 from downstream.results.analysis_record import (
     PAGE_NAME,
@@ -29,7 +29,7 @@ class Findings:
     title: str
     sources: Sequence[Source]
     values: dict[str, Any]
-    drawn: Sequence[Drawn]
+    drawn: Sequence[NamedFigure]
     notes: Sequence[str] = field(default=())
     warnings: Sequence[str] = field(default=())
 

@@ -11,8 +11,8 @@ from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
 from downstream.analysis import draw
-from downstream.analysis.embedded import Tested
-from downstream.analysis.weights import Anchor
+from downstream.analysis.embeddings import TestSet
+from downstream.analysis.negative_weights import Anchor
 from downstream.figures.style import short
 from downstream.retrieval.finetune.images import CentredImages, sound
 from downstream.retrieval.spaces import Rows
@@ -29,11 +29,11 @@ def only_in(first: Rows, second: Rows) -> NDArray[np.bool_]:
 
 
 def gallery(
-    tested: Tested,
+    tested: TestSet,
     anchors: Sequence[Anchor],
     first: tuple[str, Rows],
     second: tuple[str, Rows],
-) -> draw.Drawn:
+) -> draw.NamedFigure:
     """A block for each anchor: it and a positive, then both lists, the hardest first.
 
     Args:
@@ -71,11 +71,11 @@ def gallery(
         "Hardest negatives, from left to right: those framed in red are not among the other "
         f"ranking's first {length}. The anchors are drawn without regard to the outcome."
     )
-    return draw.Drawn("gallery", caption, figure)
+    return draw.NamedFigure("gallery", caption, figure)
 
 
 def _picture(
-    axes: Any, tested: Tested, row: int, corner: tuple[float, float], *, framed: bool = False
+    axes: Any, tested: TestSet, row: int, corner: tuple[float, float], *, framed: bool = False
 ) -> None:
     """One image as the network saw it, but at the gallery's size, and the name of its class."""
     left, top = corner

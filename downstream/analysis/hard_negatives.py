@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from downstream.analysis.embedded import Embedded, Tested, load
+from downstream.analysis.embeddings import RunEmbeddings, TestSet, load
 from downstream.analysis.findings import Findings
 from downstream.analysis.gallery import gallery
 from downstream.analysis.negative_figures import overlap_figure, weight_figures
-from downstream.analysis.weighed import Weighed, overlap, tested_of, weigh
-from downstream.analysis.weights import (
+from downstream.analysis.negative_stats import NegativeStats, overlap, tested_of, weigh
+from downstream.analysis.negative_weights import (
     choose_anchors,
     negatives_of,
     own_weighting,
@@ -104,14 +104,14 @@ def analyse(arguments: argparse.Namespace) -> Findings:
     )
 
 
-def _names(runs: Sequence[Embedded]) -> list[str]:
+def _names(runs: Sequence[RunEmbeddings]) -> list[str]:
     """Names that differ."""
     names = [run.source.name for run in runs]
     return names if len(set(names)) == len(names) else [run.source.path for run in runs]
 
 
 def _compared(
-    names: Sequence[str], weighed: Sequence[Sequence[Weighed]], own: Sequence[Weighed]
+    names: Sequence[str], weighed: Sequence[Sequence[NegativeStats]], own: Sequence[NegativeStats]
 ) -> list[tuple[str, Rows]]:
     """The two lists of hardest negatives to compare: two models', or one's in two geometries."""
     if len(names) == 2:
@@ -119,7 +119,7 @@ def _compared(
     return _by_geometry(names[0], weighed[0])
 
 
-def _by_geometry(name: str, weighed: Sequence[Weighed]) -> list[tuple[str, Rows]]:
+def _by_geometry(name: str, weighed: Sequence[NegativeStats]) -> list[tuple[str, Rows]]:
     first = {each.weighting.geometry: each.hardest for each in reversed(weighed)}
     return [
         (f"{name}, cosine", first["sphere"]),
@@ -128,7 +128,9 @@ def _by_geometry(name: str, weighed: Sequence[Weighed]) -> list[tuple[str, Rows]
 
 
 def _pairs(
-    names: Sequence[str], weighed: Sequence[Sequence[Weighed]], lists: Sequence[tuple[str, Rows]]
+    names: Sequence[str],
+    weighed: Sequence[Sequence[NegativeStats]],
+    lists: Sequence[tuple[str, Rows]],
 ) -> list[tuple[str, Rows, str, Rows]]:
     """What the overlap is shown of: the compared lists, and each model's two geometries."""
     pairs = [(*lists[0], *lists[1])]
@@ -139,7 +141,7 @@ def _pairs(
     return pairs
 
 
-def _told(each: Weighed) -> dict[str, float]:
+def _told(each: NegativeStats) -> dict[str, float]:
     return {
         "effective number of negatives": float(each.effective.mean()),
         "share of the hardest": float(each.shares[:, 0].mean()),
@@ -153,7 +155,7 @@ def _range(values: Sequence[int]) -> str:
     return str(low) if low == high else f"{low} to {high}"
 
 
-def _notes(tested: Sequence[Tested]) -> list[str]:
+def _notes(tested: Sequence[TestSet]) -> list[str]:
     notes = [
         "Every tested image of another class is a negative, one drawn image of the anchor's class "
         "its positive; in training a batch has fewer negatives, which raises each one's weight. "
@@ -169,7 +171,7 @@ def _notes(tested: Sequence[Tested]) -> list[str]:
 
 
 def _warnings(
-    names: Sequence[str], tested: Sequence[Tested], weighed: Sequence[Sequence[Weighed]]
+    names: Sequence[str], tested: Sequence[TestSet], weighed: Sequence[Sequence[NegativeStats]]
 ) -> list[str]:
     found = []
     for name, about, listed in zip(names, tested, weighed, strict=True):

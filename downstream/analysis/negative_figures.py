@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from downstream.analysis import draw
-from downstream.analysis.weighed import Weighed
+from downstream.analysis.negative_stats import NegativeStats
 from downstream.figures.style import color_of
 from downstream.retrieval.spaces import Floats
 
@@ -15,8 +15,8 @@ LEAST_WEIGHT = 1e-9
 
 
 def weight_figures(
-    names: Sequence[str], weighed: Sequence[Sequence[Weighed]], own: Sequence[Weighed]
-) -> list[draw.Drawn]:
+    names: Sequence[str], weighed: Sequence[Sequence[NegativeStats]], own: Sequence[NegativeStats]
+) -> list[draw.NamedFigure]:
     """p(x⁻) against rank: each run under all geometries, then two runs by their own losses.
 
     Args:
@@ -48,7 +48,9 @@ def weight_figures(
     return figures
 
 
-def _weights(name: str, caption: str, lines: Sequence[tuple[str, Weighed, str, str]]) -> draw.Drawn:
+def _weights(
+    name: str, caption: str, lines: Sequence[tuple[str, NegativeStats, str, str]]
+) -> draw.NamedFigure:
     with draw.figure_style():
         figure, (left, right) = draw.panels(2)
         for label, each, colour, style in lines:
@@ -74,12 +76,14 @@ def _weights(name: str, caption: str, lines: Sequence[tuple[str, Weighed, str, s
         for axis in (left.xaxis, left.yaxis, right.xaxis):
             draw.logarithmic(axis)
         figure.legend(loc="outside upper left", ncols=2 if len(lines) > 3 else len(lines))
-    return draw.Drawn(name, f"{caption}. Mean over anchors; band: 10th to 90th percentile.", figure)
+    return draw.NamedFigure(
+        name, f"{caption}. Mean over anchors; band: 10th to 90th percentile.", figure
+    )
 
 
 def overlap_figure(
     overlaps: Sequence[tuple[str, str, Floats]], chance: float, anchors: int
-) -> draw.Drawn:
+) -> draw.NamedFigure:
     """Shares of the hardest negatives in common, against how many are taken.
 
     Args:
@@ -104,4 +108,4 @@ def overlap_figure(
         axes.set_ylim(0, 103)
         figure.legend(loc="outside right upper", labelspacing=1)
     caption = f"Hardest negatives that two rankings have in common, mean over {anchors} anchors."
-    return draw.Drawn("overlap", caption, figure)
+    return draw.NamedFigure("overlap", caption, figure)

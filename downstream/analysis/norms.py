@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from downstream.analysis import draw
 from downstream.analysis.correlation import correlate
-from downstream.analysis.embedded import Embedded, Scenes, check_options, load
+from downstream.analysis.embeddings import RunEmbeddings, Scenes, check_options, load
 from downstream.analysis.findings import Findings
 from downstream.figures.style import color_of, short
 from downstream.retrieval.spaces import Floats
@@ -116,7 +116,7 @@ def analyse(arguments: argparse.Namespace) -> Findings:
     )
 
 
-def norms_of(run: Embedded, name: str) -> Norms:
+def norms_of(run: RunEmbeddings, name: str) -> Norms:
     """Norms, distances from the centre and the share of points at the limit."""
     raw = run.projections.norm(dim=1).numpy()
     if run.points is None or run.c is None:
@@ -208,7 +208,7 @@ def _split(values: Floats, labels: NDArray[np.int64]) -> tuple[float, float]:
 
 def _histogram(
     name: str, title: str, x_label: str, runs: Sequence[Norms], *, raw: bool
-) -> draw.Drawn:
+) -> draw.NamedFigure:
     listed = [
         (run.name, run.raw if raw or run.distances is None else run.distances) for run in runs
     ]
@@ -229,10 +229,10 @@ def _histogram(
         axes.set(xlabel=x_label, ylabel="share of the embeddings, %")
         axes.set_ylim(bottom=0)
         figure.legend(loc="outside right upper")
-    return draw.Drawn(name, f"{title}, by run.", figure)
+    return draw.NamedFigure(name, f"{title}, by run.", figure)
 
 
-def _by_class(name: str, run: Norms, colour: str) -> draw.Drawn:
+def _by_class(name: str, run: Norms, colour: str) -> draw.NamedFigure:
     counts = np.bincount(run.labels, minlength=len(run.classes))
     largest = np.argsort(-counts, kind="stable")[:CLASSES]
     values, x_label = run.shown
@@ -253,10 +253,10 @@ def _by_class(name: str, run: Norms, colour: str) -> draw.Drawn:
         axes.set_xlabel(x_label)
     many = "" if int((counts > 0).sum()) <= CLASSES else f" The {CLASSES} largest classes."
     caption = f"{run.name}: norms by class, median and 10th to 90th percentile.{many}"
-    return draw.Drawn(name, caption, figure)
+    return draw.NamedFigure(name, caption, figure)
 
 
-def _by_objects(name: str, run: Norms) -> draw.Drawn:
+def _by_objects(name: str, run: Norms) -> draw.NamedFigure:
     assert run.scenes is not None and run.whole is not None
     with draw.figure_style():
         figure, axes = draw.canvas()
@@ -282,4 +282,4 @@ def _by_objects(name: str, run: Norms) -> draw.Drawn:
         f"{run.name}: norms against the number of objects in the image, mean and 10th to 90th "
         "percentile, of whole scenes and of the crops of their objects."
     )
-    return draw.Drawn(name, caption, figure)
+    return draw.NamedFigure(name, caption, figure)

@@ -12,7 +12,7 @@ from typing import Any
 
 from downstream.analysis import draw
 from downstream.analysis.findings import Findings
-from downstream.analysis.finished import OWN_TEMPERATURE, Finished, read_finished
+from downstream.analysis.finished_run import OWN_TEMPERATURE, FinishedRun, read_finished
 from downstream.figures.style import color_of
 from pretrain.core.errors import InputError
 
@@ -77,7 +77,7 @@ def analyse(arguments: argparse.Namespace) -> Findings:
     )
 
 
-def _check_distinct(runs: Sequence[Finished]) -> None:
+def _check_distinct(runs: Sequence[FinishedRun]) -> None:
     """Refuse one result given twice: as two seeds it would have no deviation."""
     seen: dict[str, str] = {}
     for run in runs:
@@ -87,7 +87,9 @@ def _check_distinct(runs: Sequence[Finished]) -> None:
         seen[run.source.sha256] = run.source.path
 
 
-def check_alike(runs: Sequence[Finished], *, varied: Sequence[str], allowed: Sequence[str]) -> None:
+def check_alike(
+    runs: Sequence[FinishedRun], *, varied: Sequence[str], allowed: Sequence[str]
+) -> None:
     """Refuse runs that differ in more than what is varied, their seed, name and folder.
 
     Raises:
@@ -117,7 +119,7 @@ def check_alike(runs: Sequence[Finished], *, varied: Sequence[str], allowed: Seq
 
 
 def group(
-    runs: Sequence[Finished], over: str, metrics: Sequence[str], by: str | None
+    runs: Sequence[FinishedRun], over: str, metrics: Sequence[str], by: str | None
 ) -> list[Point]:
     """Points in the order of their lines and values.
 
@@ -143,7 +145,7 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _figure(points: Sequence[Point], over: str) -> draw.Drawn:
+def _figure(points: Sequence[Point], over: str) -> draw.NamedFigure:
     values = sorted({_order(point.value): point.value for point in points}.items())
     numeric = all(_is_number(value) for _, value in values)
     lines: dict[tuple[str, str], list[Point]] = {}
@@ -196,7 +198,7 @@ def _figure(points: Sequence[Point], over: str) -> draw.Drawn:
             figure.legend(loc="outside upper left", ncols=3 if one_metric else 1)
     seeds = max(len(point.results) for point in points)
     spread = " and standard deviation over runs; small dots: the runs" if seeds > 1 else ""
-    return draw.Drawn("sweep", f"{_titles(lines)} over {over}: mean{spread}.", figure)
+    return draw.NamedFigure("sweep", f"{_titles(lines)} over {over}: mean{spread}.", figure)
 
 
 def _titles(lines: dict[tuple[str, str], list[Point]]) -> str:

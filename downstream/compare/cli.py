@@ -25,7 +25,7 @@ FORMATS = {
 def run(arguments: argparse.Namespace) -> int:
     """Print the tables and write them in every format, and ``report.html``."""
     from downstream.compare import analysis_section as analyses
-    from downstream.compare import cost, records, retrieval
+    from downstream.compare import cost, number_records, retrieval
     from downstream.compare import versus as beside
     from downstream.compare.report import render
     from downstream.compare.significance import analyse, significance
@@ -54,14 +54,14 @@ def run(arguments: argparse.Namespace) -> int:
     more = [beside.sheet(one) for one in compared]
     others = (retrieval.sheet(found, ks), significance(analysis), cost.sheet(found))
     more += [sheet for sheet in others if sheet is not None]
-    listed = records.records(found, analysis, compared)
+    listed = number_records.records(found, analysis, compared)
     told = "".join(f"\n{sheets.plain(note)}\n" for note in analysis.notes)
     markdown = "\n".join(map(sheets.markdown, [first, *more])) + told
     texts = {
         "markdown": f"# {arguments.title}\n\n{markdown}",
         "latex": "\n".join(map(sheets.latex, [first, *more])),
-        "csv": records.as_csv(listed),
-        "json": records.as_json(listed, found, analysis, compared),
+        "csv": number_records.as_csv(listed),
+        "json": number_records.as_json(listed, found, analysis, compared),
     }
     section = analyses.section(arguments.items)
     texts["html"] = render(found, arguments.title, analysis, more, section)

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from downstream.results.collect import Collection, Measured, Pretraining
+from downstream.results.collect import Collection, Pretraining, ResultFile
 from downstream.results.text_table import MISSING, Cell, Sheet
 
 TASKS = ("pretraining", "detection", "retrieval")
@@ -111,7 +111,7 @@ def _batch(config: dict[str, Any]) -> int:
     return int(config["optim"]["batch_size"])
 
 
-def _detection(measured: Measured) -> float | None:
+def _detection(measured: ResultFile) -> float | None:
     provenance = measured.result.provenance
     seconds: Any = provenance.get("seconds")
     if not isinstance(seconds, dict):

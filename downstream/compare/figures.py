@@ -33,7 +33,7 @@ class Figure:
 
 
 @dataclass(frozen=True)
-class Shown:
+class RunPicture:
     """A picture file of a run and what it shows."""
 
     run: str
@@ -130,17 +130,17 @@ def norm_figures(found: Collection) -> list[Figure]:
     return [*training, *after]
 
 
-def views(found: Collection) -> list[Shown]:
+def views(found: Collection) -> list[RunPicture]:
     """The training views of every row's first run that has a picture of them."""
-    shown: dict[str, Shown] = {}
+    shown: dict[str, RunPicture] = {}
     for run in found.runs:
         if run.views is not None:
-            one = Shown(run.name, "Training views, one image a row", run.views)
+            one = RunPicture(run.name, "Training views, one image a row", run.views)
             shown.setdefault(run.name, one)
     return list(shown.values())
 
 
-def artifacts(found: Collection, task: str, key: str, most: int) -> list[Shown]:
+def artifacts(found: Collection, task: str, key: str, most: int) -> list[RunPicture]:
     """The first pictures under ``key`` of every run's first result that has any.
 
     Files outside the result's folder are not shown, whatever the result says.
@@ -153,7 +153,7 @@ def artifacts(found: Collection, task: str, key: str, most: int) -> list[Shown]:
                 path for entry in listed or () if (path := measured.artifact(entry)) is not None
             ]
             if paths:
-                shown += [Shown(name, _words(path), path) for path in paths[:most]]
+                shown += [RunPicture(name, _words(path), path) for path in paths[:most]]
                 break
     return shown
 

@@ -10,12 +10,12 @@ from typing import Any
 from markupsafe import Markup
 
 from downstream.compare import curves, figures
-from downstream.compare.figures import Figure, Shown
+from downstream.compare.figures import Figure, RunPicture
 from downstream.compare.plots import swatch_of
 from downstream.compare.significance import Analysis
 from downstream.figures.pages import render_template
 from downstream.figures.pictures import inline
-from downstream.results.collect import Collection, Measured, Pretraining
+from downstream.results.collect import Collection, Pretraining, ResultFile
 from downstream.results.table import flatten, sheet, value_of
 from downstream.results.text_table import MISSING, Sheet
 from pretrain import __version__
@@ -47,16 +47,16 @@ def render(
     neighbours = figures.artifacts(found, "retrieval", "neighbours", SHEETS)
     pictures = inline([shown.path for shown in (*views, *detections, *neighbours)])
 
-    def by_run(listed: list[Shown]) -> list[tuple[str, list[tuple[Shown, Any]]]]:
-        groups: dict[str, list[tuple[Shown, Any]]] = {}
+    def by_run(listed: list[RunPicture]) -> list[tuple[str, list[tuple[RunPicture, Any]]]]:
+        groups: dict[str, list[tuple[RunPicture, Any]]] = {}
         for shown in listed:
             if shown.path in pictures:
                 groups.setdefault(shown.run, []).append((shown, pictures[shown.path]))
         return list(groups.items())
 
-    def by_image(listed: list[Shown]) -> list[tuple[str, list[tuple[Shown, Any]]]]:
+    def by_image(listed: list[RunPicture]) -> list[tuple[str, list[tuple[RunPicture, Any]]]]:
         """The same image by all runs, side by side."""
-        groups: dict[str, list[tuple[Shown, Any]]] = {}
+        groups: dict[str, list[tuple[RunPicture, Any]]] = {}
         for shown in listed:
             groups.setdefault(shown.caption, []).append((shown, pictures[shown.path]))
         # Images that several runs have in common come first.
@@ -136,7 +136,7 @@ def _all_metrics(found: Collection) -> list[tuple[str, str, list[str]]]:
     return lines
 
 
-def _provenance(measured: Measured) -> dict[str, Any]:
+def _provenance(measured: ResultFile) -> dict[str, Any]:
     result = measured.result
     return {
         "name": measured.row,

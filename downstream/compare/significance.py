@@ -17,7 +17,7 @@ from downstream.compare.bootstrap import sampled
 from downstream.compare.matches import match
 from downstream.detection.coco.backends import available
 from downstream.detection.coco.evaluate import KINDS, METRICS, evaluate
-from downstream.results.collect import Collection, Measured
+from downstream.results.collect import Collection, ResultFile
 from downstream.results.protocols import metric_of
 from downstream.results.resampling import (
     Array,
@@ -83,10 +83,10 @@ class Analysis:
 
 
 @dataclass(frozen=True)
-class _Saved:
+class _SavedDetections:
     """A result, its detections, and the annotations they are of, with their sha256."""
 
-    measured: Measured
+    measured: ResultFile
     detections: Path
     annotations: Path
     digest: str
@@ -119,7 +119,7 @@ def analyse(
     if "pycocotools" not in available():
         analysis.notes.append("no intervals and curves: pycocotools is missing; pip install it")
         return analysis
-    sets: dict[str, list[_Saved]] = {}
+    sets: dict[str, list[_SavedDetections]] = {}
     for row, metric in _other_metrics(found).items():
         analysis.notes.append(
             f"{row}: no intervals, comparisons and precision curves, which are of COCO's AP; this "
@@ -133,7 +133,7 @@ def analyse(
             sets.setdefault(saved.digest, []).append(saved)
     for kind in KINDS:
         for group in sets.values():
-            rows: dict[str, list[_Saved]] = {}
+            rows: dict[str, list[_SavedDetections]] = {}
             for saved in group:
                 if f"{kind}/AP" in saved.measured.result.metrics:
                     rows.setdefault(saved.measured.row, []).append(saved)
@@ -169,7 +169,7 @@ def _saved_categories(found: Collection) -> dict[tuple[str, str], dict[str, floa
     }
 
 
-def _saved(measured: Measured, given: Path | None, notes: list[str]) -> _Saved | None:
+def _saved(measured: ResultFile, given: Path | None, notes: list[str]) -> _SavedDetections | None:
     result = measured.result
     detections = measured.artifact(result.artifacts.get("results"))
     if detections is None:
@@ -193,10 +193,10 @@ def _saved(measured: Measured, given: Path | None, notes: list[str]) -> _Saved |
             f"differs), so no intervals of {measured.row}"
         )
         return None
-    return _Saved(measured, detections, file.resolve(), digest)
+    return _SavedDetections(measured, detections, file.resolve(), digest)
 
 
-def _measure(analysis: Analysis, row: str, kind: str, members: list[_Saved]) -> None:
+def _measure(analysis: Analysis, row: str, kind: str, members: list[_SavedDetections]) -> None:
     """Curves and AP by category, mean over seeds; the result's own AP is checked."""
     curves: dict[int, list[Array]] = {50: [], 75: []}
     categories: dict[str, list[float]] = {}
@@ -230,7 +230,7 @@ def _resample(
     analysis: Analysis,
     annotations: Path,
     kind: str,
-    rows: dict[str, list[_Saved]],
+    rows: dict[str, list[_SavedDetections]],
     *,
     draws: tuple[int, int],
     say: Say,

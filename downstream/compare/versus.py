@@ -15,7 +15,7 @@ from downstream.results.protocols import (
     protocol_of,
     retrieval_protocol_of,
 )
-from downstream.results.published import Benchmark, Published, Row, load
+from downstream.results.published import Benchmark, PublishedNumbers, Row, load
 from downstream.results.table import SPACES, Value, value_of
 from downstream.results.text_table import MISSING, Cell, Sheet
 
@@ -23,7 +23,7 @@ TITLES = {"bbox": "box", "segm": "mask"}
 
 
 @dataclass(frozen=True)
-class Own:
+class OwnRow:
     """An own row as it stands beside published ones: values in percent, by their metrics."""
 
     row: str
@@ -44,7 +44,7 @@ class Versus:
 
     benchmark: Benchmark
     published: list[Row]
-    own: dict[str, Own] = field(default_factory=dict)
+    own: dict[str, OwnRow] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
 
 
@@ -79,7 +79,7 @@ def _place_detectors(found: Collection, listed: dict[str, Versus]) -> None:
         own = protocol_of(results[0])
         one = max(fitting, key=lambda v: own.agreements(v.benchmark.protocol))
         values = {m: value_of(found, row, "detection", m) for m in _metrics(one)}
-        one.own[row] = Own(row, own, {m: v for m, v in values.items() if v is not None})
+        one.own[row] = OwnRow(row, own, {m: v for m, v in values.items() if v is not None})
 
 
 def _place_embeddings(found: Collection, listed: dict[str, Versus]) -> None:
@@ -98,7 +98,7 @@ def _place_embeddings(found: Collection, listed: dict[str, Versus]) -> None:
                 }
                 if values:
                     own = retrieval_protocol_of(results[0], space)
-                    one.own[f"{row}, {SPACES.get(space, space)}"] = Own(row, own, values)
+                    one.own[f"{row}, {SPACES.get(space, space)}"] = OwnRow(row, own, values)
 
 
 def _in(space: str, metric: str) -> str:
@@ -113,7 +113,7 @@ def _metrics(compared: Versus) -> list[str]:
     return known or ["recall@1"]
 
 
-def _warnings(compared: Versus, published: Published) -> list[str]:
+def _warnings(compared: Versus, published: PublishedNumbers) -> list[str]:
     """One line a difference, with the rows that have it."""
     lines: dict[str, list[str]] = {}
     protocols = [published.protocol(row) for row in compared.published]

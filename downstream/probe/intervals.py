@@ -28,7 +28,7 @@ Array = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Judged:
+class SampleResults:
     """What the classifiers made of every test sample.
 
     Attributes:
@@ -63,7 +63,7 @@ class Judged:
         return FILE_NAME
 
     @classmethod
-    def read(cls, path: Path) -> Judged:
+    def read(cls, path: Path) -> SampleResults:
         """Read what ``write`` wrote.
 
         Raises:
@@ -99,12 +99,14 @@ class Judged:
         return found
 
 
-def judged_scores(images: npt.NDArray[np.int64], scores: Tensor, targets: Tensor) -> Judged:
+def multilabel_results(
+    images: npt.NDArray[np.int64], scores: Tensor, targets: Tensor
+) -> SampleResults:
     """Of samples with several categories: scores (N, C) and targets bool (N, C)."""
-    return Judged(images, {}, scores.float().numpy(), targets.numpy())
+    return SampleResults(images, {}, scores.float().numpy(), targets.numpy())
 
 
-def intervals(judged: Judged) -> dict[str, tuple[float, float]]:
+def intervals(judged: SampleResults) -> dict[str, tuple[float, float]]:
     """95 % percentile interval by metric."""
     return {name: interval(values) for name, values in judged.sampled().items()}
 
@@ -122,7 +124,7 @@ def compare(first: Path, second: Path) -> dict[str, Difference]:
     sides = []
     for folder in (first, second):
         result = read_result(folder)
-        sides.append((result, Judged.read(_samples_of(result, folder))))
+        sides.append((result, SampleResults.read(_samples_of(result, folder))))
     (result, one), (other, two) = sides
     keys = ("labels", "val_fingerprint")
     if any(result.protocol.get(k) != other.protocol.get(k) for k in keys) or not np.array_equal(

@@ -13,16 +13,16 @@ import torch
 from torch import Tensor
 
 from downstream.probe import linear, scores
-from downstream.probe.intervals import Judged, intervals, judged_scores
+from downstream.probe.intervals import SampleResults, intervals, multilabel_results
 from downstream.probe.options import Options
 from downstream.probe.samples import Samples, choose_samples, features, source
 from downstream.results.result import Result, finished, write_result
-from downstream.retrieval.task import device_of, row_name
+from downstream.retrieval.run_evaluation import device_of, row_name
 from pretrain.core.errors import InputError
 from pretrain.core.files import sha256
 from pretrain.data.loader import choose_workers
 from pretrain.environment import machine, versions
-from pretrain.pretrained import Pretrained, load_pretrained
+from pretrain.pretrained import PretrainedEncoder, load_pretrained
 from pretrain.probes.encode import Forward
 from pretrain.probes.knn import classify
 
@@ -86,12 +86,12 @@ def probe(options: Options, command: list[str]) -> tuple[Result, bool]:
     log.info("features in %.1f s", encoded - start)
     metrics = _reference(train, val)
     facts: dict[str, Any] = {}
-    judged = Judged(val.items.rows, {})
+    judged = SampleResults(val.items.rows, {})
     if "linear" in options.kinds:
         logits, facts = _linear(known_features, train, asked_features)
         if val.targets.ndim == 2:
             metrics["linear/map"] = scores.mean_average_precision(logits, val.targets)
-            judged = judged_scores(val.items.rows, logits, val.targets)
+            judged = multilabel_results(val.items.rows, logits, val.targets)
         else:
             metrics |= {
                 "linear@1": scores.top(logits, val.targets, 1),
@@ -135,7 +135,9 @@ def probe(options: Options, command: list[str]) -> tuple[Result, bool]:
     return result, False
 
 
-def _forward(pretrained: Pretrained, size: int, options: Options, device: torch.device) -> Forward:
+def _forward(
+    pretrained: PretrainedEncoder, size: int, options: Options, device: torch.device
+) -> Forward:
     description = pretrained.description
     return Forward(
         size=size,

@@ -29,7 +29,7 @@ Curve = tuple[list[int], list[float]]
 
 
 @dataclass(frozen=True)
-class Measured:
+class ResultFile:
     """One result file, and the folder that its artifacts are relative to.
 
     Results of one ``row`` are seeds: of one name, but for a seed at its end, and one protocol.
@@ -91,12 +91,12 @@ class Collection:
         unfinished: what was begun and has no result, or cannot be read, one line each.
     """
 
-    results: list[Measured] = field(default_factory=list)
+    results: list[ResultFile] = field(default_factory=list)
     runs: list[Pretraining] = field(default_factory=list)
     names: list[str] = field(default_factory=list)
     unfinished: list[str] = field(default_factory=list)
 
-    def of(self, name: str, task: str) -> list[Measured]:
+    def of(self, name: str, task: str) -> list[ResultFile]:
         """The results of one row and task: several where there are several seeds."""
         return [m for m in self.results if m.row == name and m.result.task == task]
 
@@ -247,7 +247,7 @@ def _add(found: Collection, path: Path) -> None:
     else:
         result = read_result(path)
         name = without_seed(result.run)
-        found.results.append(Measured(path.parent, result, name))
+        found.results.append(ResultFile(path.parent, result, name))
     if name not in found.names:
         found.names.append(name)
 

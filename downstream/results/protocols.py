@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from downstream.results.collect import Measured
+from downstream.results.collect import ResultFile
 from pretrain.core.run_files import CONFIG
 from pretrain.core.settings import Settings, parse
 
@@ -65,7 +65,7 @@ def differences(
     return found
 
 
-def metric_of(measured: Measured) -> str:
+def metric_of(measured: ResultFile) -> str:
     """What a detector's AP is: ``coco``, ``lvis``, ``voc07`` or ``voc``.
 
     Results that do not say it are of COCO's metric, unless their set is known for another.
@@ -77,7 +77,7 @@ def metric_of(measured: Measured) -> str:
     return "voc07" if data.startswith("voc_2007") else "lvis" if "lvis" in data else "coco"
 
 
-def measured_on(measured: Measured) -> tuple[str, ...]:
+def measured_on(measured: ResultFile) -> tuple[str, ...]:
     """What two results must share for one to be better than the other."""
     said, task = measured.result.protocol, measured.result.task
     keys: tuple[str, ...] = ("val_annotations_sha256",)
@@ -89,7 +89,7 @@ def measured_on(measured: Measured) -> tuple[str, ...]:
     return (task, metric, *(str(said.get(key)) for key in keys))
 
 
-def protocol_of(measured: Measured) -> TransferProtocol:
+def protocol_of(measured: ResultFile) -> TransferProtocol:
     """Of an own detector, as its ``result.json`` says, else detectron2's config beside it."""
     said = measured.result.protocol
     found = _of_config(measured.folder / CONFIG)
@@ -106,7 +106,7 @@ def protocol_of(measured: Measured) -> TransferProtocol:
     return parse(TransferProtocol, found, source=str(measured.folder))
 
 
-def retrieval_protocol_of(measured: Measured, space: str) -> TransferProtocol:
+def retrieval_protocol_of(measured: ResultFile, space: str) -> TransferProtocol:
     """Of an own fine-tuned embedding, ranked in one of its spaces such as ``head/euclidean``."""
     said, facts = measured.result.protocol, measured.result.provenance
     values = {
@@ -119,7 +119,7 @@ def retrieval_protocol_of(measured: Measured, space: str) -> TransferProtocol:
     return parse(TransferProtocol, values, source=str(measured.folder))
 
 
-def _annotations(measured: Measured) -> str:
+def _annotations(measured: ResultFile) -> str:
     """Stem of a detector's annotation file; empty where it is not recorded."""
     file = _at(measured.result.provenance, "val", "annotations")
     return Path(file).stem if isinstance(file, str) else ""

@@ -94,7 +94,7 @@ class Row(Settings):
         return self
 
 
-class Published(Settings):
+class PublishedNumbers(Settings):
     """What one file holds, or several together."""
 
     benchmarks: dict[str, Benchmark]
@@ -112,7 +112,7 @@ class Published(Settings):
         return shared if row.model is None else shared.model_copy(update={"model": row.model})
 
 
-def load(text: str | None = None) -> Published:
+def load(text: str | None = None) -> PublishedNumbers:
     """The published numbers that come with the package, or those of ``text``.
 
     Raises:
@@ -122,20 +122,20 @@ def load(text: str | None = None) -> Published:
         return _parse(text, FILES[0])
     package = resources.files("downstream.results")
     parts = [_parse(package.joinpath(name).read_text(encoding="utf-8"), name) for name in FILES]
-    return Published(
+    return PublishedNumbers(
         benchmarks={name: one for part in parts for name, one in part.benchmarks.items()},
         rows=tuple(row for part in parts for row in part.rows),
     )
 
 
-def _parse(text: str, file: str) -> Published:
+def _parse(text: str, file: str) -> PublishedNumbers:
     try:
         values = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise InputError(f"{file}: not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
         raise InputError(f"{file}: needs 'benchmarks' and 'rows'")
-    published = parse(Published, values, source=file)
+    published = parse(PublishedNumbers, values, source=file)
     for place, row in enumerate(published.rows):
         if row.benchmark not in published.benchmarks:
             raise InputError(f"{file}: 'rows.{place}.benchmark': no benchmark '{row.benchmark}'")

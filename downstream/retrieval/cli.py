@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def run(arguments: argparse.Namespace) -> int:
     """Evaluate one run and write ``result.json`` and the neighbour sheets."""
     from downstream.retrieval.options import Options
-    from downstream.retrieval.task import retrieve
+    from downstream.retrieval.run_evaluation import retrieve
 
     options = read_settings(Options, arguments, source="hcl retrieve")
     result, reused = retrieve(options, arguments.command_line)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from downstream.retrieval.objects import Cut, Objects, cut_all
 from pretrain.geometry import poincare
-from pretrain.pretrained import Pretrained
+from pretrain.pretrained import PretrainedEncoder
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ and of its Laplacian, which blur and enlargement lower."""
 
 @torch.inference_mode()
 def embed(
-    pretrained: Pretrained,
+    pretrained: PretrainedEncoder,
     objects: Objects,
     *,
     size: int,

@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from downstream.retrieval.embed import Embeddings, to_ball
-from downstream.retrieval.neighbours import Engine, nearest
+from downstream.retrieval.neighbors import Engine, nearest
 from downstream.retrieval.objects import Objects
 from downstream.retrieval.recall import chance_at_1, hits, recall_of
 from downstream.retrieval.spaces import Rows, Space, ball, sphere

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from downstream.retrieval.neighbours import Engine, Neighbours, portions
+from downstream.retrieval.neighbors import Engine, Neighbours, portions
 from downstream.retrieval.recall import check_ks, label_codes
 from downstream.retrieval.spaces import Floats, Ranking, Rows
 
@@ -103,7 +103,9 @@ def measure(
 def _nearest_own(ranking: Ranking, query: int, keys: Rows, codes: NDArray[np.int64]) -> float:
     """Ranking value of the nearest key of the query's class; infinite where there is none."""
     own = keys[(codes[keys] == codes[query]) & (keys != query)]
-    return float(ranking.gaps(np.array([query]), own[None]).min()) if len(own) else np.inf
+    return (
+        float(ranking.ranking_distances(np.array([query]), own[None]).min()) if len(own) else np.inf
+    )
 
 
 def _before(found: Neighbours, right: Bools, best: Floats, ties: Ties) -> NDArray[np.int64]:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from downstream.retrieval.neighbours import Engine, portions
+from downstream.retrieval.neighbors import Engine, portions
 from downstream.retrieval.spaces import Rows, Space, ball, sphere
 from pretrain.core.errors import InputError
 
@@ -30,7 +30,7 @@ def recall_at_k(
     Every point is a query and the gallery is all others: a point is excluded from its own
     neighbours by its index, not by its rank. Equal distances are ordered by index, the lower one
     first. A point without another of its label counts as a miss. The ranking is exact: see
-    ``downstream.retrieval.neighbours``.
+    ``downstream.retrieval.neighbors``.
 
     Args:
         embeddings: (N, D). ``euclidean`` ranks by cosine similarity, whatever the lengths;

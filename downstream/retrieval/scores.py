@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from downstream.retrieval.spaces import Floats, Fused, Rows, Space
+from downstream.retrieval.spaces import Floats, FusedRanking, Rows, Space
 
 UNIT: dict[torch.dtype, float] = {torch.float32: 2.0**-24, torch.float64: 2.0**-53}
 
@@ -105,7 +105,7 @@ class InnerProducts:
 class FusedScores:
     """Scores of both spaces together: upper bounds of ``cos/T_s - weight d/T_h``."""
 
-    def __init__(self, ranking: Fused, keys: Rows, dtype: torch.dtype) -> None:
+    def __init__(self, ranking: FusedRanking, keys: Rows, dtype: torch.dtype) -> None:
         self._ranking = ranking
         self._cosines = InnerProducts(ranking.sphere, keys, dtype)
         self._products = InnerProducts(ranking.ball, keys, dtype)

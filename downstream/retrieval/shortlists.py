@@ -26,7 +26,7 @@ from downstream.retrieval.scores import (
     Scores,
     full_precision,
 )
-from downstream.retrieval.spaces import Floats, Fused, Ranking, Rows, Space
+from downstream.retrieval.spaces import Floats, FusedRanking, Ranking, Rows, Space
 from pretrain.core.errors import InputError
 
 Engine = Literal["auto", "faiss", "torch"]
@@ -58,7 +58,7 @@ def stages(ranking: Ranking, keys: Rows, engine: Engine) -> list[Stage]:
     precise = _stage(ranking, keys, torch.float64)
     # On a CPU, FAISS takes longer than the product and `largest`, and fused scores more stages.
     if engine == "faiss" or (engine == "auto" and installed and _gpus()):
-        if isinstance(ranking, Fused):
+        if isinstance(ranking, FusedRanking):
             parts = [_faiss_search(space, keys) for space in (ranking.sphere, ranking.ball)]
             return [_threshold(ranking, *parts), precise]
         assert isinstance(ranking, Space), "the two kinds there are"
@@ -67,7 +67,7 @@ def stages(ranking: Ranking, keys: Rows, engine: Engine) -> list[Stage]:
 
 
 def _scores(ranking: Ranking, keys: Rows, dtype: torch.dtype) -> Scores:
-    if isinstance(ranking, Fused):
+    if isinstance(ranking, FusedRanking):
         return FusedScores(ranking, keys, dtype)
     assert isinstance(ranking, Space), "the two kinds there are"
     return InnerProducts(ranking, keys, dtype)
@@ -121,7 +121,7 @@ def _faiss_search(space: Space, keys: Rows) -> Stage:
     return shortlist
 
 
-def _threshold(ranking: Fused, sphere: Stage, ball: Stage) -> Stage:
+def _threshold(ranking: FusedRanking, sphere: Stage, ball: Stage) -> Stage:
     # Room for the relative error of the costs that a floor is compared with.
     below_one = 1 - 2 * (ranking.width + 64) * UNIT[torch.float64]
 

@@ -40,7 +40,7 @@ class Ranking(Protocol):
         """Numbers a point has."""
         ...
 
-    def gaps(self, queries: Rows, candidates: Rows) -> Floats:
+    def ranking_distances(self, queries: Rows, candidates: Rows) -> Floats:
         """Ranking value of ``candidates`` (Q, M) for ``queries`` (Q,), by differences."""
         ...
 
@@ -73,7 +73,7 @@ class Space:
         """Dimension of the points."""
         return int(self.points.shape[1])
 
-    def gaps(self, queries: Rows, candidates: Rows) -> Floats:
+    def ranking_distances(self, queries: Rows, candidates: Rows) -> Floats:
         """Ranking value of ``candidates`` (Q, M) for ``queries`` (Q,): 0 at the point itself."""
         gaps = np.empty(candidates.shape)
         step = max(1, _BUDGET // (candidates.shape[1] * self.width))
@@ -95,7 +95,7 @@ class Space:
 
 
 @dataclass(frozen=True)
-class Fused:
+class FusedRanking:
     """Both geometries in one score, as HypMix sums them: cos/T_s - weight·d/T_h.
 
     Ranked by what it lacks of its maximum, ``(1 - cos)/T_s + weight·d/T_h``, which grows with the
@@ -123,9 +123,12 @@ class Fused:
         """Numbers a point has in both spaces together."""
         return self.sphere.width + self.ball.width
 
-    def gaps(self, queries: Rows, candidates: Rows) -> Floats:
+    def ranking_distances(self, queries: Rows, candidates: Rows) -> Floats:
         """Ranking value of ``candidates`` (Q, M) for ``queries`` (Q,): 0 at the point itself."""
-        return self.cost(self.sphere.gaps(queries, candidates), self.ball.gaps(queries, candidates))
+        return self.cost(
+            self.sphere.ranking_distances(queries, candidates),
+            self.ball.ranking_distances(queries, candidates),
+        )
 
     def cost(self, sphere_gap: Floats, ball_gap: Floats) -> Floats:
         """The value that belongs to the gaps in the two spaces; grows with each."""
@@ -195,7 +198,7 @@ def fused(
     temperature_spherical: float,
     temperature_hyperbolic: float,
     weight: float,
-) -> Fused:
+) -> FusedRanking:
     """Directions of ``embeddings`` (N, D) and ``points`` (N, E) of the ball, ranked by their sum.
 
     Raises:
@@ -210,4 +213,6 @@ def fused(
     directions, in_ball = sphere(embeddings), ball(points, c)
     if len(directions) != len(in_ball):
         raise InputError(f"{len(directions)} embeddings but {len(in_ball)} points of the ball")
-    return Fused(directions, in_ball, c, 1 / temperature_spherical, weight / temperature_hyperbolic)
+    return FusedRanking(
+        directions, in_ball, c, 1 / temperature_spherical, weight / temperature_hyperbolic
+    )

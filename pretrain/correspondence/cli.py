@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pretrain.correspondence.pipeline import Report
     from pretrain.data.index import Index
     from pretrain.distributed import World
-    from pretrain.pretrained import Pretrained
+    from pretrain.pretrained import PretrainedEncoder
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -75,7 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _correspond(arguments: argparse.Namespace) -> int:
     from pretrain import distributed
-    from pretrain.correspondence import files
+    from pretrain.correspondence import shard_files
     from pretrain.correspondence.encode import FeatureEncoder
     from pretrain.correspondence.pipeline import Job, correspond
     from pretrain.correspondence.settings import CorrespondSettings
@@ -100,7 +100,7 @@ def _correspond(arguments: argparse.Namespace) -> int:
         facts = _facts(index) | {"run": str(arguments.run), "step": pretrained.step}
         encoder = FeatureEncoder(pretrained, world.device, settings.precision, settings.batch_size)
         with held(folder, world):
-            on_main(world, lambda: files.claim(folder, identity, facts))
+            on_main(world, lambda: shard_files.claim(folder, identity, facts))
             report = correspond(
                 Job(index, regions, encoder, settings, folder, world, workers, given)
             )
@@ -112,7 +112,7 @@ def _correspond(arguments: argparse.Namespace) -> int:
 
 def _import(arguments: argparse.Namespace) -> int:
     from pretrain.core.locks import alone_in
-    from pretrain.correspondence import files
+    from pretrain.correspondence import shard_files
     from pretrain.correspondence.official import read_correspondences
     from pretrain.correspondence.pipeline import PAIRS, REGIONS
     from pretrain.data.index import Index
@@ -121,10 +121,10 @@ def _import(arguments: argparse.Namespace) -> int:
     folder = arguments.output.expanduser().resolve()
     identity = {"official": sha256(arguments.official), "index": index.fingerprint}
     with alone_in(folder):
-        files.claim(folder, identity, _facts(index) | {"file": str(arguments.official)})
+        shard_files.claim(folder, identity, _facts(index) | {"file": str(arguments.official)})
         if not (folder / PAIRS).exists():
             found = read_correspondences(arguments.official, index)
-            files.note(folder, "info", found.info)
+            shard_files.note(folder, "info", found.info)
             found.regions.write(folder / REGIONS)
             found.table.write(folder / PAIRS)
             print(
@@ -169,7 +169,7 @@ def describe(report: Report, folder: Path, world: World) -> str:
     return "\n".join(lines)
 
 
-def _index(arguments: argparse.Namespace, pretrained: Pretrained) -> Index:
+def _index(arguments: argparse.Namespace, pretrained: PretrainedEncoder) -> Index:
     """The index that is named, or that of the run's own data."""
     from pretrain.core.settings import parse
     from pretrain.data.index import Index

@@ -17,7 +17,7 @@ from pretrain.core.errors import InputError
 from pretrain.data.decode import ImageError, read_image
 from pretrain.data.index import Index
 from pretrain.data.views import blank_views, resize, whole_pixels
-from pretrain.pretrained import Pretrained
+from pretrain.pretrained import PretrainedEncoder
 
 Part = Literal["backbone", "head"]
 Cut = Callable[[Tensor, int], Tensor]
@@ -40,7 +40,7 @@ class FeatureEncoder:
     """
 
     def __init__(
-        self, pretrained: Pretrained, device: torch.device, precision: str, batch_size: int
+        self, pretrained: PretrainedEncoder, device: torch.device, precision: str, batch_size: int
     ) -> None:
         self.size = pretrained.description.size
         self.width = int(pretrained.backbone.num_features)  # type: ignore[arg-type]

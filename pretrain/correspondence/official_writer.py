@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pretrain.core.errors import InputError
-from pretrain.correspondence.files import manifest, replacing
 from pretrain.correspondence.pipeline import PAIRS, REGIONS
 from pretrain.correspondence.regions import Regions
+from pretrain.correspondence.shard_files import manifest, replacing
 from pretrain.data.index import Index
 from pretrain.data.pairs import PairTable
 

@@ -22,13 +22,13 @@ from numpy.typing import NDArray
 from pretrain import distributed
 from pretrain.core.errors import InputError
 from pretrain.core.progress import Progress
-from pretrain.correspondence import files
+from pretrain.correspondence import shard_files
 from pretrain.correspondence.encode import FeatureEncoder, centre_view, read_views, region_views
-from pretrain.correspondence.files import Shards
 from pretrain.correspondence.matching import MATCH, match, pairs_per_neighbour, to_table
-from pretrain.correspondence.neighbours import Search
+from pretrain.correspondence.neighbors import Search
 from pretrain.correspondence.regions import Regions
 from pretrain.correspondence.settings import CorrespondSettings
+from pretrain.correspondence.shard_files import Shards
 from pretrain.data.index import Index
 from pretrain.data.pairs import PairTable
 from pretrain.distributed import World
@@ -262,7 +262,7 @@ def _step(
     seconds = time.monotonic() - start
     report.steps[name] = (seconds, len(shards) - len(missing), len(shards))
     if job.world.is_main:
-        files.note(job.folder, f"seconds_{name}", round(seconds, 3))
+        shard_files.note(job.folder, f"seconds_{name}", round(seconds, 3))
 
 
 def _remove_parts(folder: Path) -> None:
@@ -272,5 +272,5 @@ def _remove_parts(folder: Path) -> None:
 
 
 def _save(target: Path, array: NDArray[Any]) -> None:
-    with files.replacing(target) as stream:
+    with shard_files.replacing(target) as stream:
         np.save(stream, array, allow_pickle=False)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pretrain.core.errors import InputError
-from pretrain.correspondence.files import replacing
+from pretrain.correspondence.shard_files import replacing
 from pretrain.data.index import Index
 
 

@@ -30,9 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run ``hcl correspond show FOLDER -o PNG``."""
-    from pretrain.correspondence.files import manifest
     from pretrain.correspondence.picture import sheet
     from pretrain.correspondence.pipeline import PAIRS
+    from pretrain.correspondence.shard_files import manifest
     from pretrain.data.index import Index
     from pretrain.data.pairs import PairTable
 

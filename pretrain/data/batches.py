@@ -14,15 +14,15 @@ from torch.utils.data import Dataset
 
 from pretrain.core.errors import InputError
 from pretrain.data.augment import PARAMETERS, AugmentSettings, draw
-from pretrain.data.blocks import Blocks, Parcel, fill
+from pretrain.data.batch_buffers import BatchBuffer, ImageBuffer, Memory, ViewBuffer
 from pretrain.data.decode import ImageError, Scratch, read_image
 from pretrain.data.index import Index
 from pretrain.data.pack import Pack
 from pretrain.data.pairs import PairTable, choose_pair, pair_stream
 from pretrain.data.plan import Batch, ViewPlan
-from pretrain.data.targets import ImageTarget, Memory, Target, ViewTarget
+from pretrain.data.shared_memory import Blocks, Parcel, fill
 from pretrain.data.views import ViewSettings, Window, choose_windows, scaled
-from pretrain.data.weak import choose_row
+from pretrain.data.weak_images import choose_row
 
 MAX_REPLACEMENTS = 100
 """Unreadable images in a row after which the data set itself must be out of reach."""
@@ -126,12 +126,14 @@ class ViewDataset(Dataset[Batch]):
             return batch
         return Parcel(batch, self.plan.sides, len(pixels), self.blocks.number, memory.block)
 
-    def _target(self, images: Sequence[int], choices: Sequence[_Choice], memory: Memory) -> Target:
+    def _target(
+        self, images: Sequence[int], choices: Sequence[_Choice], memory: Memory
+    ) -> BatchBuffer:
         """Where the pixels go."""
         if not self.device_crops:
-            return ViewTarget(self.plan, len(images), memory)
+            return ViewBuffer(self.plan, len(images), memory)
         partners = [None if c.partner is None else self._size(c.partner) for c in choices]
-        return ImageTarget(self.plan, [self._size(row) for row in images], partners, memory)
+        return ImageBuffer(self.plan, [self._size(row) for row in images], partners, memory)
 
     def _size(self, row: int) -> tuple[int, int]:
         """Width and height of the image as it will be read, px."""
@@ -143,7 +145,7 @@ class ViewDataset(Dataset[Batch]):
         images: Sequence[int],
         choices: Sequence[_Choice],
         tables: NDArray[np.float32],
-        target: Target,
+        target: BatchBuffer,
     ) -> Batch:
         """The batch but for its pixels, which go to ``target``; ``images`` are the rows to read."""
         count = len(keys)

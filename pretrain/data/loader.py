@@ -18,13 +18,13 @@ from pretrain.core.errors import InputError
 from pretrain.core.machine import cores
 from pretrain.data.augment import AugmentSettings
 from pretrain.data.batches import ViewDataset
-from pretrain.data.blocks import SPARE, Blocks, Parcel, view_bytes
-from pretrain.data.feed import Feed
 from pretrain.data.index import Index
+from pretrain.data.loader_stats import LoaderStats
 from pretrain.data.pack import Pack
 from pretrain.data.pairs import PairTable, check_pairs
 from pretrain.data.plan import Batch, ViewPlan
 from pretrain.data.sampler import BatchSampler
+from pretrain.data.shared_memory import SPARE, Blocks, Parcel, view_bytes
 from pretrain.data.views import ViewSettings
 
 MAX_WORKERS = 8
@@ -83,7 +83,7 @@ class Loader:
     def __init__(self, batches: DataLoader[Batch], blocks: Blocks | None) -> None:
         self._batches = batches
         self._blocks = blocks  # parcels are opened as long as these are there
-        self.feed = Feed(batches.num_workers)
+        self.feed = LoaderStats(batches.num_workers)
 
     def __len__(self) -> int:
         return len(self._batches)

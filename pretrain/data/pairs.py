@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from pretrain.core.errors import InputError
 from pretrain.core.files import new_folder, write_json
-from pretrain.data import streams
+from pretrain.data import random_streams
 from pretrain.data.index import Index
 from pretrain.data.plan import PAIR_REGIONS, ViewPlan
 from pretrain.data.views import Window, whole_pixels
@@ -223,7 +223,7 @@ def choose_pair(
 
 def pair_stream(seed: int, epoch: int, row: int) -> np.random.Generator:
     """The stream that a row's pair is drawn from: both of its views must see the same one."""
-    return streams.generator(seed, epoch, row, streams.PAIR)
+    return random_streams.generator(seed, epoch, row, random_streams.PAIR)
 
 
 def _whole(box: NDArray[np.float32], size: tuple[int, int]) -> Window:

@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
 from pretrain.core.errors import InputError
-from pretrain.data import streams
+from pretrain.data import random_streams
 
 
 def permutation(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
     """The order of all rows in an epoch, int64 (count,)."""
-    order = streams.generator(seed, epoch, 0, streams.SHUFFLE).permutation(count)
+    order = random_streams.generator(seed, epoch, 0, random_streams.SHUFFLE).permutation(count)
     return order.astype(np.int64, copy=False)
 
 

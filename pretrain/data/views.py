@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from pretrain.core.settings import Settings
-from pretrain.data import streams
+from pretrain.data import random_streams
 from pretrain.data.jitter import jitter
 from pretrain.data.plan import PAIR_REGIONS, ViewPlan
 
@@ -210,13 +210,13 @@ def choose_windows(
     none: both its regions are then the object's box. ``pair`` is of this image and another, and
     the windows of ``pair_key`` are in pixels of the other.
     """
-    rng = streams.generator(seed, epoch, row, streams.REGIONS)
+    rng = random_streams.generator(seed, epoch, row, random_streams.REGIONS)
     regions = choose_regions(boxes, size, settings, rng)
     query, key = pair or (regions.object, regions.object)
     windows: dict[str, Window] = {}
     generators: dict[str, np.random.Generator] = {}
     for number, crop in enumerate(plan.crops):
-        rng = streams.generator(seed, epoch, row, 1 + number)
+        rng = random_streams.generator(seed, epoch, row, 1 + number)
         region = (
             jitter(regions.object, size, rng)
             if crop.region == "object_jittered"

@@ -35,7 +35,7 @@ CHUNK = 1 << 20
 
 
 @dataclass
-class Unpacked:
+class UnpackReport:
     """What became of an archive's members.
 
     Attributes:
@@ -97,7 +97,9 @@ def find_archives(root: Path, given: Sequence[Path], names: Iterable[str]) -> li
     return found
 
 
-def unpack(archive: Path, folder: Path, progress: Callable[[int], None] | None = None) -> Unpacked:
+def unpack(
+    archive: Path, folder: Path, progress: Callable[[int], None] | None = None
+) -> UnpackReport:
     """Unpack into a folder.
 
     Members with absolute paths or ``..``, links and devices are refused, and named in the result.
@@ -114,7 +116,7 @@ def unpack(archive: Path, folder: Path, progress: Callable[[int], None] | None =
         InputError: the archive cannot be read or is damaged (what has been unpacked stays), or
             the folder cannot be written.
     """
-    result = Unpacked(archive)
+    result = UnpackReport(archive)
     try:
         state = archive.stat()
     except OSError as error:
@@ -165,7 +167,7 @@ def refusal(name: str) -> str | None:
     return next((reason for reason, true in faults.items() if true), None)
 
 
-def _one(member: _Member, folder: Path, result: Unpacked) -> None:
+def _one(member: _Member, folder: Path, result: UnpackReport) -> None:
     reason = refusal(member.name)
     if reason is None and member.kind not in ("file", "folder"):
         reason = member.kind
@@ -202,7 +204,7 @@ def _members(archive: Path) -> Iterator[Iterator[_Member]]:
     else:
         # As a stream: an archive of any size is read once, from front to back.
         with _decompressed(archive) as file:
-            content = _Watched(file)
+            content = _TailStream(file)
             with tarfile.open(fileobj=content, mode="r|") as opened_tar:  # type: ignore[call-overload]
                 yield _tar_members(opened_tar)
             content.need_end()
@@ -218,7 +220,7 @@ def _decompressed(archive: Path) -> IO[bytes]:
     return archive.open("rb")
 
 
-class _Watched:
+class _TailStream:
     """A stream that remembers its last block."""
 
     def __init__(self, file: IO[bytes]) -> None:

@@ -28,7 +28,7 @@ _SCHEMA = (
 
 
 @dataclass(frozen=True)
-class Found:
+class ImageSize:
     """An image file with its size, px."""
 
     name: str
@@ -37,7 +37,7 @@ class Found:
 
 
 @dataclass(frozen=True)
-class NotFound:
+class NoImageSize:
     """Why there is no size: ``missing`` or not, and the reason."""
 
     name: str
@@ -87,7 +87,7 @@ class SizeReader:
         if self._database is not None:
             self._database.close()
 
-    def sizes(self, images: Sequence[Sequence[str]]) -> list[Found | NotFound]:
+    def sizes(self, images: Sequence[Sequence[str]]) -> list[ImageSize | NoImageSize]:
         """Sizes of images, each given by the names it may have, relative to the folder.
 
         The first name under which there is a file counts.
@@ -95,25 +95,25 @@ class SizeReader:
         present = list(self._pool.map(self._find, images))
         names = [found[0] for found in present if found is not None]
         known = self._known(names)
-        results: list[Found | NotFound] = []
+        results: list[ImageSize | NoImageSize] = []
         unknown: list[int] = []
         for place, found in enumerate(present):
             if found is None:
-                results.append(NotFound(images[place][0], True, "no such file"))
+                results.append(NoImageSize(images[place][0], True, "no such file"))
                 continue
             name, size, changed = found
             entry = known.get(name)
             if entry is not None and entry[:2] == (size, changed):
-                results.append(Found(name, *entry[2:]))
+                results.append(ImageSize(name, *entry[2:]))
             else:
                 unknown.append(place)
-                results.append(NotFound(name, False, "not read yet"))
+                results.append(NoImageSize(name, False, "not read yet"))
         fresh = self._pool.map(self._read, [results[place].name for place in unknown])
         learnt = []
         for place, read in zip(unknown, fresh, strict=True):
             results[place] = read
             found = present[place]
-            if isinstance(read, Found) and found is not None:
+            if isinstance(read, ImageSize) and found is not None:
                 learnt.append((*found, read.width, read.height))
         self._learn(learnt)
         return results
@@ -126,12 +126,12 @@ class SizeReader:
                 return name, stat.st_size, stat.st_mtime_ns
         return None
 
-    def _read(self, name: str) -> Found | NotFound:
+    def _read(self, name: str) -> ImageSize | NoImageSize:
         try:
             width, height = header_size(self.folder / name, upright=self.upright)
         except ValueError as error:
-            return NotFound(name, False, str(error))
-        return Found(name, width, height)
+            return NoImageSize(name, False, str(error))
+        return ImageSize(name, width, height)
 
     def _known(self, names: Sequence[str]) -> dict[str, tuple[int, int, int, int]]:
         found: dict[str, tuple[int, int, int, int]] = {}

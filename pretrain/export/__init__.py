@@ -48,13 +48,13 @@ def export(source: Path, target: str, output: Path) -> ExportReport:
     from pretrain.core.files import scratch_beside, sha256, sync
     from pretrain.export.detectron2_format import provenance_of
     from pretrain.export.features import backbone_features, compare_features
-    from pretrain.export.targets import TARGETS, build_target
+    from pretrain.export.formats import TARGETS, build_format
     from pretrain.pretrained import load_pretrained
 
     if target not in TARGETS:
         raise InputError(f"--to {target}: no such format; one of {', '.join(TARGETS)}")
     pretrained = load_pretrained(source)
-    writer = build_target(target, pretrained)
+    writer = build_format(target, pretrained)
     if output.suffix != writer.suffix:
         raise InputError(f"{output}: a file for {target} must end in {writer.suffix}")
     if output.is_dir():

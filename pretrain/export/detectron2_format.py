@@ -15,7 +15,7 @@ from pretrain.core.errors import InputError
 from pretrain.core.files import sha256
 from pretrain.core.run_files import CHECKPOINTS
 from pretrain.core.settings import Settings, parse
-from pretrain.pretrained import Pretrained
+from pretrain.pretrained import PretrainedEncoder
 
 DEPTH = {"resnet18": 18, "resnet34": 34, "resnet50": 50, "resnet101": 101}
 
@@ -38,7 +38,7 @@ class Provenance(Settings):
     checkpoint_sha256: str
 
 
-def provenance_of(pretrained: Pretrained) -> Provenance:
+def provenance_of(pretrained: PretrainedEncoder) -> Provenance:
     """Of the checkpoint that was read."""
     folder = pretrained.checkpoint.resolve().parent
     return Provenance(

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from pretrain.core.errors import InputError
 from pretrain.models.backbones import is_timm
-from pretrain.pretrained import Pretrained
+from pretrain.pretrained import PretrainedEncoder
 
 TOLERANCE = 1e-5
 LAYERS = ("layer1", "layer2", "layer3", "layer4")
@@ -56,7 +56,7 @@ def timm_features(
     return {**outputs, "pooled": pooled}
 
 
-def backbone_features(pretrained: Pretrained) -> tuple[Tensor, dict[str, Tensor]]:
+def backbone_features(pretrained: PretrainedEncoder) -> tuple[Tensor, dict[str, Tensor]]:
     """Random images in 0..255 that the run's backbone can take, and its features of them."""
     description = pretrained.description
     if not is_timm(description.encoder.backbone):

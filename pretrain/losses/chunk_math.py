@@ -76,7 +76,7 @@ Tiles = tuple[tuple[Tensor, Any], ...]
 """Negatives (k, D) with their column factors."""
 
 
-class Given(NamedTuple):
+class SpanConstants(NamedTuple):
     """What is the same for all tiles of a span.
 
     Attributes:
@@ -190,27 +190,27 @@ def flat(dots: Tensor, factors: tuple[FlatRows, FlatColumns], m: Tensor, wide: b
     return Tile(w, sums, squared.amin(1) - NEAR * rows.square[:, 0])
 
 
-def cosine_sweep(left: Tensor, tiles: Tiles, given: Given) -> Span:
+def cosine_sweep(left: Tensor, tiles: Tiles, given: SpanConstants) -> Span:
     """Several tiles of :func:`cosine`; left: the queries (N, D)."""
     return _sweep(cosine, left, tiles, given)
 
 
-def ball_sweep(left: Tensor, tiles: Tiles, given: Given) -> Span:
+def ball_sweep(left: Tensor, tiles: Tiles, given: SpanConstants) -> Span:
     """Several tiles of :func:`ball`; left: the queries times 2."""
     return _sweep(ball, left, tiles, given)
 
 
-def hyperboloid_sweep(left: Tensor, tiles: Tiles, given: Given) -> Span:
+def hyperboloid_sweep(left: Tensor, tiles: Tiles, given: SpanConstants) -> Span:
     """Several tiles of :func:`hyperboloid`; left: the queries."""
     return _sweep(hyperboloid, left, tiles, given)
 
 
-def flat_sweep(left: Tensor, tiles: Tiles, given: Given) -> Span:
+def flat_sweep(left: Tensor, tiles: Tiles, given: SpanConstants) -> Span:
     """Several tiles of :func:`flat`; left: the queries times 2."""
     return _sweep(flat, left, tiles, given)
 
 
-def _sweep(body: Callable[..., Tile], left: Tensor, tiles: Tiles, given: Given) -> Span:
+def _sweep(body: Callable[..., Tile], left: Tensor, tiles: Tiles, given: SpanConstants) -> Span:
     done: list[Tile] = []
     weighted, lhs = torch.zeros_like(left), left
     for y, columns in tiles:

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from pretrain.losses import chunk_math
-from pretrain.losses.chunk_math import Given, Span, Sums, Tile, Tiles
+from pretrain.losses.chunk_math import Span, SpanConstants, Sums, Tile, Tiles
 
 TILE = {"cpu": 2**18, "cuda": 2**22}
 """Logits of a tile: on a CPU, those that stay in the second-level cache (1 MiB of float32)."""
@@ -58,7 +58,7 @@ class Geometry(Protocol):
         curvature: c in float64.
     """
 
-    sweep: Callable[[Tensor, Tiles, Given], Span]
+    sweep: Callable[[Tensor, Tiles, SpanConstants], Span]
     prepare: Callable[[Tensor, Tensor], Any] | None
     factors: tuple[Tensor, ...]
     rows: Any
@@ -144,7 +144,7 @@ def accumulate(geometry: Geometry, x: Tensor, queue: Tensor) -> Total:
         if geometry.prepare:
             columns = compiled(geometry.prepare, logits)(negatives, geometry.curvature)
         tiles = split(negatives, columns, width)
-        given = Given(geometry.rows, total.m, geometry.wide)
+        given = SpanConstants(geometry.rows, total.m, geometry.wide)
         span = compiled(geometry.sweep, logits)(left, tiles, given)
         sums, clear = span.total(), torch.stack(span.clear).amin(0)
         good = (clear > 0) & (sums.e <= chunk_math.CEILING)

@@ -78,9 +78,9 @@ class DenseCL(Moco):
             assert self.dense_queue_1 is not None
             directions.append(("view_2", "view_1", self.queue_1, self.dense_queue_1))
         terms, agreements = [], []
-        for number, (asking, answering, queue, dense_queue) in enumerate(directions):
-            query = self.encoder_q.dense(views[asking])
-            key = DenseOutput(*self.encode_keys(self.encoder_k.dense, views[answering], number))
+        for number, (query_view, key_view, queue, dense_queue) in enumerate(directions):
+            query = self.encoder_q.dense(views[query_view])
+            key = DenseOutput(*self.encode_keys(self.encoder_k.dense, views[key_view], number))
             terms.append(self._contrast(query, key, queue, dense_queue))
             with torch.no_grad():
                 projected = as_float(query.projection)

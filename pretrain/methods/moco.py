@@ -1,6 +1,7 @@
 """MoCo-v2 (arXiv 1911.05722, 2003.04297), on object crops or on whole images.
 
-Two forms. ``symmetric: false`` is the official one: view 1 asks, view 2 answers, one queue.
+Two forms. ``symmetric: false`` is the official one: view 1 is the query, view 2 the
+key, and there is one queue.
 ``symmetric: true`` is that of the HCL code: both directions, a queue each.
 """
 
@@ -135,15 +136,15 @@ class Moco(TwoViewMethod):
         pairs = [("view_1", "view_2", self.queue_2)]
         if self.queue_1 is not None:
             pairs.append(("view_2", "view_1", self.queue_1))
-        queries = self._queries({asking: views[asking] for asking, _, _ in pairs})
+        queries = self._queries({query_view: views[query_view] for query_view, _, _ in pairs})
         losses = []
         rank, _ = distributed.rank_and_size()
-        for index, (asking, answering, queue) in enumerate(pairs):
-            keys = F.normalize(self.encode_key(views[answering], view=index), dim=1)
-            key = local_rows(keys, len(views[answering]), rank)
+        for index, (query_view, key_view, queue) in enumerate(pairs):
+            keys = F.normalize(self.encode_key(views[key_view], view=index), dim=1)
+            key = local_rows(keys, len(views[key_view]), rank)
             losses.append(
                 info_nce(
-                    queries[asking],
+                    queries[query_view],
                     key,
                     queue.keys(),
                     temperature=self.settings.temperature,
@@ -153,7 +154,7 @@ class Moco(TwoViewMethod):
             self._fresh.append((queue, keys))
         loss = torch.stack(losses).mean()
         with torch.no_grad():
-            agreement = (queries[asking] * key).sum(1).mean()
+            agreement = (queries[query_view] * key).sum(1).mean()
         return {"euclidean": loss}, {"agreement": agreement}
 
     def _queries(self, views: Mapping[str, Tensor]) -> dict[str, Tensor]:

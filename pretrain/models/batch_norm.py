@@ -96,13 +96,13 @@ def _by_one_node(
     """The same numbers; each group is written where it belongs, and autograd sees one node."""
     last = input.ndim == 4 and input.is_contiguous(memory_format=torch.channels_last)
     input = input.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
-    output: Tensor = _Grouped.apply(  # type: ignore[no-untyped-call]
+    output: Tensor = _GroupedKernels.apply(  # type: ignore[no-untyped-call]
         input, layer.weight, layer.bias, (means, variances, layer.eps)
     )
     return output
 
 
-class _Grouped(torch.autograd.Function):
+class _GroupedKernels(torch.autograd.Function):
     """Native kernels on the groups of a dense tensor, into one result.
 
     ``native_group_norm`` on a view of (groups, C, samples x H, W) would do the forward of a

@@ -15,7 +15,7 @@ import hcl
 from pretrain import checkpoint
 from pretrain.core.errors import InputError
 from pretrain.core.files import sha256
-from pretrain.export import detectron2_format, export, targets
+from pretrain.export import detectron2_format, export, formats
 from pretrain.export.detectron2_format import detectron2_name
 from pretrain.export.features import compare_features, probe, torchvision_features
 from pretrain.models import Encoder, EncoderSettings
@@ -176,7 +176,7 @@ def test_swapped_tensors_are_refused(
     runs: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("detectron2")
-    monkeypatch.setattr(targets, "detectron2_name", swap_two_convolutions)
+    monkeypatch.setattr(formats, "detectron2_name", swap_two_convolutions)
     with pytest.raises(InputError, match="computes another function: features of layer1"):
         export(runs("resnet18"), "detectron2", tmp_path / "w.pth")
     assert list(tmp_path.iterdir()) == []
@@ -201,7 +201,7 @@ def test_a_wrong_header_is_refused(
     def wrong(*arguments: object) -> dict[str, object]:
         return {**detectron2_format.detectron2_config(*arguments), **change}  # type: ignore[arg-type]
 
-    monkeypatch.setattr(targets, "detectron2_config", wrong)
+    monkeypatch.setattr(formats, "detectron2_config", wrong)
     with pytest.raises(InputError, match="computes another function"):
         export(runs(backbone), "detectron2", tmp_path / "w.pth")
     assert list(tmp_path.iterdir()) == []
@@ -218,7 +218,7 @@ def test_damaged_while_written_is_refused(
 ) -> None:
     if target == "detectron2":
         pytest.importorskip("detectron2")
-    written = targets.contiguous
+    written = formats.contiguous
 
     def damaged(backbone: nn.Module) -> dict[str, torch.Tensor]:
         state = written(backbone)
@@ -230,7 +230,7 @@ def test_damaged_while_written_is_refused(
             state["layer3.0.bn1.bias"] = state["layer3.0.bn1.bias"] + 0.01
         return state
 
-    monkeypatch.setattr(targets, "contiguous", damaged)
+    monkeypatch.setattr(formats, "contiguous", damaged)
     output = tmp_path / ("w.safetensors" if target in ("safetensors", "timm") else "w.pth")
     output.write_bytes(b"the export before")
     with pytest.raises(InputError, match=r"features of layer3|missing '|not part of"):

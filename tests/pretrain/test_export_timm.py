@@ -14,7 +14,7 @@ from torch import nn
 import hcl
 from pretrain import checkpoint
 from pretrain.core.errors import InputError
-from pretrain.export import export, targets
+from pretrain.export import export, formats
 from pretrain.models import Encoder, EncoderSettings
 from pretrain.pretrained import Description, load_pretrained
 
@@ -131,9 +131,9 @@ def test_wrong_arguments_in_the_header_are_refused(
 ) -> None:
     """The file is read back by what its own header says."""
     run = make_run(tmp_path / "run", *VIT)
-    right = targets.timm_arguments
+    right = formats.timm_arguments
     monkeypatch.setattr(
-        targets, "timm_arguments", lambda name, options: {**right(name, options), **change}
+        formats, "timm_arguments", lambda name, options: {**right(name, options), **change}
     )
     with pytest.raises(InputError, match=message):
         export(run, "timm", tmp_path / "w.safetensors")

@@ -24,7 +24,7 @@ from pretrain.data.plan import Batch
 from pretrain.methods.base import Context, Method
 from pretrain.methods.build import build_method
 from pretrain.metrics import read_metrics
-from pretrain.step import Stepper, rows_a_forward, split_views
+from pretrain.step import TrainStep, rows_a_forward, split_views
 
 ROOT = Path(pretrain.__file__).parent.parent
 ROWS, SIZE = 8, 32
@@ -59,8 +59,8 @@ def build(settings: RunSettings) -> Method:
     return build_method(settings.method, settings.hcl, context).train()
 
 
-def stepper(settings: RunSettings, world: distributed.World, method: Method) -> Stepper:
-    return Stepper(settings, world, method, total_steps=2, epoch_steps=2)
+def stepper(settings: RunSettings, world: distributed.World, method: Method) -> TrainStep:
+    return TrainStep(settings, world, method, total_steps=2, epoch_steps=2)
 
 
 def batch(method: Method) -> Batch:
@@ -76,7 +76,7 @@ def batch(method: Method) -> Batch:
     )
 
 
-def one_step(stepper: Stepper, views: Batch) -> dict[str, Tensor]:
+def one_step(stepper: TrainStep, views: Batch) -> dict[str, Tensor]:
     return stepper.run(stepper.method, views, 0, stop=False, log_statistics=False).values
 
 

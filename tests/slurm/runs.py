@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import hcl
-from slurm.chosen import try_queue
 from slurm.job import Job, jobs_below
-from slurm.queue import queue
+from slurm.job_queue import queue
+from slurm.job_selection import try_queue
 from slurm.status import AT_WORK, WAITING, look
 
 ROOT = Path(hcl.__file__).resolve().parent

@@ -19,7 +19,7 @@ from pretrain.config import load_settings
 from pretrain.core.errors import InputError
 from slurm.cluster import choose_cluster
 from slurm.job import Job, plain
-from slurm.queue import Entry
+from slurm.job_queue import Entry
 from slurm.status import look
 from slurm.submission import plan, prepare
 from slurm.task import STOPPED, Task, port

@@ -57,7 +57,7 @@ def last_checkpoint(folder: Path) -> Path | None:
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedDetector:
     """A trained detector.
 
     Attributes:
@@ -95,7 +95,7 @@ class Trained:
         return len(own)
 
 
-def read_trained(path: Path) -> Trained:
+def read_trained(path: Path) -> TrainedDetector:
     """Read a trained detector: a checkpoint, or the last one in a result's folder.
 
     Raises:
@@ -120,4 +120,4 @@ def read_trained(path: Path) -> Trained:
         )
     iteration = content.get("iteration")
     done = iteration + 1 if isinstance(iteration, int) else None
-    return Trained(file, sha256(file), tensors, done)
+    return TrainedDetector(file, sha256(file), tensors, done)

@@ -16,7 +16,7 @@ from downstream.detection.coco.sets import CocoSet
 from downstream.detection.model.config import digest, get, norm_key
 from downstream.detection.model.protocol_check import SYNCHRONISED
 from downstream.detection.options import Options
-from downstream.detection.run.checkpoints import Trained
+from downstream.detection.run.checkpoints import TrainedDetector
 from downstream.detection.run.result_folder import PICTURES
 from downstream.detection.weights.backbone import Backbone
 from downstream.results.result import Result, write_result
@@ -48,7 +48,7 @@ class Job:
     train: CocoSet | None
     val: CocoSet
     weights: Backbone | None
-    trained: Trained | None
+    trained: TrainedDetector | None
     name: str
     world: int
     version: str

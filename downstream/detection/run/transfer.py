@@ -24,7 +24,7 @@ from pretrain.processes import held
 if TYPE_CHECKING:
     from torch import nn
 
-    from downstream.detection.run.checkpoints import Trained
+    from downstream.detection.run.checkpoints import TrainedDetector
     from downstream.detection.run.record import Job, Outcome
     from downstream.detection.run.trainer import Trainer
     from downstream.detection.weights.backbone import Backbone
@@ -216,7 +216,9 @@ def _train(trainer: Trainer) -> Outcome:
     return Outcome(trainer.detections, trainer.metrics, trainer.by_category, seconds)
 
 
-def _evaluation(job: Job, trained: Trained, say: Callable[[str], None]) -> Callable[[], Outcome]:
+def _evaluation(
+    job: Job, trained: TrainedDetector, say: Callable[[str], None]
+) -> Callable[[], Outcome]:
     """Load a trained detector; the value evaluates it."""
     from detectron2.modeling import build_model
 
@@ -247,7 +249,7 @@ def _build(make: Callable[[], T]) -> T:
         raise InputError(f"detectron2 cannot build this config: {reason} (see log.txt)") from None
 
 
-def _name(weights: Backbone | None, trained: Trained | None) -> str:
+def _name(weights: Backbone | None, trained: TrainedDetector | None) -> str:
     if trained is None:
         return str(weights.name) if weights else "random"
     beside = trained.path.parent / FILE_NAME

@@ -30,7 +30,7 @@ from pretrain.export.detectron2_format import (
 from pretrain.export.networks import resnet_shapes
 from pretrain.export.tensors import check_tensors
 from pretrain.models.backbones import TIMM, build_backbone, is_timm
-from pretrain.pretrained import Pretrained, load_pretrained
+from pretrain.pretrained import PretrainedEncoder, load_pretrained
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 """Mean and standard deviation per channel, RGB in [0, 1]."""
@@ -129,7 +129,7 @@ def from_export(path: Path) -> Backbone:
     )
 
 
-def from_run(pretrained: Pretrained) -> Backbone:
+def from_run(pretrained: PretrainedEncoder) -> Backbone:
     """Of a run of ``hcl pretrain`` or one of its checkpoints."""
     description, path = pretrained.description, pretrained.checkpoint
     encoder = description.encoder

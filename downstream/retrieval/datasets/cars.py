@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from downstream.retrieval.datasets.labelled import Item, LabelledImages, collect
+from downstream.retrieval.datasets.labeled_images import Item, LabelledImages, collect
 from pretrain.core.errors import InputError
 
 FOLDER = "cars196"

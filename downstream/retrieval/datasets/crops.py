@@ -9,7 +9,13 @@ from typing import Literal
 
 import numpy as np
 
-from downstream.retrieval.datasets.labelled import Item, LabelledImages, Split, collect, halves
+from downstream.retrieval.datasets.labeled_images import (
+    Item,
+    LabelledImages,
+    Split,
+    collect,
+    halves,
+)
 from downstream.retrieval.objects import choose_objects, with_context
 from pretrain.core.errors import InputError
 from pretrain.datasets.readers.coco import read as read_coco

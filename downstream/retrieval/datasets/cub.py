@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from downstream.retrieval.datasets.folder import image_files
-from downstream.retrieval.datasets.labelled import Item, LabelledImages, collect, find_root
+from downstream.retrieval.datasets.class_folders import image_files
+from downstream.retrieval.datasets.labeled_images import Item, LabelledImages, collect, find_root
 from pretrain.core.errors import InputError
 
 FOLDER = "CUB_200_2011"

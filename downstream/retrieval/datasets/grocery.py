@@ -14,7 +14,7 @@ import csv
 from pathlib import Path
 from typing import NamedTuple
 
-from downstream.retrieval.datasets.labelled import (
+from downstream.retrieval.datasets.labeled_images import (
     Item,
     LabelledImages,
     Split,

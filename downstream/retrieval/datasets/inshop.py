@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from downstream.retrieval.datasets.labelled import SPLITS, Item, LabelledImages, collect
+from downstream.retrieval.datasets.labeled_images import SPLITS, Item, LabelledImages, collect
 from pretrain.core.errors import InputError
 
 FOLDERS = ("", "Inshop_Clothes", "In-shop Clothes Retrieval Benchmark")

@@ -6,8 +6,8 @@ import argparse
 import functools
 from pathlib import Path
 
-from downstream.retrieval.datasets.known import KNOWN, check_counts
-from downstream.retrieval.datasets.labelled import LabelledImages
+from downstream.retrieval.datasets.dataset_specs import KNOWN, check_counts
+from downstream.retrieval.datasets.labeled_images import LabelledImages
 from pretrain.core.command import Command
 from pretrain.datasets.archives import find_archives, unpack
 

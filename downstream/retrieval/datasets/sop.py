@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from downstream.retrieval.datasets.labelled import Item, LabelledImages, Split, collect, find_root
+from downstream.retrieval.datasets.labeled_images import (
+    Item,
+    LabelledImages,
+    Split,
+    collect,
+    find_root,
+)
 from pretrain.core.errors import InputError
 
 FOLDER = "Stanford_Online_Products"

@@ -13,17 +13,17 @@ from pretrain.core.errors import InputError
 from pretrain.core.run_files import CHECKPOINTS
 
 if TYPE_CHECKING:
-    from downstream.retrieval.finetune.tuned import Tuned
+    from downstream.retrieval.finetune.finetuned_model import FinetunedModel
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Evaluate a run of ``hcl retrieve train``, on its own data set or another."""
+    from downstream.retrieval.finetune.finetuned_model import load_finetuned, with_overrides
     from downstream.retrieval.finetune.score import score, summary
-    from downstream.retrieval.finetune.tuned import load_tuned, with_overrides
-    from downstream.retrieval.task import device_of
+    from downstream.retrieval.run_evaluation import device_of
 
     output = arguments.output or _folder_of(arguments.run)
-    tuned = load_tuned(arguments.run)
+    tuned = load_finetuned(arguments.run)
     tuned = with_overrides(tuned, arguments.overrides, source="hcl retrieve eval")
     known = None if arguments.fresh else _known(tuned, output)
     # What is asked for beyond an evaluation joins the result that is there.
@@ -57,7 +57,7 @@ def _folder_of(run: Path) -> Path:
     return run.resolve().parents[1]
 
 
-def _known(tuned: Tuned, output: Path) -> Result | None:
+def _known(tuned: FinetunedModel, output: Path) -> Result | None:
     """The result of the same network and protocol in ``output``; another one is refused."""
     from downstream.retrieval.datasets import open_images
     from downstream.retrieval.finetune.score import protocol_of, row_name

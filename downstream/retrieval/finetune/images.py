@@ -15,7 +15,7 @@ from downstream.retrieval.datasets import LabelledImages
 from downstream.retrieval.finetune.sampler import Draw
 from downstream.retrieval.finetune.settings import AugmentSettings
 from pretrain.core.errors import InputError
-from pretrain.data import streams
+from pretrain.data import random_streams
 from pretrain.data.decode import ImageError, decode, read_image
 
 RATIO = (3 / 4, 4 / 3)
@@ -65,7 +65,7 @@ class TrainImages(Dataset[Tensor | InputError]):
             image = read(self.images, draw.row)
         except InputError as error:
             return error
-        rng = streams.generator(self.seed, draw.epoch, draw.row, 1 + draw.slot)
+        rng = random_streams.generator(self.seed, draw.epoch, draw.row, 1 + draw.slot)
         left, top, width, height = random_part(
             rng, image.shape[2], image.shape[1], self.settings.min_scale
         )

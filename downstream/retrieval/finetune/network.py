@@ -121,11 +121,11 @@ def rebuild(architecture: Architecture) -> Network:
 def _start(settings: ModelSettings) -> tuple[nn.Module, Architecture]:
     if settings.run is not None:
         # Reading a fine-tuned network needs this module.
-        from downstream.retrieval.finetune.tuned import is_tuned, load_tuned
+        from downstream.retrieval.finetune.finetuned_model import is_finetuned, load_finetuned
 
         run = Path(settings.run).expanduser()
-        if is_tuned(run):
-            before = load_tuned(run).network
+        if is_finetuned(run):
+            before = load_finetuned(run).network
             changes: dict[str, Any] = {"dim": settings.dim, "tokens": settings.tokens}
             pixels = {"mean": settings.mean, "std": settings.std}
             changes |= {name: given for name, given in pixels.items() if given is not None}

@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
 from pretrain.core.errors import InputError
-from pretrain.data import streams
+from pretrain.data import random_streams
 from pretrain.data.sampler import permutation
 
 SAMPLES = 2**32 - 4
-"""Stream of the images drawn of a class; beside those of ``pretrain.data.streams``."""
+"""Stream of the images drawn of a class; beside those of ``pretrain.data.random_streams``."""
 
 
 class Draw(NamedTuple):
@@ -107,6 +107,6 @@ class UniqueClassSampler(Sampler[list[Draw]]):
 
     def _of_class(self, epoch: int, label: int) -> list[Draw]:
         members = self.members[label]
-        rng = streams.generator(self.seed, epoch, label, SAMPLES)
+        rng = random_streams.generator(self.seed, epoch, label, SAMPLES)
         rows = rng.choice(members, self.samples, replace=len(members) < self.samples)
         return [Draw(epoch, int(row), slot) for slot, row in enumerate(rows)]

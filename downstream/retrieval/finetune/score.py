@@ -16,17 +16,17 @@ from torch.utils.data import DataLoader
 from downstream.results.published import rows_beside
 from downstream.results.result import Result, write_result
 from downstream.retrieval.datasets import LabelledImages, open_images
-from downstream.retrieval.datasets.known import KNOWN
-from downstream.retrieval.datasets.labelled import coarse
-from downstream.retrieval.delta import sampled_delta
+from downstream.retrieval.datasets.dataset_specs import KNOWN
+from downstream.retrieval.datasets.labeled_images import coarse
+from downstream.retrieval.finetune.finetuned_model import FinetunedModel
 from downstream.retrieval.finetune.histogram import histograms
 from downstream.retrieval.finetune.images import CentredImages, sound, stack
 from downstream.retrieval.finetune.loss import ball_points
 from downstream.retrieval.finetune.network import Network
 from downstream.retrieval.finetune.settings import FinetuneSettings, LossSettings
-from downstream.retrieval.finetune.tuned import Tuned
+from downstream.retrieval.hyperbolicity import sampled_delta
 from downstream.retrieval.measures import Measures, Ties, measure
-from downstream.retrieval.neighbours import Engine
+from downstream.retrieval.neighbors import Engine
 from downstream.retrieval.spaces import Ranking, Rows, ball, fused, sphere
 from pretrain.core.errors import InputError
 from pretrain.core.files import sha256
@@ -38,7 +38,7 @@ COARSE = "coarse-"
 """Before the names of metrics by coarse classes, which some sets have besides their own."""
 
 
-class Embedded(NamedTuple):
+class TestEmbeddings(NamedTuple):
     """float32 features (N, F) and projections (N, D), on the CPU."""
 
     features: Tensor
@@ -67,7 +67,7 @@ def test_images(
 @torch.inference_mode()
 def embed(
     network: Network, images: LabelledImages, rows: Iterable[int], settings: FinetuneSettings
-) -> Embedded:
+) -> TestEmbeddings:
     """Embed images as testing does, without augmentation, in float32.
 
     Raises:
@@ -88,10 +88,10 @@ def embed(
             feature, projection = network(pixels)
             features.append(feature.float().cpu())
             projections.append(projection.float().cpu())
-    return Embedded(torch.cat(features), torch.cat(projections))
+    return TestEmbeddings(torch.cat(features), torch.cat(projections))
 
 
-def rankings(embedded: Embedded, settings: LossSettings) -> dict[str, Ranking]:
+def rankings(embedded: TestEmbeddings, settings: LossSettings) -> dict[str, Ranking]:
     """The ways in which the images can be ranked, by name; those of a ball where there is one."""
     found: dict[str, Ranking] = {
         "backbone/euclidean": sphere(embedded.features),
@@ -116,7 +116,7 @@ def rankings(embedded: Embedded, settings: LossSettings) -> dict[str, Ranking]:
 
 
 def score(
-    tuned: Tuned,
+    tuned: FinetunedModel,
     output: Path,
     command: list[str],
     *,

@@ -26,14 +26,14 @@ class DivergedError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Done:
+class StepOutput:
     """What a step leaves: values to log, and whether some process was asked to stop."""
 
     values: dict[str, Tensor]
     stop: bool
 
 
-class Stepper:
+class TrainStep:
     """Does steps.
 
     Args:
@@ -63,7 +63,7 @@ class Stepper:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
 
-    def run(self, batch: Tensor, step: int, *, stop: bool) -> Done:
+    def run(self, batch: Tensor, step: int, *, stop: bool) -> StepOutput:
         """Do one step on this process' images, uint8 (n, 3, S, S).
 
         Raises:
@@ -88,7 +88,7 @@ class Stepper:
         self.scaler.update()
         distributed.average_batch_norm(self.network)
         values = {"loss": loss.detach(), "gradient_norm": norm, **self._norms(gathered.detach())}
-        return Done(values, distributed.any_rank(stop, self.world.device))
+        return StepOutput(values, distributed.any_rank(stop, self.world.device))
 
     def _clip(self) -> Tensor:
         """Limit the gradient's norm; returns the norm before."""

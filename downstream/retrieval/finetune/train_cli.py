@@ -26,10 +26,10 @@ def run(arguments: argparse.Namespace) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     logging.getLogger("faiss").setLevel(logging.WARNING)  # it tells how it was loaded
 
+    from downstream.retrieval.finetune.finetuned_model import load_finetuned
     from downstream.retrieval.finetune.score import score, summary
     from downstream.retrieval.finetune.step import DivergedError
     from downstream.retrieval.finetune.trainer import Trainer
-    from downstream.retrieval.finetune.tuned import load_tuned
     from pretrain import distributed
     from pretrain.processes import held
 
@@ -47,7 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
             print(f"stopped by a signal; continue with the same command ({settings.output})")
             return STOPPED
         if world.is_main:
-            tuned = load_tuned(output)
+            tuned = load_finetuned(output)
             tuned.network.to(world.device)
             print(summary(score(tuned, output, command)))
             print(f"finished: {settings.output}")

@@ -11,12 +11,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from downstream.retrieval.datasets import LabelledImages, open_images
-from downstream.retrieval.finetune.folder import FinetuneFolder
 from downstream.retrieval.finetune.images import TrainImages, sound, stack
 from downstream.retrieval.finetune.network import build_network
+from downstream.retrieval.finetune.run_folder import FinetuneFolder
 from downstream.retrieval.finetune.sampler import UniqueClassSampler
 from downstream.retrieval.finetune.settings import FinetuneSettings
-from downstream.retrieval.finetune.step import Stepper
+from downstream.retrieval.finetune.step import TrainStep
 from pretrain import __version__, checkpoint, distributed
 from pretrain.clock import Clock
 from pretrain.core.errors import InputError
@@ -59,7 +59,7 @@ class Trainer:
             train.steps if train.steps is not None else (train.epochs or 0) * self.epoch_steps
         )
         self.network = build_network(settings.model).to(world.device)
-        self.stepper = Stepper(settings, world, self.network)
+        self.stepper = TrainStep(settings, world, self.network)
         self.step = 0
         self._recorder: Recorder | None = None
         self._stop = StopFlag()

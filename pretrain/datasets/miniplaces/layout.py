@@ -20,7 +20,7 @@ REMEDY = (
 
 
 @dataclass(frozen=True)
-class Listed:
+class ListEntry:
     """An image of a list.
 
     Attributes:
@@ -50,7 +50,7 @@ class Layout:
 
     images: Path
     scenes: tuple[str, ...]
-    listed: dict[Split, tuple[Listed, ...]]
+    listed: dict[Split, tuple[ListEntry, ...]]
     outlines: Path | None
     object_names: tuple[str, ...]
     instances: dict[Split, Path]
@@ -113,21 +113,23 @@ def _names(file: Path) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _text_list(file: Path, scenes: int) -> tuple[Listed, ...]:
+def _text_list(file: Path, scenes: int) -> tuple[ListEntry, ...]:
     found = [
-        Listed(_file_name(file, number, name), _scene(file, number, scene, scenes))
+        ListEntry(_file_name(file, number, name), _scene(file, number, scene, scenes))
         for number, (name, scene) in _lines(file, 2)
     ]
     _refuse_twice(file, found)
     return tuple(found)
 
 
-def _table(file: Path, scenes: int) -> tuple[Listed, ...]:
+def _table(file: Path, scenes: int) -> tuple[ListEntry, ...]:
     lines = _lines(file, len(TSV_COLUMNS))
     if not lines or lines[0][1] != TSV_COLUMNS:
         raise InputError(f"{file}: line 1: expected the columns {' '.join(TSV_COLUMNS)}")
     found = [
-        Listed(_file_name(file, number, name), _scene(file, number, scene, scenes), balanced == "1")
+        ListEntry(
+            _file_name(file, number, name), _scene(file, number, scene, scenes), balanced == "1"
+        )
         for number, (name, scene, balanced, _) in lines[1:]
     ]
     _refuse_twice(file, found)
@@ -168,7 +170,7 @@ def _scene(file: Path, number: int, text: str, scenes: int) -> int:
     return int(text)
 
 
-def _refuse_twice(file: Path, listed: list[Listed]) -> None:
+def _refuse_twice(file: Path, listed: list[ListEntry]) -> None:
     seen: set[str] = set()
     for image in listed:
         if image.file_name in seen:

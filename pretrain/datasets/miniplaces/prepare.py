@@ -13,8 +13,8 @@ from pretrain.core.files import write_text
 from pretrain.core.settings import parse
 from pretrain.data.index import Index
 from pretrain.datasets.archives import find_archives, unpack
-from pretrain.datasets.headers import Found, SizeReader
-from pretrain.datasets.miniplaces.layout import SPLITS, Layout, Listed, Split, find_layout
+from pretrain.datasets.headers import ImageSize, SizeReader
+from pretrain.datasets.miniplaces.layout import SPLITS, Layout, ListEntry, Split, find_layout
 from pretrain.datasets.miniplaces.outlines import NO_OUTLINE, read_outlines
 from pretrain.datasets.source import DataSettings, open_index
 
@@ -33,7 +33,7 @@ Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Prepared:
+class MiniplacesIndexes:
     """What was made.
 
     Attributes:
@@ -47,7 +47,7 @@ class Prepared:
     warnings: tuple[str, ...]
 
 
-def prepare(root: Path, archives: Sequence[Path], say: Say) -> Prepared:
+def prepare(root: Path, archives: Sequence[Path], say: Say) -> MiniplacesIndexes:
     """Unpack, read and check MiniPlaces below ``root``, and write what the commands read.
 
     Written are ``annotations/scenes_{train,val}.json``, in which every image has one box, the
@@ -100,10 +100,10 @@ def prepare(root: Path, archives: Sequence[Path], say: Say) -> Prepared:
     folder.mkdir(exist_ok=True)
     lines = "".join(f"{name}\t{reason}\n" for name, reason in faults)
     (folder / FAULTS).write_text(lines, encoding="utf-8")
-    return Prepared(indexes, tuple(faults), tuple(warnings))
+    return MiniplacesIndexes(indexes, tuple(faults), tuple(warnings))
 
 
-Sized = tuple[Listed, Found, int]
+Sized = tuple[ListEntry, ImageSize, int]
 """An image, its size, and its number in the list from 1."""
 
 
@@ -114,7 +114,7 @@ def _sizes(layout: Layout, split: Split, faults: list[tuple[str, str]]) -> list[
         sizes = reader.sizes([[image.file_name] for image in listed])
     found = []
     for number, (image, size) in enumerate(zip(listed, sizes, strict=True), start=1):
-        if isinstance(size, Found):
+        if isinstance(size, ImageSize):
             found.append((image, size, number))
         else:
             faults.append((image.file_name, size.reason))

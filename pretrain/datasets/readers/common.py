@@ -65,7 +65,7 @@ def flag_bits(names: tuple[FlagName, ...]) -> int:
 
 
 @dataclass(frozen=True)
-class Judged:
+class BoxCheck:
     """Boxes after comparison with their image.
 
     Attributes:
@@ -86,7 +86,7 @@ class Judged:
         return ~(self.outside | self.degenerate)
 
 
-def judge(corners: NDArray[np.float64], sizes: NDArray[np.int64]) -> Judged:
+def judge(corners: NDArray[np.float64], sizes: NDArray[np.int64]) -> BoxCheck:
     """Compare boxes with their images.
 
     Args:
@@ -102,7 +102,7 @@ def judge(corners: NDArray[np.float64], sizes: NDArray[np.int64]) -> Judged:
         # Judged in float32, as stored, so that no box loses its area on the way.
         area = _all(boxes[:, 2:] > boxes[:, :2]) & _all(corners[:, 2:] > corners[:, :2])
         moved = _any(clipped != corners)
-    return Judged(boxes, outside, ~outside & ~(finite & area), moved)
+    return BoxCheck(boxes, outside, ~outside & ~(finite & area), moved)
 
 
 def _all(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:

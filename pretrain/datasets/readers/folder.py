@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from pretrain.core.errors import InputError
-from pretrain.datasets.headers import Found, SizeReader
+from pretrain.datasets.headers import ImageSize, SizeReader
 from pretrain.datasets.readers.common import DEFAULT, UNREADABLE, Options, need_folder
 from pretrain.datasets.records import Record, Stream
 
@@ -116,7 +116,7 @@ def _records(
     with SizeReader(source.images, cache, upright=True) as reader:
         while batch := list(itertools.islice(names, BATCH)):
             for name, found in zip(batch, reader.sizes([[n] for n in batch]), strict=True):
-                if not isinstance(found, Found):
+                if not isinstance(found, ImageSize):
                     _drop(source, options, name, found.reason)
                     continue
                 digest.update(f"{name}\t{found.width}\t{found.height}\n".encode())

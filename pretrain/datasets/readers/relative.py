@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from pretrain.core.errors import InputError
-from pretrain.datasets.headers import Found, SizeReader
+from pretrain.datasets.headers import ImageSize, SizeReader
 from pretrain.datasets.readers.common import (
     DEGENERATE,
     DROP_BOXES,
@@ -115,7 +115,7 @@ def records(
         for batch in _batches(images):
             names = [_candidates(rows.image, folders) for rows in batch]
             for rows, found in zip(batch, reader.sizes(names), strict=True):
-                if isinstance(found, Found):
+                if isinstance(found, ImageSize):
                     yield _record(source, rows, found, options, row)
                     row += 1
                     continue
@@ -158,7 +158,7 @@ def subfolders(folder: Path) -> list[str]:
     return ["", *below]
 
 
-def _record(source: Stream, rows: Rows, found: Found, options: Options, row: int) -> Record:
+def _record(source: Stream, rows: Rows, found: ImageSize, options: Options, row: int) -> Record:
     count = len(rows.labels)
     flags = np.array(rows.flags, np.uint8)
     labels = np.array(rows.labels, np.int32)

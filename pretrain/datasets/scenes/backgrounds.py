@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from pretrain.datasets.scenes.source import Background
+from pretrain.datasets.scenes.scene_source import Background
 from pretrain.datasets.scenes.surfaces import (
     below,
     floor,

@@ -8,7 +8,7 @@ import numpy as np
 
 from pretrain.datasets.scenes.drawing import Drawing, Part, Sprite, Style, pose, render
 from pretrain.datasets.scenes.outlines import limb, lumps, polygon, smooth
-from pretrain.datasets.scenes.source import Light, Source
+from pretrain.datasets.scenes.scene_source import Light, Source
 
 
 def stray(rng: np.random.Generator, size: int, light: Light) -> Sprite:

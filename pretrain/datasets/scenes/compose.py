@@ -11,7 +11,7 @@ from PIL import Image, ImageFilter
 
 from pretrain.datasets.scenes.contexts import Category
 from pretrain.datasets.scenes.layers import Layer, paint, visible
-from pretrain.datasets.scenes.source import Light, Source
+from pretrain.datasets.scenes.scene_source import Light, Source
 from pretrain.datasets.scenes.textures import noise
 
 OBJECTS = (2, 8)

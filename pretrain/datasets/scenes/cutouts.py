@@ -18,7 +18,7 @@ from pretrain.datasets.scenes.clutter import fragment, stray
 from pretrain.datasets.scenes.contexts import Category, World
 from pretrain.datasets.scenes.drawing import Sprite, pose
 from pretrain.datasets.scenes.outlines import lumps, polygon
-from pretrain.datasets.scenes.source import Background, Drawn, Light
+from pretrain.datasets.scenes.scene_source import Background, Light, ObjectImage
 
 VERSION = "1"
 """Of what is drawn: it changes whenever the same seed and pictures give other bytes."""
@@ -123,13 +123,13 @@ class CutoutSource:
 
     def draw_object(
         self, category: Category, pixels: int, light: Light, rng: np.random.Generator
-    ) -> Drawn:
+    ) -> ObjectImage:
         """See ``Source.draw_object``; what is small stays small, for a picture is only so sharp."""
         some = self.bank.objects[category.name]
         picture = some[int(rng.integers(len(some)))]
         upright = TURN.get(category.pose)
         turn = rng.uniform(0, 360) if upright is None else float(rng.normal(0, upright))
-        return Drawn(self._sprite(picture, turn, pixels, rng), picture.name)
+        return ObjectImage(self._sprite(picture, turn, pixels, rng), picture.name)
 
     def draw_background(self, context: str, size: int, rng: np.random.Generator) -> Background:
         """See ``Source.draw_background``: any photograph, whatever the context."""

@@ -10,7 +10,7 @@ from PIL import Image, ImageFilter
 
 from pretrain.datasets.scenes.contexts import Category
 from pretrain.datasets.scenes.drawing import Sprite
-from pretrain.datasets.scenes.source import Background, Light
+from pretrain.datasets.scenes.scene_source import Background, Light
 
 MIN_VISIBLE = 0.35
 """Share of an object's pixels that must be seen."""

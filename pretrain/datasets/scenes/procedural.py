@@ -12,7 +12,7 @@ from pretrain.datasets.scenes.clutter import fragment, stray
 from pretrain.datasets.scenes.contexts import PROCEDURAL, Category, World
 from pretrain.datasets.scenes.drawing import Sprite, Style, pose, render
 from pretrain.datasets.scenes.forms import FORMS
-from pretrain.datasets.scenes.source import Background, Drawn, Light
+from pretrain.datasets.scenes.scene_source import Background, Light, ObjectImage
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class ProceduralSource:
 
     def draw_object(
         self, category: Category, pixels: int, light: Light, rng: np.random.Generator
-    ) -> Drawn:
+    ) -> ObjectImage:
         """See ``Source.draw_object``."""
         if category.pose == "free":
             turn = rng.uniform(0, 360)
@@ -48,7 +48,7 @@ class ProceduralSource:
         drawing = FORMS[category.name](rng)
         transform = pose(rng, turn, flip=bool(rng.random() < 0.5))
         style = Style.draw(rng)
-        return Drawn(render(drawing, style, transform, pixels, light.toward, rng=rng))
+        return ObjectImage(render(drawing, style, transform, pixels, light.toward, rng=rng))
 
     def draw_background(self, context: str, size: int, rng: np.random.Generator) -> Background:
         """See ``Source.draw_background``."""

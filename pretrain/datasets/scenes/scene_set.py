@@ -7,7 +7,7 @@ from typing import Any
 
 from pretrain.core.errors import InputError
 from pretrain.datasets.scenes.procedural import ProceduralSource
-from pretrain.datasets.scenes.source import Source
+from pretrain.datasets.scenes.scene_source import Source
 
 GENERATOR = "hcl data scenes"
 VERSION = "1"

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from pretrain.core.errors import InputError
-from pretrain.datasets.scenes.source import Source
+from pretrain.datasets.scenes.scene_source import Source
 
 NAMES = "procedural, procedural:CONTEXT,..., tuxpaint, tuxpaint:DIR"
 

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -37,7 +38,7 @@ from pretrain.models.evaluation import evaluating
 __all__ = ["HCL", "HCLSettings"]
 
 # The method's own key views count from 0; the branch's shuffles must differ from theirs.
-KEY_VIEW, ASKING_VIEW = 15, 14
+KEY_VIEW, SCENE_KEY_VIEW = 15, 14
 
 SAMPLE = 1024
 """Rows of the queue that the statistics look at: always the same places of the ring."""
@@ -51,8 +52,8 @@ class HCL(Method):
         settings: of the branch.
         log_curvature: log c, float64, where c is learned.
         space: the distance, and what a queue holds for it.
-        queue: of answering crops; None where the negatives are those of the batch.
-        asking_queue: of asking crops, where they are negatives too.
+        queue: of key crops; None where the negatives are those of the batch.
+        scene_queue: of query crops encoded as keys, where they are negatives too.
     """
 
     def __init__(self, base: KeyedMethod, settings: HCLSettings, context: Context) -> None:
@@ -62,11 +63,20 @@ class HCL(Method):
         self.log_curvature = nn.Parameter(log_c) if settings.learn_curvature else None
         self.space = build_space(settings, self.log_curvature)
         self.queue = self._build_queue(context, 1) if settings.negatives == "queue" else None
-        self.asking_queue = self._build_queue(context, 3) if settings.scenes_as_negatives else None
+        self.scene_queue = self._build_queue(context, 3) if settings.scenes_as_negatives else None
         self._fresh: list[tuple[Queue, Tensor]] = []
         self._seen: tuple[Tensor, Tensor] | None = None
         self._crops: dict[str, Tensor] = {}
         self._before: Tensor | None = None
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *rest: Any, **named: Any
+    ) -> None:
+        """Read checkpoints in which ``scene_queue`` has its earlier name, ``asking_queue``."""
+        old = f"{prefix}asking_queue."
+        for name in [name for name in state_dict if name.startswith(old)]:
+            state_dict[f"{prefix}scene_queue.{name.removeprefix(old)}"] = state_dict.pop(name)
+        super()._load_from_state_dict(state_dict, prefix, *rest, **named)
 
     def _build_queue(self, context: Context, stream: int) -> Queue:
         """A queue whose random start is a function of the seed and ``stream``."""
@@ -134,11 +144,11 @@ class HCL(Method):
         That term is called ``hyperbolic`` whatever the distance: ablations share a name.
         """
         losses, metrics = self.base(views)
-        asking, answering = self._roles()
-        raw = decoupled(as_float(self.base.encode_query(views[asking])), self.settings.decouple)
+        query_crop, key_crop = self._roles()
+        raw = decoupled(as_float(self.base.encode_query(views[query_crop])), self.settings.decouple)
         query = self.space.point(raw)
         with torch.no_grad():
-            raw_keys = as_float(self.base.encode_key(views[answering], view=KEY_VIEW))
+            raw_keys = as_float(self.base.encode_key(views[key_crop], view=KEY_VIEW))
             keys = self.space.key(raw_keys)
         rank, _ = distributed.rank_and_size()
         if self.queue is None:
@@ -146,10 +156,10 @@ class HCL(Method):
         else:
             loss = self.space.loss(query, local_rows(keys, len(query), rank), self.negatives())
             self._fresh.append((self.queue, keys))
-        if self.asking_queue is not None:
+        if self.scene_queue is not None:
             with torch.no_grad():
-                asked = as_float(self.base.encode_key(views[asking], view=ASKING_VIEW))
-                self._fresh.append((self.asking_queue, self.space.key(asked)))
+                scene_keys = as_float(self.base.encode_key(views[query_crop], view=SCENE_KEY_VIEW))
+                self._fresh.append((self.scene_queue, self.space.key(scene_keys)))
         if self.log_curvature is not None:
             self._before = self.log_curvature.detach().clone()
         self._seen = (raw.detach(), raw_keys)
@@ -160,12 +170,12 @@ class HCL(Method):
         return {**losses, "hyperbolic": self.settings.weight * loss}, metrics
 
     def negatives(self, most: int | None = None) -> Tensor:
-        """Past keys, constant: (K, D), or (2K, D) with the asking crops; so many of each queue."""
+        """Past keys, constant: (K, D), or (2K, D) with the query crops; so many of each queue."""
         keys = [queue.keys()[:most] for queue in self._queues()]
         return keys[0] if len(keys) == 1 else torch.cat(keys)
 
     def _queues(self) -> list[Queue]:
-        return [queue for queue in (self.queue, self.asking_queue) if queue is not None]
+        return [queue for queue in (self.queue, self.scene_queue) if queue is not None]
 
     @torch.no_grad()
     def statistics(self) -> Metrics:
@@ -189,8 +199,8 @@ class HCL(Method):
         raw, raw_keys = self._seen
         own_keys = local_rows(raw_keys, len(raw), rank)
         for role, some in (("query", raw), ("key", own_keys)):
-            metrics[f"hyperbolic/{role}/distance"] = self.space.lengths(some).mean()
-            where = self.space.whereabouts(some)
+            metrics[f"hyperbolic/{role}/distance"] = self.space.radii(some).mean()
+            where = self.space.position_stats(some)
             metrics.update({f"hyperbolic/{role}/{key}": value for key, value in where.items()})
         space, own = self.space, None
         if self.queue is None:
@@ -200,8 +210,8 @@ class HCL(Method):
             total = sum(len(queue.keys()) for queue in self._queues())
         stats = logit_stats(
             space.point(raw),
-            space.placed(space.key(own_keys)),
-            space.placed(looked_at),
+            space.to_points(space.key(own_keys)),
+            space.to_points(looked_at),
             temperature=self.settings.temperature,
             own=own,
             sample=len(looked_at),
@@ -219,13 +229,13 @@ class HCL(Method):
         with evaluating(self.base):
             for name, crop in self._crops.items():
                 raw = as_float(self.base.encode_query(crop))
-                metrics[f"norm/{name}"] = self.space.lengths(raw).mean()
-                where = self.space.whereabouts(raw)
+                metrics[f"norm/{name}"] = self.space.radii(raw).mean()
+                where = self.space.position_stats(raw)
                 metrics.update({f"ball/{name}/{key}": value for key, value in where.items()})
         return metrics
 
     def _roles(self) -> tuple[str, str]:
-        """Which crop asks, and which answers."""
+        """Which crop is the query, and which the key."""
         return ("scene", "object") if self.settings.query == "scene" else ("object", "scene")
 
 

@@ -49,7 +49,7 @@ class Space(ABC):
         """What a queue holds of a raw projection, (M, D)."""
         return self.point(raw)
 
-    def placed(self, keys: Tensor) -> Tensor:
+    def to_points(self, keys: Tensor) -> Tensor:
         """The points of keys, (M, D)."""
         return keys
 
@@ -61,7 +61,7 @@ class Space(ABC):
     def loss_in_batch(self, query: Tensor, keys: Tensor, offset: int) -> Tensor:
         """InfoNCE of points against all keys; that of query i is keys[offset + i]."""
 
-    def lengths(self, raw: Tensor) -> Tensor:
+    def radii(self, raw: Tensor) -> Tensor:
         """How far out raw projections lie, (N,): their norm."""
         return norm(raw)
 
@@ -73,7 +73,7 @@ class Space(ABC):
         """What tells ``pretrain.losses.stats.logit_stats`` the distance."""
         return {}
 
-    def whereabouts(self, raw: Tensor) -> dict[str, Tensor]:
+    def position_stats(self, raw: Tensor) -> dict[str, Tensor]:
         """Statistics of where raw projections lie."""
         return {}
 
@@ -119,7 +119,7 @@ class Ball(Space):
         """c, a number."""
         return self.settings.curvature
 
-    def lengths(self, raw: Tensor) -> Tensor:
+    def radii(self, raw: Tensor) -> Tensor:
         """Distances to the origin."""
         return poincare.distance_to_origin(self.point(raw), self.curvature())
 
@@ -127,7 +127,7 @@ class Ball(Space):
         """Distances in the ball."""
         return {"c": self.curvature()}
 
-    def whereabouts(self, raw: Tensor) -> dict[str, Tensor]:
+    def position_stats(self, raw: Tensor) -> dict[str, Tensor]:
         """Norms as shares of the radius, and how many touch the rim."""
         return ball_stats(self.point(raw), self.curvature())
 
@@ -158,7 +158,7 @@ class LearnedBall(Ball):
         """The tangent vector itself."""
         return raw
 
-    def placed(self, keys: Tensor) -> Tensor:
+    def to_points(self, keys: Tensor) -> Tensor:
         """The ball points of tangent vectors, with gradient to c."""
         return poincare.to_ball(keys, self._c(), clip=self.settings.clip_radius)
 
@@ -177,7 +177,7 @@ class LearnedBall(Ball):
 
     def loss_in_batch(self, query: Tensor, keys: Tensor, offset: int) -> Tensor:
         """Logits -d/T of points that all move with c."""
-        return super().loss_in_batch(query, self.placed(keys), offset)
+        return super().loss_in_batch(query, self.to_points(keys), offset)
 
     def curvature(self) -> Tensor:
         """c, with gradient to its logarithm."""
@@ -208,7 +208,7 @@ class FlatSpace(Space):
             query, keys, temperature=self.settings.temperature, offset=offset
         )
 
-    def lengths(self, raw: Tensor) -> Tensor:
+    def radii(self, raw: Tensor) -> Tensor:
         """Norms of the points."""
         return norm(self.point(raw))
 

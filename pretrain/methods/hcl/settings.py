@@ -38,7 +38,7 @@ class HCLSettings(Settings):
         decouple: let the query's gradient through the ``norm`` of its raw projection alone
             (official ``--decoupled``), through its ``direction`` alone (ours), or both: ``none``.
         temperature: divides the distance, or the cosine.
-        query: which crop asks and takes the gradient; the other answers and is queued.
+        query: which crop is the query and takes the gradient; the other is the key, queued.
             ``object`` is the reversed hierarchy.
         scene: the scene crop: the union of the object's box and others (``boxes``), or the whole
             ``image`` (ours).
@@ -46,8 +46,8 @@ class HCLSettings(Settings):
             global batch, and no queue (ours, for methods that have none of their own).
         queue: number of negatives K.
         queue_start: ``random`` ball points, or ``empty``.
-        scenes_as_negatives: encode the asking crops as keys too, and add past ones, in a queue
-            of their own of the same length, to the negatives. Published HCL has answering crops
+        scenes_as_negatives: encode the query crops as keys too, and add past ones, in a queue
+            of their own of the same length, to the negatives. Published HCL has key crops
             only; ours. Costs one more forward without gradient.
         loss_path: which implementation of the loss against a queue, see ``pretrain.losses``.
             Where c is learned, ``plain`` or any other but ``triton``: see

@@ -35,8 +35,8 @@ def make_tuned(shapes, tmp_path_factory):
     """Trains a run of two steps under a name and settings of the loss; each once."""
     from finetune_parts import TINY, train
 
+    from downstream.retrieval.finetune.finetuned_model import load_finetuned
     from downstream.retrieval.finetune.score import score
-    from downstream.retrieval.finetune.tuned import load_tuned
 
     runs = tmp_path_factory.mktemp("tuned")
 
@@ -65,7 +65,7 @@ def make_tuned(shapes, tmp_path_factory):
                     },
                 }
             )
-            score(load_tuned(folder), folder, ["test"])
+            score(load_finetuned(folder), folder, ["test"])
         return folder
 
     return make

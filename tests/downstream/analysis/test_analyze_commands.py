@@ -11,12 +11,12 @@ import pytest
 import torch
 
 import hcl
-from downstream.analysis.embedded import load
+from downstream.analysis.embeddings import load
 from downstream.analysis.gallery import only_in
 from downstream.results.analysis_record import read_record
-from downstream.retrieval.delta import sampled_delta, subset_deltas
+from downstream.retrieval.finetune.finetuned_model import load_finetuned
 from downstream.retrieval.finetune.score import embed as embed_images
-from downstream.retrieval.finetune.tuned import load_tuned
+from downstream.retrieval.hyperbolicity import sampled_delta, subset_deltas
 from pretrain import checkpoint
 
 GOLDEN = Path(__file__).parents[2] / "golden"
@@ -71,8 +71,8 @@ def test_hard_negatives_of_two_models(two, sphere_run, ball_run):
 
 
 def test_gallery_frames_exactly_the_differences(two, sphere_run, ball_run):
-    from downstream.analysis.weighed import weigh
-    from downstream.analysis.weights import choose_anchors, own_weighting
+    from downstream.analysis.negative_stats import weigh
+    from downstream.analysis.negative_weights import choose_anchors, own_weighting
 
     runs = [load(path, device="cpu") for path in (sphere_run, ball_run)]
     tested = runs[0].tested
@@ -227,7 +227,7 @@ def test_norms_are_those_of_the_network(ball_run, released_run, tmp_path):
     assert analyze("norms", ball_run, released_run, "--output", tmp_path) == 0
     assert check_folder(tmp_path) == ["norms", "distances", "classes_1", "classes_2"]
     record = read_record(tmp_path)
-    tuned = load_tuned(ball_run)
+    tuned = load_finetuned(ball_run)
     run = load(ball_run, device="cpu")
     raw = embed_images(
         tuned.network, run.tested.images, run.tested.rows.tolist(), tuned.settings

@@ -12,7 +12,7 @@ from finetune_parts import changed, settings_of
 
 import hcl
 from downstream.analysis import draw
-from downstream.analysis.finished import read_finished
+from downstream.analysis.finished_run import read_finished
 from downstream.results.analysis_record import read_record
 from downstream.results.result import Result, write_result
 from pretrain.core.config import dump_yaml

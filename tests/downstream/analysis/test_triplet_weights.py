@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from downstream.analysis.embedded import load
+from downstream.analysis.embeddings import load
 from downstream.analysis.gallery import only_in
-from downstream.analysis.weighed import overlap, weigh
-from downstream.analysis.weights import (
+from downstream.analysis.negative_stats import overlap, weigh
+from downstream.analysis.negative_weights import (
     choose_anchors,
     cosines,
     distances,
@@ -22,7 +22,7 @@ from downstream.analysis.weights import (
 )
 from downstream.retrieval.finetune.loss import ball_points
 from downstream.retrieval.finetune.settings import LossSettings
-from downstream.retrieval.neighbours import search
+from downstream.retrieval.neighbors import search
 from downstream.retrieval.spaces import ball, fused, sphere
 from pretrain.losses import hyperbolic_scores, spherical_scores
 from pretrain.losses.pairwise import pairwise_losses

@@ -9,18 +9,18 @@ import pytest
 import torch
 
 from downstream.probe import intervals, scores
-from downstream.probe.intervals import Judged
+from downstream.probe.intervals import SampleResults
 from downstream.results.resampling import weights_of
 from downstream.results.result import Result, write_result
 from pretrain.core.errors import InputError
 
 
-def judged(seed: int = 0) -> Judged:
+def judged(seed: int = 0) -> SampleResults:
     rng = np.random.default_rng(seed)
     images = np.repeat(np.arange(30), 2)
     values = rng.integers(0, 6, (60, 4)).astype(np.float32)  # many are equal
     targets = rng.random((60, 4)) < 0.2
-    return Judged(images, {"knn@1": rng.random(60) < 0.6}, values, targets)
+    return SampleResults(images, {"knn@1": rng.random(60) < 0.6}, values, targets)
 
 
 def test_a_draw_is_the_measure_of_the_drawn_samples() -> None:
@@ -40,17 +40,17 @@ def test_a_draw_is_the_measure_of_the_drawn_samples() -> None:
 def test_written_and_read(tmp_path: Path) -> None:
     one = judged()
     assert one.write(tmp_path) == intervals.FILE_NAME
-    again = Judged.read(tmp_path / intervals.FILE_NAME)
+    again = SampleResults.read(tmp_path / intervals.FILE_NAME)
     assert (again.images == one.images).all()
     assert (again.right["knn@1"] == one.right["knn@1"]).all()
     for low, high in intervals.intervals(again).values():
         assert low < high
     (tmp_path / intervals.FILE_NAME).write_bytes(b"damaged")
     with pytest.raises(InputError, match="cannot be read"):
-        Judged.read(tmp_path / intervals.FILE_NAME)
+        SampleResults.read(tmp_path / intervals.FILE_NAME)
 
 
-def result(folder: Path, one: Judged, fingerprint: str = "f") -> Path:
+def result(folder: Path, one: SampleResults, fingerprint: str = "f") -> Path:
     written = Result(
         task="probe",
         run=folder.name,
@@ -64,7 +64,7 @@ def result(folder: Path, one: Judged, fingerprint: str = "f") -> Path:
 
 def test_a_difference_is_paired(tmp_path: Path) -> None:
     one = judged()
-    better = Judged(one.images, {"knn@1": np.ones(60, bool)})
+    better = SampleResults(one.images, {"knn@1": np.ones(60, bool)})
     first, second = result(tmp_path / "a", better), result(tmp_path / "b", one)
     found = intervals.compare(first, second)
     assert list(found) == ["knn@1"]  # the only one that both have
@@ -74,6 +74,6 @@ def test_a_difference_is_paired(tmp_path: Path) -> None:
     assert (same.value, same.low, same.high, same.p) == (0, 0, 0, 1)
     with pytest.raises(InputError, match="other test samples"):
         intervals.compare(first, result(tmp_path / "c", one, "other"))
-    fewer = Judged(one.images[:58], {"knn@1": np.ones(58, bool)})
+    fewer = SampleResults(one.images[:58], {"knn@1": np.ones(58, bool)})
     with pytest.raises(InputError, match="other test samples"):
         intervals.compare(first, result(tmp_path / "d", fewer))

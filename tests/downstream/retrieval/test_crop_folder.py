@@ -12,7 +12,7 @@ from PIL import Image
 from torchvision.io import read_image
 
 import hcl
-from downstream.retrieval.datasets import folder
+from downstream.retrieval.datasets import class_folders
 from downstream.retrieval.datasets.crop_folder import file_names, folder_names, write_crops
 from pretrain.core.errors import InputError
 
@@ -76,7 +76,7 @@ def test_every_object_of_enough_pixels_is_a_file_in_the_folder_of_its_class(coco
         colour = [0, 0, 0]
         colour[channel] = 100 if "/a_" in name else 200
         assert torch.equal(pixels, torch.tensor(colour).view(3, 1, 1).expand(3, 16, 16)), name
-    images = folder.read(coco_set / "out", train_classes=1)
+    images = class_folders.read(coco_set / "out", train_classes=1)
     assert images.counts() == {"train": (2, 1), "test": (4, 2)}
 
 

@@ -9,12 +9,12 @@ import torch
 from finetune_parts import TINY, changed, settings_of, train
 
 from downstream.retrieval.finetune import network as networks
+from downstream.retrieval.finetune.finetuned_model import load_finetuned
 from downstream.retrieval.finetune.histogram import histograms
 from downstream.retrieval.finetune.network import build_network
 from downstream.retrieval.finetune.settings import (
     ModelSettings,
 )
-from downstream.retrieval.finetune.tuned import load_tuned
 from pretrain.core.errors import InputError
 
 
@@ -172,7 +172,7 @@ def test_own_pretrained_backbone_trains_and_comes_back(values, random_run):
     made = {**values, "model": model, "train": {**values["train"], "steps": 1}}
     trainer = train(made)
     assert trainer.network.architecture.library == "hcl"
-    tuned = load_tuned(Path(made["output"]))
+    tuned = load_finetuned(Path(made["output"]))
     images = torch.rand(2, 3, 32, 32)
     assert torch.equal(tuned.network(images)[1], trainer.network.eval()(images)[1])
 
@@ -191,7 +191,7 @@ def test_a_tuned_backbone_is_tuned_further_below_a_new_layer(values, tmp_path):
     assert network.architecture.mean == (0.1, 0.2, 0.3)
     assert network.architecture.std == first.network.architecture.std
     moved = train(again).network
-    read = load_tuned(Path(again["output"])).network
+    read = load_finetuned(Path(again["output"])).network
     for name, value in moved.state_dict().items():
         assert torch.equal(read.state_dict()[name], value), name
     assert not torch.equal(moved.backbone.cls_token, first.network.backbone.cls_token)

@@ -17,12 +17,12 @@ from torch import Tensor
 
 import hcl
 from downstream.results.result import read_result
-from downstream.retrieval.datasets import LabelledImages, folder
+from downstream.retrieval.datasets import LabelledImages, class_folders
 from downstream.retrieval.finetune.config import load_settings
+from downstream.retrieval.finetune.finetuned_model import load_finetuned
 from downstream.retrieval.finetune.network import build_network
 from downstream.retrieval.finetune.step import DivergedError
 from downstream.retrieval.finetune.trainer import Trainer
-from downstream.retrieval.finetune.tuned import load_tuned
 from pretrain import checkpoint
 from pretrain.core.config import dump_yaml
 from pretrain.core.errors import InputError
@@ -209,7 +209,7 @@ def test_evaluation_keeps_to_its_run_and_replaces_no_other_result(
     assert hcl.main(["retrieve", "eval", str(run), "--histogram"]) == 0
     assert "already there" in capsys.readouterr().out
 
-    older = next(p for p in sorted(run.glob("checkpoints/*.pt")) if load_tuned(p).step == 2)
+    older = next(p for p in sorted(run.glob("checkpoints/*.pt")) if load_finetuned(p).step == 2)
     other = tmp_path / "fewer"
     other.mkdir()
     for label in (0, 1, 2, 3):
@@ -345,7 +345,7 @@ def test_set_without_training_images_is_refused(values, class_folder, tmp_path):
     (tmp_path / "s/test/a").symlink_to(class_folder / "class0")
     with pytest.raises(InputError, match="no images to train on"):
         train(changed(values, data={"root": str(tmp_path / "s")}))
-    assert isinstance(folder.read(tmp_path / "s"), LabelledImages)
+    assert isinstance(class_folders.read(tmp_path / "s"), LabelledImages)
 
 
 def test_one_run_in_a_folder_and_starting_over(values, tmp_path, capsys):

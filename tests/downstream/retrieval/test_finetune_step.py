@@ -12,7 +12,7 @@ from finetune_parts import ALONE, COLOURS, changed, settings_of
 from PIL import Image
 from torch import Tensor, nn
 
-from downstream.retrieval.datasets import folder
+from downstream.retrieval.datasets import class_folders
 from downstream.retrieval.finetune.images import CentredImages, TrainImages, random_part
 from downstream.retrieval.finetune.loss import ball_points, metric_loss
 from downstream.retrieval.finetune.network import Architecture, Network, build_network
@@ -21,7 +21,7 @@ from downstream.retrieval.finetune.settings import (
     AugmentSettings,
     LossSettings,
 )
-from downstream.retrieval.finetune.step import Stepper
+from downstream.retrieval.finetune.step import TrainStep
 from pretrain.core.errors import InputError
 
 GOLDEN = Path(__file__).parents[2] / "golden"
@@ -62,7 +62,7 @@ def golden_step(raw: np.ndarray, loss: dict, values: dict) -> tuple[float, Tenso
     given = Given(torch.from_numpy(raw).double().flatten(0, 1))
     network = Network(given, architecture).double()
     network.head = nn.Identity()
-    stepper = Stepper(settings, ALONE, network)
+    stepper = TrainStep(settings, ALONE, network)
     done = stepper.run(torch.zeros(30, 3, 2, 2, dtype=torch.uint8), 0, stop=False)
     assert given.features.grad is not None
     return float(done.values["loss"]), given.features.grad.reshape(10, 3, 128)
@@ -129,7 +129,7 @@ def fp16_step(values: dict, *, scaled: bool) -> float:
     optim = {"clip_norm": 3.0, "clip_scaled": scaled}
     settings = settings_of(changed(values, optim=optim, train={"precision": "fp16"}))
     torch.manual_seed(0)
-    stepper = Stepper(settings, ALONE, build_network(settings.model).train())
+    stepper = TrainStep(settings, ALONE, build_network(settings.model).train())
     stepper.scaler = torch.amp.GradScaler("cpu", init_scale=64.0)
     batch = torch.randint(0, 255, (6, 3, 32, 32), dtype=torch.uint8)
     stepper.run(batch, 0, stop=False)
@@ -197,7 +197,7 @@ def test_random_parts_keep_to_their_bounds():
 
 
 def test_crops_are_a_function_of_the_draw(class_folder):
-    images = folder.read(class_folder)
+    images = class_folders.read(class_folder)
     dataset = TrainImages(images, AugmentSettings(), size=32, seed=1)
     draw = UniqueClassSampler(
         images.rows("train"), images.labels[images.rows("train")], classes=3, samples=2, seed=0
@@ -211,7 +211,7 @@ def test_crops_are_a_function_of_the_draw(class_folder):
 
 
 def test_every_colour_mode_is_read(class_folder):
-    images = folder.read(class_folder)
+    images = class_folders.read(class_folder)
     dataset = CentredImages(images, size=32, resize=36)
     for row in range(len(images)):
         picture = dataset[row]
@@ -230,7 +230,7 @@ def test_test_crop_is_that_of_torchvision(tmp_path):
     pixels = rng.integers(0, 255, (53, 81, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "a/1.png")
     Image.fromarray(pixels.transpose(1, 0, 2)).save(tmp_path / "b/1.png")
-    dataset = CentredImages(folder.read(tmp_path), size=32, resize=40)
+    dataset = CentredImages(class_folders.read(tmp_path), size=32, resize=40)
     published = v2.Compose(
         [v2.Resize(40, interpolation=v2.InterpolationMode.BICUBIC), v2.CenterCrop(32)]
     )

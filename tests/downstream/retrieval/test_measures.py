@@ -10,10 +10,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from downstream.retrieval import neighbours
-from downstream.retrieval.delta import delta_hyperbolicity, sampled_delta
+from downstream.retrieval import neighbors
+from downstream.retrieval.hyperbolicity import delta_hyperbolicity, sampled_delta
 from downstream.retrieval.measures import measure
-from downstream.retrieval.neighbours import nearest, search
+from downstream.retrieval.neighbors import nearest, search
 from downstream.retrieval.recall import make_space, recall_at_k
 from downstream.retrieval.spaces import ball, fused, sphere
 from pretrain.core.errors import InputError
@@ -81,9 +81,9 @@ def test_fused_of_contradicting_spaces(engine, monkeypatch):
     h = 0.9 * e[order]
     ranking = fused(e, h, 1.0, temperature_spherical=1.0, temperature_hyperbolic=1.0, weight=0.3)
     calls = []
-    fill = neighbours._fill
-    monkeypatch.setattr(neighbours, "_fill", lambda *a: calls.append(len(a[3])) or fill(*a))
-    monkeypatch.setattr(neighbours, "_by_differences", lambda *_: pytest.fail("not resolved"))
+    fill = neighbors._fill
+    monkeypatch.setattr(neighbors, "_fill", lambda *a: calls.append(len(a[3])) or fill(*a))
+    monkeypatch.setattr(neighbors, "_by_differences", lambda *_: pytest.fail("not resolved"))
     found = nearest(ranking, 10, engine=engine)
     assert (calls[0], sum(calls) > 900) == (900, engine == "faiss")
     assert np.array_equal(found, ranked(fused_costs(e, h, 1.0, 1.0, 1.0, 0.3), 10))
@@ -120,7 +120,7 @@ def test_queries_and_gallery_are_a_part_of_all_pairs(geometry, engine):
     rows = rng.permutation(400)
     queries, gallery = rows[:70], np.sort(rows[70:])
     found = search(space, 6, queries=queries, keys=gallery, engine=engine)
-    gaps = space.gaps(queries, np.repeat(gallery[None], 70, axis=0))
+    gaps = space.ranking_distances(queries, np.repeat(gallery[None], 70, axis=0))
     order = np.argsort(gaps, axis=1, kind="stable")[:, :6]
     assert np.array_equal(found.rows, gallery[order])
     assert np.array_equal(found.gaps, np.take_along_axis(gaps, order, 1))
@@ -242,7 +242,7 @@ def test_delta_in_tiles_and_of_samples(monkeypatch):
     a = (d[0][:, None] + d[0][None] - d) / 2
     square = torch.minimum(a[:, :, None], a[None]).amax(1)
     assert whole.delta == pytest.approx(float((square - a).max()), rel=1e-14)
-    monkeypatch.setattr("downstream.retrieval.delta._TILE", 7)
+    monkeypatch.setattr("downstream.retrieval.hyperbolicity._TILE", 7)
     assert delta_hyperbolicity(torch.cdist(points, points)) == whole
     one, again = (sampled_delta(points, samples=20, times=3, seed=1) for _ in range(2))
     assert one == again

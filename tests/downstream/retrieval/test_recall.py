@@ -10,9 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from downstream.retrieval import neighbours as search
+from downstream.retrieval import neighbors as search
 from downstream.retrieval import recall_at_k, shortlists, spaces
-from downstream.retrieval.neighbours import nearest
+from downstream.retrieval.neighbors import nearest
 from downstream.retrieval.recall import chance_at_1, make_space
 from pretrain.core.errors import InputError
 

@@ -12,7 +12,7 @@ import hcl
 from downstream.analysis import options as analyses
 from downstream.results.published import load, rows_beside
 from downstream.results.result import read_result
-from downstream.retrieval.datasets.known import KNOWN
+from downstream.retrieval.datasets.dataset_specs import KNOWN
 from downstream.retrieval.finetune.config import load_settings
 from pretrain.core.errors import InputError
 from pretrain.core.presets import configs_root

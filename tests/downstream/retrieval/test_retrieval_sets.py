@@ -16,11 +16,11 @@ import hcl
 from downstream.retrieval.datasets import (
     DataSettings,
     cars,
+    class_folders,
     cub,
-    folder,
+    dataset_specs,
     grocery,
     inshop,
-    known,
     open_images,
 )
 from downstream.retrieval.datasets import sop as products
@@ -220,18 +220,18 @@ def test_folder_halves_or_named_splits(tmp_path):
         picture(tmp_path / "plain" / name / "1.png", mode="L")
     (tmp_path / "plain/.cache").mkdir()
     (tmp_path / "plain/a/notes.txt").write_text("no image")
-    found = folder.read(tmp_path / "plain")
+    found = class_folders.read(tmp_path / "plain")
     assert found.counts() == {"train": (1, 1), "test": (2, 2)}
-    assert folder.read(tmp_path / "plain", 2).counts() == {"train": (2, 2), "test": (1, 1)}
+    assert class_folders.read(tmp_path / "plain", 2).counts() == {"train": (2, 2), "test": (1, 1)}
     with pytest.raises(InputError, match="3 of its 3 classes to train on leaves nothing"):
-        folder.read(tmp_path / "plain", 3)
+        class_folders.read(tmp_path / "plain", 3)
     for split in ("train", "query", "gallery"):
         picture(tmp_path / "split" / split / "x" / "1.png")
-    named = folder.read(tmp_path / "split")
+    named = class_folders.read(tmp_path / "split")
     assert list(named.counts()) == ["train", "query", "gallery"]
     assert named.classes == ("x",)
     with pytest.raises(InputError, match="no such folder"):
-        folder.read(tmp_path / "none")
+        class_folders.read(tmp_path / "none")
 
 
 @pytest.fixture
@@ -283,7 +283,11 @@ def test_settings_that_contradict():
 def test_fingerprint_follows_the_split(tmp_path):
     for name in ("a", "b", "c"):
         picture(tmp_path / name / "1.png")
-    one, same, other = folder.read(tmp_path), folder.read(tmp_path), folder.read(tmp_path, 2)
+    one, same, other = (
+        class_folders.read(tmp_path),
+        class_folders.read(tmp_path),
+        class_folders.read(tmp_path, 2),
+    )
     assert one.fingerprint == same.fingerprint != other.fingerprint
 
 
@@ -443,7 +447,8 @@ def test_coarse_classes_of_a_set_that_has_none_are_refused(tmp_path):
 
 def test_published_counts_add_up():
     total = {
-        name: sum(images for images, _ in s.counts.values()) for name, s in known.KNOWN.items()
+        name: sum(images for images, _ in s.counts.values())
+        for name, s in dataset_specs.KNOWN.items()
     }
     assert total == {
         "cub": 11_788,
@@ -458,4 +463,4 @@ def test_help_lists_the_sets(capsys):
     with pytest.raises(SystemExit):
         hcl.main(["data", "prepare", "--help"])
     printed = capsys.readouterr().out
-    assert all(name in printed for name in known.KNOWN)
+    assert all(name in printed for name in dataset_specs.KNOWN)

@@ -10,9 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from downstream.retrieval import measures, neighbours, shortlists
+from downstream.retrieval import measures, neighbors, shortlists
 from downstream.retrieval.largest import largest
-from downstream.retrieval.neighbours import nearest, portions, search
+from downstream.retrieval.neighbors import nearest, portions, search
 from downstream.retrieval.recall import recall_at_k
 from downstream.retrieval.scores import FusedScores, InnerProducts
 from downstream.retrieval.spaces import ball, fused, sphere
@@ -93,7 +93,7 @@ def test_scores_are_never_to_a_keys_disadvantage(dtype, reach):
     ):
         assert scores.block >= 64
         floors = scores.floor(scores.of(rows).numpy().astype(np.float64))
-        exact = ranking.gaps(rows, everything)
+        exact = ranking.ranking_distances(rows, everything)
         assert (floors <= exact).all()
         if dtype is torch.float64 and reach < 0.999:
             far = exact > 0.01 * exact.max()
@@ -104,7 +104,7 @@ def test_scores_are_never_to_a_keys_disadvantage(dtype, reach):
 def asked(monkeypatch) -> dict[object, int]:
     """Queries by stage, in the order of the stages."""
     counts: dict[object, int] = {}
-    fill, exact = neighbours._fill, neighbours._by_differences
+    fill, exact = neighbors._fill, neighbors._by_differences
 
     def counted(ranking, shortlist, queries, places, found):
         counts[shortlist] = counts.get(shortlist, 0) + len(places)
@@ -114,14 +114,16 @@ def asked(monkeypatch) -> dict[object, int]:
         counts["every difference"] = counts.get("every difference", 0) + 1
         return exact(*arguments)
 
-    monkeypatch.setattr(neighbours, "_fill", counted)
-    monkeypatch.setattr(neighbours, "_by_differences", counted_exact)
+    monkeypatch.setattr(neighbors, "_fill", counted)
+    monkeypatch.setattr(neighbors, "_by_differences", counted_exact)
     return counts
 
 
 def every_gap(ranking, k: int) -> np.ndarray:
     count = len(ranking)
-    gaps = ranking.gaps(np.arange(count), np.repeat(np.arange(count)[None], count, axis=0))
+    gaps = ranking.ranking_distances(
+        np.arange(count), np.repeat(np.arange(count)[None], count, axis=0)
+    )
     np.fill_diagonal(gaps, np.inf)
     return np.argsort(gaps, axis=1, kind="stable")[:, :k]
 
@@ -168,7 +170,7 @@ def test_portions_are_the_search_in_pieces(monkeypatch, of_both):
     ranking = fused(points[:, ::-1], points, 1.0, **SHARES) if of_both else sphere(points)
     queries, keys = rng.permutation(60), np.arange(60, 230)
     whole = search(ranking, 7, queries=queries, keys=keys)
-    monkeypatch.setattr(neighbours, "_PORTION", 25)
+    monkeypatch.setattr(neighbors, "_PORTION", 25)
     parts = list(portions(ranking, 7, queries=queries, keys=keys))
     assert [part for part, _ in parts] == [slice(0, 25), slice(25, 50), slice(50, 60)]
     assert np.array_equal(np.concatenate([found.rows for _, found in parts]), whole.rows)
@@ -180,6 +182,6 @@ def test_recall_and_measures_do_not_depend_on_portions(monkeypatch):
     points, labels = directions(rng, 150, 4), rng.integers(0, 12, 150)
     recall = recall_at_k(points, labels, [1, 5])
     measured = measures.measure(sphere(points), labels, [1, 5], ties="against")
-    monkeypatch.setattr(neighbours, "_PORTION", 37)
+    monkeypatch.setattr(neighbors, "_PORTION", 37)
     assert recall_at_k(points, labels, [1, 5]) == recall
     assert measures.measure(sphere(points), labels, [1, 5], ties="against") == measured

@@ -9,9 +9,9 @@ import torch
 
 from pretrain.core.errors import InputError
 from pretrain.core.locks import alone_in
-from pretrain.correspondence import files
+from pretrain.correspondence import shard_files
 from pretrain.correspondence.encode import _batches, centre_view
-from pretrain.correspondence.files import Shards
+from pretrain.correspondence.shard_files import Shards
 
 
 def test_shards_are_whole_or_missing(tmp_path: Path) -> None:
@@ -31,24 +31,27 @@ def test_shards_are_whole_or_missing(tmp_path: Path) -> None:
 
 
 def test_many_shards_do_not_exhaust_the_files_a_process_may_open(tmp_path: Path) -> None:
-    count = files.OPEN_SHARDS + 50
+    count = shard_files.OPEN_SHARDS + 50
     shards = Shards(tmp_path, np.float16, (), [1] * count)
     for number in range(count):
         shards.write(number, np.array([number], np.float16))
     before = len(list(Path("/proc/self/fd").iterdir()))
     assert [int(shards.map(number)[0]) for number in range(count)] == list(range(count))
-    assert len(list(Path("/proc/self/fd").iterdir())) - before <= files.OPEN_SHARDS
+    assert len(list(Path("/proc/self/fd").iterdir())) - before <= shard_files.OPEN_SHARDS
 
 
 def test_a_failed_writing_leaves_the_old_file(tmp_path: Path) -> None:
     target = tmp_path / "a"
     target.write_bytes(b"old")
-    with pytest.raises(RuntimeError), files.replacing(target) as stream:
+    with pytest.raises(RuntimeError), shard_files.replacing(target) as stream:
         stream.write(b"new")
         raise RuntimeError
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
     assert target.read_bytes() == b"old"
-    with pytest.raises(InputError, match="cannot be written"), files.replacing(tmp_path / "b/c"):
+    with (
+        pytest.raises(InputError, match="cannot be written"),
+        shard_files.replacing(tmp_path / "b/c"),
+    ):
         pass
 
 
@@ -71,19 +74,19 @@ def test_one_at_a_time(tmp_path: Path) -> None:
     ],
 )
 def test_a_bad_manifest(tmp_path: Path, content: str, message: str) -> None:
-    (tmp_path / files.MANIFEST).write_text(content)
+    (tmp_path / shard_files.MANIFEST).write_text(content)
     with pytest.raises(InputError, match=message):
-        files.manifest(tmp_path)
+        shard_files.manifest(tmp_path)
 
 
 def test_claim_and_note(tmp_path: Path) -> None:
-    files.claim(tmp_path, {"a": 1, "b": None}, {"seen": 1})
-    files.note(tmp_path, "seconds", 2.5)
-    files.claim(tmp_path, {"a": 1, "b": None}, {"seen": 2})
-    assert files.manifest(tmp_path)["facts"] == {"seen": 2, "seconds": 2.5}
+    shard_files.claim(tmp_path, {"a": 1, "b": None}, {"seen": 1})
+    shard_files.note(tmp_path, "seconds", 2.5)
+    shard_files.claim(tmp_path, {"a": 1, "b": None}, {"seen": 2})
+    assert shard_files.manifest(tmp_path)["facts"] == {"seen": 2, "seconds": 2.5}
     with pytest.raises(InputError, match="b None instead of 'x', c None instead of 3; choose"):
-        files.claim(tmp_path, {"a": 1, "b": "x", "c": 3}, {})
-    assert json.loads((tmp_path / files.MANIFEST).read_text())["settings"]["b"] is None
+        shard_files.claim(tmp_path, {"a": 1, "b": "x", "c": 3}, {})
+    assert json.loads((tmp_path / shard_files.MANIFEST).read_text())["settings"]["b"] is None
 
 
 def test_batches_are_full_but_for_the_last() -> None:

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from pretrain.correspondence import neighbours
-from pretrain.correspondence.neighbours import Search
+from pretrain.correspondence import neighbors
+from pretrain.correspondence.neighbors import Search
 
 CPU = torch.device("cpu")
 ENGINES = ("faiss", "torch")
@@ -28,7 +28,7 @@ def search(points: np.ndarray, engine: str, k: int, block: int = 13) -> np.ndarr
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_the_nearest_of_all(engine, monkeypatch):
-    monkeypatch.setattr(neighbours, "BLOCK", 40)
+    monkeypatch.setattr(neighbors, "BLOCK", 40)
     points = features(100)
     similarity = points.astype(np.float64) @ points.T.astype(np.float64)
     np.fill_diagonal(similarity, -np.inf)

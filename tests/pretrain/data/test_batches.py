@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from pretrain.core.errors import InputError
-from pretrain.data import blocks, device
+from pretrain.data import device, shared_memory
 from pretrain.data import loader as loader_module
 from pretrain.data.augment import AugmentSettings
 from pretrain.data.batches import ViewDataset
@@ -201,7 +201,7 @@ def test_memory_is_used_again_once_it_is_let_go(index, workers):
     for batch in loader:
         seen |= blocks_of(batch)
         del batch
-    assert len(seen) <= len(PLAN.crops) * (2 + blocks.SPARE)
+    assert len(seen) <= len(PLAN.crops) * (2 + shared_memory.SPARE)
 
 
 @pytest.mark.parametrize("device_crops", [False, True])
@@ -237,7 +237,7 @@ def test_a_batch_outlives_its_loader(index):
 
 
 def test_a_batch_that_fails_gives_its_block_back(index):
-    own = blocks.Blocks(1, 1, 4 * 4 * 3 * 16 * 16)
+    own = shared_memory.Blocks(1, 1, 4 * 4 * 3 * 16 * 16)
     dataset = ViewDataset(index, PLAN, VIEWS, AUGMENT, 5, blocks=own)
     for row in range(13):
         index.path(row).unlink()
@@ -247,11 +247,11 @@ def test_a_batch_that_fails_gives_its_block_back(index):
 
 
 def test_spawned_workers_use_the_same_blocks(index):
-    own = blocks.Blocks(1, 2, 4 * 4 * 3 * 16 * 16)
+    own = shared_memory.Blocks(1, 2, 4 * 4 * 3 * 16 * 16)
     dataset = ViewDataset(index, PLAN, VIEWS, AUGMENT, 5, blocks=own)
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         parcel = pool.apply(dataset.__getitems__, ([(0, 1), (0, 2), (0, 3), (0, 4)],))
-    assert isinstance(parcel, blocks.Parcel)
+    assert isinstance(parcel, shared_memory.Parcel)
     assert own.take(1)[0] == 1
     plain = ViewDataset(index, PLAN, VIEWS, AUGMENT, 5).__getitems__(
         [(0, 1), (0, 2), (0, 3), (0, 4)]

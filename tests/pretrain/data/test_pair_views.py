@@ -19,7 +19,7 @@ from pretrain.data.index import Index
 from pretrain.data.pairs import Neighbour, PairTable, choose_pair, pair_stream
 from pretrain.data.plan import Batch, Crop, ViewPlan
 from pretrain.data.views import ViewSettings
-from pretrain.data.weak import choose_row
+from pretrain.data.weak_images import choose_row
 from pretrain.datasets import packing
 from pretrain.datasets.source import DataSettings, open_index
 

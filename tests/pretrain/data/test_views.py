@@ -12,7 +12,7 @@ from torchvision.transforms import RandomResizedCrop
 
 from pretrain.core.errors import InputError
 from pretrain.core.settings import parse
-from pretrain.data import streams
+from pretrain.data import random_streams
 from pretrain.data.plan import Crop, ViewPlan
 from pretrain.data.views import (
     ViewSettings,
@@ -149,7 +149,7 @@ def test_object_is_uniform_over_the_valid_boxes():
     rule = ViewSettings(min_box_area=64)
     counts = np.zeros(7)
     for row in range(3500):
-        rng = streams.generator(0, 0, row, streams.REGIONS)
+        rng = random_streams.generator(0, 0, row, random_streams.REGIONS)
         counts[choose_regions(boxes, (64, 8), rule, rng).object[0] // 9] += 1
     assert ((counts - 500) ** 2 / 500).sum() < 22.46  # 6 degrees of freedom, 0.999
 
@@ -277,7 +277,7 @@ def test_crops_of_one_region_share_it_but_not_the_random_part():
             BOXES, (100, 80), PLAN, SMALL, seed=0, epoch=0, row=row
         )
         regions = choose_regions(
-            BOXES, (100, 80), SMALL, streams.generator(0, 0, row, streams.REGIONS)
+            BOXES, (100, 80), SMALL, random_streams.generator(0, 0, row, random_streams.REGIONS)
         )
         assert windows["object"] == regions.object
         assert windows["scene"] == regions.scene

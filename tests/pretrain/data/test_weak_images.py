@@ -10,7 +10,7 @@ import pytest
 from pretrain.core.errors import InputError
 from pretrain.data.index import Index
 from pretrain.data.views import ViewSettings, count_objects
-from pretrain.data.weak import choose_row
+from pretrain.data.weak_images import choose_row
 from pretrain.datasets.index_writer import build_index
 from pretrain.datasets.readers import coco
 

@@ -25,7 +25,7 @@ TIMEOUT = 1800
 
 
 @dataclass(frozen=True)
-class Unpacked:
+class PackageFiles:
     """Packages on the disk.
 
     Attributes:
@@ -37,7 +37,7 @@ class Unpacked:
     versions: dict[str, str]
 
 
-def locate(folder: Path | None) -> Unpacked:
+def locate(folder: Path | None) -> PackageFiles:
     """Find the packages, or fetch them with apt-get.
 
     Args:
@@ -65,7 +65,7 @@ def locate(folder: Path | None) -> Unpacked:
     return found
 
 
-def look(folder: Path) -> Unpacked | None:
+def look(folder: Path) -> PackageFiles | None:
     """The packages in a folder, if it holds the two that must be there."""
     for share in (folder / "usr/share", folder / "share", folder):
         if (share / "tuxpaint/stamps").is_dir() and (share / "tuxpaint/templates").is_dir():
@@ -74,7 +74,7 @@ def look(folder: Path) -> Unpacked | None:
                 for name in PACKAGES
             }
             names = [name for name in PACKAGES if there[name]]
-            return Unpacked(share, {name: _version(folder, share, name) for name in names})
+            return PackageFiles(share, {name: _version(folder, share, name) for name in names})
     return None
 
 

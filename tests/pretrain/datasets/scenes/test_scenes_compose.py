@@ -9,7 +9,7 @@ from pretrain.datasets.scenes.clutter import fragment, stray
 from pretrain.datasets.scenes.compose import MAX_LAYOUTS, OBJECTS, compose
 from pretrain.datasets.scenes.contexts import CATEGORIES, CONTEXTS, PROCEDURAL, Category
 from pretrain.datasets.scenes.layers import MIN_PIXELS, MIN_VISIBLE, Layer, visible
-from pretrain.datasets.scenes.source import Background, Drawn, Light
+from pretrain.datasets.scenes.scene_source import Background, Light, ObjectImage
 
 
 class Squares:
@@ -25,11 +25,11 @@ class Squares:
 
     def draw_object(
         self, category: Category, pixels: int, light: Light, rng: np.random.Generator
-    ) -> Drawn:
+    ) -> ObjectImage:
         sprite = np.zeros((pixels, pixels, 4), dtype=np.float32)
         sprite[..., CATEGORIES.index(category) % 3] = 1.0
         sprite[..., 3] = self.alpha
-        return Drawn(sprite, f"square {pixels}")
+        return ObjectImage(sprite, f"square {pixels}")
 
     def info(self) -> dict[str, Any]:
         return {}

@@ -17,7 +17,7 @@ from pretrain.datasets.scenes.coco_writer import annotation_file, write
 from pretrain.datasets.scenes.contexts import Category, World
 from pretrain.datasets.scenes.cutouts import CLUTTER, Bank, CutoutSource, Picture
 from pretrain.datasets.scenes.scene_set import SceneSet
-from pretrain.datasets.scenes.source import Light
+from pretrain.datasets.scenes.scene_source import Light
 
 LIGHT = Light((0.0, -1.0), np.ones(3, np.float32))
 WORLD = World(

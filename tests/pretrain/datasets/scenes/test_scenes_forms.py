@@ -7,7 +7,7 @@ from PIL import Image
 from pretrain.datasets.scenes.contexts import CATEGORIES, CONTEXTS, FOREIGN
 from pretrain.datasets.scenes.forms import FORMS
 from pretrain.datasets.scenes.procedural import ProceduralSource
-from pretrain.datasets.scenes.source import Light
+from pretrain.datasets.scenes.scene_source import Light
 
 LIGHT = Light((-0.6, -0.8), np.ones(3, dtype=np.float32))
 

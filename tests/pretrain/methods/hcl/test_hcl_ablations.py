@@ -24,7 +24,7 @@ from pretrain.losses import (
 )
 from pretrain.methods.base import Context, parse_method
 from pretrain.methods.build import build_method
-from pretrain.methods.hcl.branch import ASKING_VIEW, HCL, KEY_VIEW, HCLSettings, decoupled
+from pretrain.methods.hcl.branch import HCL, KEY_VIEW, SCENE_KEY_VIEW, HCLSettings, decoupled
 from pretrain.methods.moco import Moco, MocoSettings
 
 BATCH, DIM, QUEUE, T, C = 6, 8, 20, 0.2, 0.05
@@ -130,18 +130,18 @@ def test_random_queue__starts_with_valid_keys_of_one_length(distance: str) -> No
 
 def test_scenes_as_negatives() -> None:
     method = branch(scenes_as_negatives=True, queue_start="empty")
-    views_asked = []
+    encoded_views = []
     encode = method.base.encode_key
 
     def spy(images: Tensor, view: int) -> Tensor:
-        views_asked.append(view)
+        encoded_views.append(view)
         return encode(images, view)
 
     method.base.encode_key = spy  # type: ignore[method-assign]
     first, second = views(1), views(2)
     losses, _ = method(first)
-    assert losses["hyperbolic"] == 0  # nothing queued: no row's own asking crop is a negative
-    assert {KEY_VIEW, ASKING_VIEW} <= set(views_asked)
+    assert losses["hyperbolic"] == 0  # nothing queued: no row's own query crop is a negative
+    assert {KEY_VIEW, SCENE_KEY_VIEW} <= set(encoded_views)
     method.end_step()
     losses, _ = method(second)
     negatives = torch.cat([halves(first["object"])[1], halves(first["scene"])[1]])
@@ -149,10 +149,17 @@ def test_scenes_as_negatives() -> None:
     torch.testing.assert_close(losses["hyperbolic"], reference("hyperbolic", query, key, negatives))
     assert method.statistics()["hyperbolic/negatives/effective"] <= 2 * BATCH
     method.end_step()
-    assert method.asking_queue is not None
+    assert method.scene_queue is not None
     expected = poincare.to_ball(halves(first["scene"])[1], C)
-    torch.testing.assert_close(method.asking_queue.rows[:BATCH], expected)
-    assert {"queue.rows", "asking_queue.rows"} <= method.state_dict().keys()
+    torch.testing.assert_close(method.scene_queue.rows[:BATCH], expected)
+    state = method.state_dict()
+    assert {"queue.rows", "scene_queue.rows"} <= state.keys()
+    # As checkpoints had it before the queue's present name.
+    old = {name.replace("scene_queue.", "asking_queue."): value for name, value in state.items()}
+    other = branch(scenes_as_negatives=True, queue_start="empty")
+    other.load_state_dict(old)
+    assert other.scene_queue is not None
+    torch.testing.assert_close(other.scene_queue.rows, method.scene_queue.rows)
 
 
 @pytest.mark.parametrize("distance", ["hyperbolic", "euclidean"])

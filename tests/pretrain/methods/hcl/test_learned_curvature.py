@@ -145,19 +145,19 @@ def test_queue__is_valid_after_c_has_grown() -> None:
     for _ in range(3):
         method(given)
         method.end_step()
-    norms = method.space.placed(method.queue.keys()).norm(dim=1)
+    norms = method.space.to_points(method.queue.keys()).norm(dim=1)
     with torch.no_grad():
         method.log_curvature.fill_(math.log(10.0))
     assert norms.max() > 10 * 10**-0.5  # as ball points they would be far outside by now
-    points = method.space.placed(method.queue.keys())
+    points = method.space.to_points(method.queue.keys())
     assert (points.double().norm(dim=1) * 10**0.5 < 1).all()
     loss = method(given)[0]["hyperbolic"]
     loss.backward()
     assert math.isfinite(loss.item())
     assert math.isfinite(method.log_curvature.grad)  # type: ignore[arg-type]
     # A key of today's features is where the queue puts the same features of long ago.
-    fresh = method.space.placed(method.base.encode_key(given["object"], view=15))
-    torch.testing.assert_close(method.space.placed(method.queue.keys()[:BATCH]), fresh)
+    fresh = method.space.to_points(method.base.encode_key(given["object"], view=15))
+    torch.testing.assert_close(method.space.to_points(method.queue.keys()[:BATCH]), fresh)
 
 
 def test_state__holds_c_exactly_and_the_encoder_stands_apart() -> None:

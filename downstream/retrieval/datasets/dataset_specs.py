@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from downstream.retrieval.datasets import cars, cub, grocery, inshop, sop
-from downstream.retrieval.datasets.labelled import LabelledImages, Split
+from downstream.retrieval.datasets.labeled_images import LabelledImages, Split
 from pretrain.core.errors import InputError
 
 Counts = dict[Split, tuple[int, int]]
 
 
 @dataclass(frozen=True)
-class Known:
+class DatasetSpec:
     """A published data set.
 
     Attributes:
@@ -37,7 +37,7 @@ class Known:
 
 
 KNOWN = {
-    "cub": Known(
+    "cub": DatasetSpec(
         "CUB-200-2011, birds",
         cub.read,
         {"train": (5_864, 100), "test": (5_924, 100)},
@@ -46,7 +46,7 @@ KNOWN = {
         ("CUB_200_2011.tgz",),
         {},
     ),
-    "cars": Known(
+    "cars": DatasetSpec(
         "Cars-196, models of cars",
         cars.read,
         {"train": (8_054, 98), "test": (8_131, 98)},
@@ -55,7 +55,7 @@ KNOWN = {
         ("car_ims.tgz", "cars_train.tgz", "cars_test.tgz", "car_devkit.tgz"),
         {},
     ),
-    "sop": Known(
+    "sop": DatasetSpec(
         "Stanford Online Products",
         sop.read,
         {"train": (59_551, 11_318), "test": (60_502, 11_316)},
@@ -64,7 +64,7 @@ KNOWN = {
         ("Stanford_Online_Products.zip",),
         {},
     ),
-    "inshop": Known(
+    "inshop": DatasetSpec(
         "In-Shop Clothes Retrieval",
         inshop.read,
         {"train": (25_882, 3_997), "query": (14_218, 3_985), "gallery": (12_612, 3_985)},
@@ -73,7 +73,7 @@ KNOWN = {
         ("img.zip", "In-shop Clothes Retrieval Benchmark.zip"),
         {"img.zip": "Img"},
     ),
-    "grocery": Known(
+    "grocery": DatasetSpec(
         "Grocery Store Dataset",
         grocery.read,
         {"train": (2_865, 38), "query": (1_149, 43), "gallery": (1_407, 43)},

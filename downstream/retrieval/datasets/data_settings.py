@@ -7,9 +7,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from downstream.retrieval.datasets import crops, folder
-from downstream.retrieval.datasets.known import KNOWN
-from downstream.retrieval.datasets.labelled import LabelledImages, coarse, within_training
+from downstream.retrieval.datasets import class_folders, crops
+from downstream.retrieval.datasets.dataset_specs import KNOWN
+from downstream.retrieval.datasets.labeled_images import LabelledImages, coarse, within_training
 from pretrain.core.settings import Settings
 
 
@@ -74,7 +74,7 @@ def _read(settings: DataSettings) -> LabelledImages:
     if settings.name in KNOWN:
         return KNOWN[settings.name].read(root)
     if settings.name == "folder":
-        return folder.read(root, settings.train_classes)
+        return class_folders.read(root, settings.train_classes)
     assert settings.annotations is not None, "checked by the settings"
     return crops.read(
         Path(settings.annotations).expanduser(),

@@ -21,7 +21,7 @@ from pretrain.core.run_files import CHECKPOINTS
 from pretrain.datasets.readers.coco import read
 from pretrain.datasets.records import ReadReport
 from pretrain.environment import machine, versions
-from pretrain.pretrained import Pretrained, load_pretrained
+from pretrain.pretrained import PretrainedEncoder, load_pretrained
 
 DEFAULT_CURVATURE = 0.05
 
@@ -108,7 +108,7 @@ def retrieve(options: Options, command: list[str]) -> tuple[Result, bool]:
 
 
 def _protocol(
-    options: Options, pretrained: Pretrained, report: ReadReport, ks: list[int]
+    options: Options, pretrained: PretrainedEncoder, report: ReadReport, ks: list[int]
 ) -> dict[str, Any]:
     """Everything that must agree for two recalls to be comparable."""
     return {
@@ -136,7 +136,7 @@ def _write_sheets(folder: Path, objects: Objects, found: Evaluation, context: fl
     return list(sheets)
 
 
-def _curvature(pretrained: Pretrained, asked: float | None) -> float:
+def _curvature(pretrained: PretrainedEncoder, asked: float | None) -> float:
     """The run's own curvature; a run without a ball takes the one asked for."""
     own = pretrained.description.curvature
     if asked is not None and not 0 < asked < float("inf"):
@@ -151,7 +151,7 @@ def _curvature(pretrained: Pretrained, asked: float | None) -> float:
     return own
 
 
-def row_name(pretrained: Pretrained) -> str:
+def row_name(pretrained: PretrainedEncoder) -> str:
     """The run's own name, else that of the folder it stands in, else the file's."""
     named = pretrained.description.config.get("name")
     if isinstance(named, str) and named:

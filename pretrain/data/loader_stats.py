@@ -10,7 +10,7 @@ STARVED = 0.05
 """Share of the time spent waiting for data from which on more workers are worth having."""
 
 
-class Feed:
+class LoaderStats:
     """Counts of one loader, from its first batch on, which also pays for the workers' start.
 
     Attributes:

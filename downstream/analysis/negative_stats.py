@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from downstream.analysis.embedded import Embedded, Tested
-from downstream.analysis.weights import (
+from downstream.analysis.embeddings import RunEmbeddings, TestSet
+from downstream.analysis.negative_weights import (
     Anchor,
     Weighting,
     cosines,
@@ -26,7 +26,7 @@ POINTS = 120
 
 
 @dataclass(frozen=True)
-class Weighed:
+class NegativeStats:
     """How one weighting treats A anchors.
 
     Attributes:
@@ -49,8 +49,8 @@ class Weighed:
 
 
 def weigh(
-    run: Embedded, anchors: Sequence[Anchor], ways: Sequence[Weighting], ranks: int
-) -> list[Weighed]:
+    run: RunEmbeddings, anchors: Sequence[Anchor], ways: Sequence[Weighting], ranks: int
+) -> list[NegativeStats]:
     """Weigh all negatives of every anchor, in float64, one anchor at a time.
 
     Args:
@@ -88,7 +88,7 @@ def weigh(
                 )
             )
     return [
-        Weighed(way, at, *(np.array(column) for column in zip(*rows, strict=True)))
+        NegativeStats(way, at, *(np.array(column) for column in zip(*rows, strict=True)))
         for way, rows in zip(ways, kept, strict=True)
     ]
 
@@ -105,14 +105,14 @@ def overlap(first: Rows, second: Rows) -> Floats:
     return np.asarray(found / (anchors * np.arange(1, length + 1)))
 
 
-def _points(run: Embedded, loss: LossSettings) -> Tensor:
+def _points(run: RunEmbeddings, loss: LossSettings) -> Tensor:
     """Points of the ball: the run's own, or for one of the sphere those its settings would give."""
     if run.points is not None:
         return run.points
     return ball_points(run.projections, loss.model_copy(update={"numerics": "exact"}))
 
 
-def tested_of(run: Embedded) -> Tested:
+def tested_of(run: RunEmbeddings) -> TestSet:
     """The tested images of a fine-tuned run.
 
     Raises:

@@ -18,29 +18,29 @@ from pretrain.export.detectron2_format import (
     read_detectron2,
 )
 from pretrain.export.features import LAYERS, timm_features, torchvision_features
+from pretrain.export.file_format import FileFormat, contiguous, save
 from pretrain.export.networks import FC_KEYS, WRITTEN, load_timm, load_torchvision
-from pretrain.export.target import Target, contiguous, save
 from pretrain.export.tensors import check_tensors
 from pretrain.models.backbones import TIMM, is_timm, timm_arguments
-from pretrain.pretrained import Pretrained
+from pretrain.pretrained import PretrainedEncoder
 
 INSTALL = "run `python tools/install_detectron2.py` in this environment first"
 
 
-class Torchvision(Target):
+class Torchvision(FileFormat):
     """A plain ``state_dict``, for ``torchvision.models.resnetXX``."""
 
     absent = FC_KEYS
 
-    def __init__(self, pretrained: Pretrained) -> None:
+    def __init__(self, pretrained: PretrainedEncoder) -> None:
         _torchvision_only("torchvision", pretrained)
         self.mean, self.std = pretrained.description.mean, pretrained.description.std
 
-    def write(self, pretrained: Pretrained, origin: Provenance, path: Path) -> None:
+    def write(self, pretrained: PretrainedEncoder, origin: Provenance, path: Path) -> None:
         """Write the backbone's state; the format has no room for its origin."""
         save(contiguous(pretrained.backbone), path)
 
-    def read(self, pretrained: Pretrained, path: Path) -> tuple[int, nn.Module]:
+    def read(self, pretrained: PretrainedEncoder, path: Path) -> tuple[int, nn.Module]:
         """Load into torchvision's network, strictly but for the classifier."""
         state = torch.load(path, map_location="cpu", weights_only=True)
         return load_torchvision(pretrained.description.encoder.backbone, state)
@@ -50,17 +50,17 @@ class Torchvision(Target):
         return torchvision_features(network, images, self.mean, self.std)
 
 
-class Safetensors(Target):
+class Safetensors(FileFormat):
     """The names of the backbone's own library in a safetensors file, with a header of strings."""
 
     suffix = ".safetensors"
 
-    def __init__(self, pretrained: Pretrained) -> None:
+    def __init__(self, pretrained: PretrainedEncoder) -> None:
         self.description = pretrained.description
         self.of_timm = is_timm(self.description.encoder.backbone)
         self.absent = () if self.of_timm else FC_KEYS
 
-    def write(self, pretrained: Pretrained, origin: Provenance, path: Path) -> None:
+    def write(self, pretrained: PretrainedEncoder, origin: Provenance, path: Path) -> None:
         """Write tensors and header."""
         encoder = self.description.encoder
         header = {
@@ -73,7 +73,7 @@ class Safetensors(Target):
             header["options"] = json.dumps(encoder.options)
         _write_safetensors(pretrained, origin, header, path)
 
-    def read(self, pretrained: Pretrained, path: Path) -> tuple[int, nn.Module]:
+    def read(self, pretrained: PretrainedEncoder, path: Path) -> tuple[int, nn.Module]:
         """Load by safetensors, into the network of the backbone's own library."""
         from safetensors.torch import load_file
 
@@ -90,7 +90,7 @@ class Safetensors(Target):
         return read(network, images, self.description.mean, self.description.std)
 
 
-class Timm(Target):
+class Timm(FileFormat):
     """A safetensors file for ``timm.create_model``, torchvision's ResNets among them.
 
     The header holds ``architecture`` and, as JSON, ``model_args`` and ``pretrained_cfg``:
@@ -99,13 +99,13 @@ class Timm(Target):
 
     suffix = ".safetensors"
 
-    def __init__(self, pretrained: Pretrained) -> None:
+    def __init__(self, pretrained: PretrainedEncoder) -> None:
         encoder = pretrained.description.encoder
         self.of_timm = is_timm(encoder.backbone)
         self.architecture = encoder.backbone.removeprefix(TIMM)
         self.arguments = timm_arguments(self.architecture, encoder.options)
 
-    def write(self, pretrained: Pretrained, origin: Provenance, path: Path) -> None:
+    def write(self, pretrained: PretrainedEncoder, origin: Provenance, path: Path) -> None:
         """Write tensors and header."""
         description = pretrained.description
         data = {
@@ -121,7 +121,7 @@ class Timm(Target):
         }
         _write_safetensors(pretrained, origin, header, path)
 
-    def read(self, pretrained: Pretrained, path: Path) -> tuple[int, nn.Module]:
+    def read(self, pretrained: PretrainedEncoder, path: Path) -> tuple[int, nn.Module]:
         """Load into the network that the header describes."""
         from safetensors.torch import load_file
 
@@ -139,17 +139,17 @@ class Timm(Target):
         }
 
 
-class Detectron2(Target):
+class Detectron2(FileFormat):
     """detectron2's names, in a ``.pth`` whose entries its checkpointer and ``hcl detect`` read.
 
     detectron2 honours ``matching_heuristics`` inside a ``.pth`` as well as inside a ``.pkl``;
     the ``.pth`` needs no unpickling of foreign objects.
     """
 
-    def __init__(self, pretrained: Pretrained) -> None:
+    def __init__(self, pretrained: PretrainedEncoder) -> None:
         _torchvision_only("detectron2", pretrained)
 
-    def write(self, pretrained: Pretrained, origin: Provenance, path: Path) -> None:
+    def write(self, pretrained: PretrainedEncoder, origin: Provenance, path: Path) -> None:
         """Write renamed tensors, the loader's flags and the header."""
         description = pretrained.description
         backbone = description.encoder.backbone
@@ -164,7 +164,7 @@ class Detectron2(Target):
         content = {"model": renamed, "__author__": "hcl", "matching_heuristics": True}
         save({**content, "hcl": header.model_dump()}, path)
 
-    def read(self, pretrained: Pretrained, path: Path) -> tuple[int, nn.Module]:
+    def read(self, pretrained: PretrainedEncoder, path: Path) -> tuple[int, nn.Module]:
         """Load by detectron2's checkpointer, under the prefix an FPN gives the backbone."""
         try:
             from detectron2.checkpoint import DetectionCheckpointer
@@ -200,7 +200,7 @@ class Detectron2(Target):
 
 
 def _write_safetensors(
-    pretrained: Pretrained, origin: Provenance, header: dict[str, str], path: Path
+    pretrained: PretrainedEncoder, origin: Provenance, header: dict[str, str], path: Path
 ) -> None:
     from safetensors.torch import save as serialise
 
@@ -217,7 +217,7 @@ def _read_header(path: Path) -> dict[str, str]:
     return header
 
 
-def _torchvision_only(target: str, pretrained: Pretrained) -> None:
+def _torchvision_only(target: str, pretrained: PretrainedEncoder) -> None:
     backbone = pretrained.description.encoder.backbone
     if is_timm(backbone):
         reader = ", which `hcl detect` reads" if target == "detectron2" else ""
@@ -237,7 +237,7 @@ _TARGETS: dict[str, type[Torchvision] | type[Detectron2] | type[Safetensors] | t
 TARGETS = tuple(_TARGETS)
 
 
-def build_target(name: str, pretrained: Pretrained) -> Target:
+def build_format(name: str, pretrained: PretrainedEncoder) -> FileFormat:
     """The format called ``name``, one of ``TARGETS``.
 
     Raises:

@@ -43,7 +43,7 @@ class Background:
 
 
 @dataclass(frozen=True)
-class Drawn:
+class ObjectImage:
     """A drawn object; ``name`` says which individual it is, where those are given ones."""
 
     sprite: Sprite
@@ -83,7 +83,7 @@ class Source(Protocol):
 
     def draw_object(
         self, category: Category, pixels: int, light: Light, rng: np.random.Generator
-    ) -> Drawn:
+    ) -> ObjectImage:
         """A random member of ``category`` in a random pose, longest side about ``pixels``."""
         ...
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pretrain.core.errors import InputError
-from pretrain.data import streams
+from pretrain.data import random_streams
 from pretrain.data.index import Index
 from pretrain.data.views import ViewSettings, count_objects
 
@@ -23,7 +23,7 @@ def choose_row(index: Index, settings: ViewSettings, *, seed: int, epoch: int, r
     """
     if not settings.resample_weak_images or _suffices(index, settings, row):
         return row
-    rng = streams.generator(seed, epoch, row, streams.RESAMPLING)
+    rng = random_streams.generator(seed, epoch, row, random_streams.RESAMPLING)
     other = row
     for _ in range(DRAWS):
         other = int(rng.integers(len(index)))

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from pretrain.export.detectron2_format import Provenance
-from pretrain.pretrained import Pretrained
+from pretrain.pretrained import PretrainedEncoder
 
 
-class Target(ABC):
+class FileFormat(ABC):
     """One format.
 
     Attributes:
@@ -25,11 +25,11 @@ class Target(ABC):
     absent: tuple[str, ...] = ()
 
     @abstractmethod
-    def write(self, pretrained: Pretrained, origin: Provenance, path: Path) -> None:
+    def write(self, pretrained: PretrainedEncoder, origin: Provenance, path: Path) -> None:
         """Write the backbone to ``path``."""
 
     @abstractmethod
-    def read(self, pretrained: Pretrained, path: Path) -> tuple[int, nn.Module]:
+    def read(self, pretrained: PretrainedEncoder, path: Path) -> tuple[int, nn.Module]:
         """Load ``path`` by the format's own library.
 
         Returns:

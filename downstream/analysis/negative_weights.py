@@ -138,7 +138,7 @@ def _gaps(space: Space, row: int, keys: Rows) -> Floats:
     block = max(1, _BUDGET // space.width)
     query = np.array([row])
     parts = [
-        space.gaps(query, keys[start : start + block][None])[0]
+        space.ranking_distances(query, keys[start : start + block][None])[0]
         for start in range(0, len(keys), block)
     ]
     return np.concatenate(parts)

@@ -37,7 +37,7 @@ _OWN_KEYS = {"sphere": "loss.temperature_spherical", "ball": "loss.temperature_h
 
 
 @dataclass(frozen=True)
-class Finished:
+class FinishedRun:
     """One run.
 
     Attributes:
@@ -104,7 +104,7 @@ class Finished:
         return known[name]
 
 
-def read_finished(path: Path) -> Finished:
+def read_finished(path: Path) -> FinishedRun:
     """Read a run: its ``result.json``, and the ``config.yaml`` beside it or of its checkpoint.
 
     Args:
@@ -134,7 +134,7 @@ def read_finished(path: Path) -> Finished:
         step=result.provenance.get("step"),
         fingerprint=fingerprint,
     )
-    return Finished(source, result, flat(read_yaml(config)))
+    return FinishedRun(source, result, flat(read_yaml(config)))
 
 
 def _result_file(path: Path) -> Path:

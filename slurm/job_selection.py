@@ -10,7 +10,7 @@ from pretrain.core.errors import InputError
 
 if TYPE_CHECKING:
     from slurm.job import Job
-    from slurm.queue import Entry
+    from slurm.job_queue import Entry
 
 FOLDER = "runs/jobs"
 
@@ -46,7 +46,7 @@ def chosen_jobs(arguments: argparse.Namespace) -> list[Job]:
 
 def try_queue() -> tuple[dict[str, Entry] | None, str]:
     """Slurm's queue; None and why where it does not answer."""
-    from slurm.queue import queue
+    from slurm.job_queue import queue
 
     try:
         return queue(), ""

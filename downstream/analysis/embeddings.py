@@ -17,13 +17,13 @@ from downstream.results.analysis_record import Source
 from downstream.retrieval.datasets import LabelledImages, open_images
 from downstream.retrieval.embed import QUALITY, to_ball
 from downstream.retrieval.embed import embed as embed_objects
+from downstream.retrieval.finetune.finetuned_model import load_finetuned, with_overrides
 from downstream.retrieval.finetune.loss import ball_points
 from downstream.retrieval.finetune.score import embed as embed_images
 from downstream.retrieval.finetune.settings import FinetuneSettings
-from downstream.retrieval.finetune.tuned import load_tuned, with_overrides
 from downstream.retrieval.objects import choose_objects
+from downstream.retrieval.run_evaluation import device_of
 from downstream.retrieval.spaces import Floats, Rows
-from downstream.retrieval.task import device_of
 from pretrain.core.errors import InputError
 from pretrain.core.files import sha256
 from pretrain.datasets.readers.coco import read
@@ -35,7 +35,7 @@ BATCH = 128
 
 
 @dataclass(frozen=True)
-class Tested:
+class TestSet:
     """How a fine-tuned run was trained, and the images it is tested on.
 
     Attributes:
@@ -77,7 +77,7 @@ class Scenes:
 
 
 @dataclass(frozen=True)
-class Embedded:
+class RunEmbeddings:
     """N embeddings of one run or file, on the CPU.
 
     Attributes:
@@ -101,7 +101,7 @@ class Embedded:
     clip_radius: float | None
     labels: NDArray[np.int64]
     classes: tuple[str, ...]
-    tested: Tested | None = None
+    tested: TestSet | None = None
     scenes: Scenes | None = None
 
 
@@ -139,7 +139,7 @@ def load(
     images: Path | None = None,
     device: str = "auto",
     split: Literal["test", "train"] = "test",
-) -> Embedded:
+) -> RunEmbeddings:
     """Embed what a run is tested on, or read embeddings.
 
     Args:
@@ -166,9 +166,9 @@ def load(
 
 def from_tuned(
     path: Path, overrides: Sequence[str], device: str, split: Literal["test", "train"] = "test"
-) -> Embedded:
+) -> RunEmbeddings:
     """The test or training images of a run of ``hcl retrieve train``; see :func:`load`."""
-    tuned = with_overrides(load_tuned(path), overrides, source="hcl analyze")
+    tuned = with_overrides(load_finetuned(path), overrides, source="hcl analyze")
     tuned.network.to(device_of(device))
     settings = tuned.settings
     images = open_images(settings.data)
@@ -187,7 +187,7 @@ def from_tuned(
     if settings.loss.geometry != "sphere":
         # Without the released epsilons, whatever the training had.
         points = ball_points(projections, settings.loss.model_copy(update={"numerics": "exact"}))
-    return Embedded(
+    return RunEmbeddings(
         source=Source(
             name=settings.name or Path(settings.output).name,
             path=str(path),
@@ -202,11 +202,11 @@ def from_tuned(
         clip_radius=None if points is None else settings.loss.clip_radius,
         labels=images.labels[rows],
         classes=images.classes,
-        tested=Tested(settings, images, rows, queries, keys),
+        tested=TestSet(settings, images, rows, queries, keys),
     )
 
 
-def from_pretrained(path: Path, annotations: Path, images: Path, device: str) -> Embedded:
+def from_pretrained(path: Path, annotations: Path, images: Path, device: str) -> RunEmbeddings:
     """Object crops and scenes of a COCO-format set by a run of ``hcl pretrain``."""
     pretrained = load_pretrained(path)
     report = read(annotations, images, on_bad_box="error")
@@ -225,7 +225,7 @@ def from_pretrained(path: Path, annotations: Path, images: Path, device: str) ->
     shown = np.unique(objects.image)
     c, clip = about.curvature, about.clip_radius
     named = about.config.get("name")
-    return Embedded(
+    return RunEmbeddings(
         source=Source(
             name=str(named) if named else path.resolve().name,
             path=str(path),
@@ -252,7 +252,7 @@ def from_pretrained(path: Path, annotations: Path, images: Path, device: str) ->
     )
 
 
-def from_arrays(path: Path) -> Embedded:
+def from_arrays(path: Path) -> RunEmbeddings:
     """Embeddings of an ``.npz``: ``embeddings`` (N, D), ``labels`` (N,), ``ball`` (N, E), ``c``."""
     if not path.is_file():
         raise InputError(f"{path}: no such file; name an .npz of embeddings or a run folder")
@@ -285,7 +285,7 @@ def from_arrays(path: Path) -> Embedded:
         c = float(arrays["c"].item())
         if not (c > 0 and float((c * points.square().sum(1)).max()) < 1):
             raise InputError(f"{path}: 'ball' has points outside the ball of c={c:g}; check 'c'")
-    return Embedded(
+    return RunEmbeddings(
         source=Source(name=path.stem, path=str(path), sha256=sha256(path)),
         features=None,
         projections=embeddings,

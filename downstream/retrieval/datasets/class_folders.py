@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from downstream.retrieval.datasets.labelled import (
+from downstream.retrieval.datasets.labeled_images import (
     SPLITS,
     Item,
     LabelledImages,

@@ -151,7 +151,7 @@ def _rerank(ranking: Ranking, rows: Rows, candidates: Rows) -> tuple[Rows, Float
     """Order ``candidates`` (Q, M) by gap, then index; a row's own index and repeats come last."""
     # Sorted by index first: the stable sort then keeps the lower index before its equals.
     candidates = np.sort(candidates, axis=1)
-    gaps = ranking.gaps(rows, candidates)
+    gaps = ranking.ranking_distances(rows, candidates)
     gaps[candidates == rows[:, None]] = np.inf
     gaps[:, 1:][candidates[:, 1:] == candidates[:, :-1]] = np.inf
     order = np.argsort(gaps, axis=1, kind="stable")
@@ -164,7 +164,7 @@ def _by_differences(ranking: Ranking, row: int, k: int, keys: Rows) -> tuple[Row
     query = np.array([row])
     gaps = np.concatenate(
         [
-            ranking.gaps(query, keys[start : start + block][None])[0]
+            ranking.ranking_distances(query, keys[start : start + block][None])[0]
             for start in range(0, len(keys), block)
         ]
     )

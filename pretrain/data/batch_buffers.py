@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
-from pretrain.data.blocks import Blocks, shared_memory, split, view_bytes
 from pretrain.data.decode import Scratch
 from pretrain.data.plan import Batch, Sources, ViewPlan
+from pretrain.data.shared_memory import Blocks, shared_memory, split, view_bytes
 from pretrain.data.views import Window, resize
 
 
@@ -43,7 +43,7 @@ class Memory:
         self.block = None
 
 
-class Target(Protocol):
+class BatchBuffer(Protocol):
     """Takes the images of a batch, one place after the other."""
 
     def scratch(self, place: int) -> Scratch:
@@ -64,7 +64,7 @@ class Target(Protocol):
         """All pixels, uint8 (N,), for ``blocks.fill``; gives the batch its sources, if any."""
 
 
-class ViewTarget:
+class ViewBuffer:
     """Views cut into the memory of their batch."""
 
     def __init__(self, plan: ViewPlan, count: int, memory: Memory) -> None:
@@ -95,7 +95,7 @@ class ViewTarget:
         return self._pixels
 
 
-class ImageTarget:
+class ImageBuffer:
     """Whole images, decoded into the memory of their batch where the decoder can.
 
     Args:

@@ -16,7 +16,7 @@ from pretrain.core.settings import parse
 
 
 @dataclass(frozen=True)
-class Tuned:
+class FinetunedModel:
     """A network in evaluation mode, and where it came from."""
 
     network: Network
@@ -25,7 +25,7 @@ class Tuned:
     step: int
 
 
-def is_tuned(source: Path) -> bool:
+def is_finetuned(source: Path) -> bool:
     """Whether this is a run folder or checkpoint of ``hcl retrieve train``.
 
     Raises:
@@ -37,7 +37,7 @@ def is_tuned(source: Path) -> bool:
     return found is not None and "architecture" in found[1]
 
 
-def load_tuned(source: Path) -> Tuned:
+def load_finetuned(source: Path) -> FinetunedModel:
     """Read a run folder of ``hcl retrieve train`` (its newest checkpoint) or one checkpoint.
 
     Raises:
@@ -65,10 +65,12 @@ def load_tuned(source: Path) -> Tuned:
             f"{path}: its tensors are not those of {architecture.backbone} as installed here "
             "(another version of its library?)"
         ) from None
-    return Tuned(network.eval(), settings, path, int(state["step"]))
+    return FinetunedModel(network.eval(), settings, path, int(state["step"]))
 
 
-def with_overrides(tuned: Tuned, overrides: Sequence[str], *, source: str) -> Tuned:
+def with_overrides(
+    tuned: FinetunedModel, overrides: Sequence[str], *, source: str
+) -> FinetunedModel:
     """The same network, to be tested on other data or in another way.
 
     Args:

@@ -4,8 +4,8 @@ import time
 
 import pytest
 
-from pretrain.data import feed
-from pretrain.data.feed import Feed
+from pretrain.data import loader_stats
+from pretrain.data.loader_stats import LoaderStats
 
 
 class Clock:
@@ -19,13 +19,13 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(feed.time, "perf_counter", clock)
+    monkeypatch.setattr(loader_stats.time, "perf_counter", clock)
     return clock
 
 
-def run(clock: Clock, workers: int, *, wait: float, compute: float, work: float) -> Feed:
+def run(clock: Clock, workers: int, *, wait: float, compute: float, work: float) -> LoaderStats:
     """Eleven batches of 32, the first of which comes late, as it does."""
-    found = Feed(workers)
+    found = LoaderStats(workers)
     for number in range(11):
         with found.waiting():
             clock.now += wait if number else 30
@@ -58,7 +58,7 @@ def test_without_workers(clock):
 
 
 def test_before_there_is_anything_to_say():
-    found = Feed(2)
+    found = LoaderStats(2)
     assert found.summary() == "data: not yet two batches"
     assert found.wait_share == found.busy_share == found.seconds == 0
     with found.waiting():
