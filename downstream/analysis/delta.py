@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from typing import Any
 
 import numpy as np
@@ -13,43 +12,44 @@ from torch.nn import functional as F
 from downstream.analysis import draw
 from downstream.analysis.embeddings import RunEmbeddings, check_options, load
 from downstream.analysis.findings import Findings
+from downstream.analysis.options import DeltaOptions
 from downstream.figures.style import color_of
 from downstream.retrieval.hyperbolicity import DISK, Delta, Distances, subset_deltas
 from pretrain.geometry import poincare
 
 
-def analyse(arguments: argparse.Namespace) -> Findings:
+def analyse(options: DeltaOptions) -> Findings:
     """δ of the features, of the head's outputs and directions, and of the points of the ball.
 
     Raises:
         InputError: embeddings that cannot be used.
     """
     check_options(
-        arguments.runs,
-        overrides=arguments.overrides,
-        annotations=arguments.annotations,
-        images=arguments.images,
-        split=arguments.split,
+        options.runs,
+        overrides=options.overrides,
+        annotations=options.annotations,
+        images=options.images,
+        split=options.split,
     )
     run = load(
-        arguments.runs[0],
-        overrides=arguments.overrides,
-        annotations=arguments.annotations,
-        images=arguments.images,
-        device=arguments.device,
-        split=arguments.split,
+        options.runs[0],
+        overrides=options.overrides,
+        annotations=options.annotations,
+        images=options.images,
+        device=options.device,
+        split=options.split,
     )
     measured = {
         name: subset_deltas(
             points,
             distances,
-            samples=arguments.samples,
-            times=arguments.repeats,
-            seed=arguments.seed,
+            samples=options.samples,
+            times=options.repeats,
+            seed=options.seed,
         )
         for name, (points, distances) in spaces(run).items()
     }
-    taken = min(arguments.samples, len(run.projections))
+    taken = min(options.samples, len(run.projections))
     count = len(next(iter(measured.values())))
     values: dict[str, Any] = {
         "points": len(run.projections),

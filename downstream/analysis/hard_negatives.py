@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
@@ -20,6 +19,7 @@ from downstream.analysis.negative_weights import (
     own_weighting,
     weightings,
 )
+from downstream.analysis.options import HardNegativesOptions
 from downstream.retrieval.spaces import Rows
 from pretrain.core.errors import InputError
 
@@ -31,16 +31,13 @@ ALIKE = 0.999
 """Overlap from which two rankings count as one: near ties may be broken by the last bit."""
 
 
-def analyse(arguments: argparse.Namespace) -> Findings:
+def analyse(options: HardNegativesOptions) -> Findings:
     """Weights against rank, overlap of the hardest negatives, and a gallery of them.
 
     Raises:
         InputError: runs or data that cannot be used, or two runs of different images.
     """
-    runs = [
-        load(path, overrides=arguments.overrides, device=arguments.device)
-        for path in arguments.runs
-    ]
+    runs = [load(path, overrides=options.overrides, device=options.device) for path in options.runs]
     tested = [tested_of(run) for run in runs]
     for run, beside in pairwise(runs):
         if run.source.fingerprint != beside.source.fingerprint:
@@ -50,7 +47,7 @@ def analyse(arguments: argparse.Namespace) -> Findings:
             )
     anchors = list(
         choose_anchors(
-            runs[0].labels, tested[0].queries, tested[0].keys, arguments.anchors, arguments.seed
+            runs[0].labels, tested[0].queries, tested[0].keys, options.anchors, options.seed
         )
     )
     if not anchors:
@@ -61,8 +58,8 @@ def analyse(arguments: argparse.Namespace) -> Findings:
     weighed, own = [], []
     for run, about in zip(runs, tested, strict=True):
         loss = about.settings.loss
-        ways = weightings(loss, arguments.temperature_spherical, arguments.temperature_hyperbolic)
-        *listed, itself = weigh(run, anchors, [*ways, own_weighting(loss)], arguments.ranks)
+        ways = weightings(loss, options.temperature_spherical, options.temperature_hyperbolic)
+        *listed, itself = weigh(run, anchors, [*ways, own_weighting(loss)], options.ranks)
         weighed.append(listed)
         own.append(itself)
     names = _names(runs)
@@ -76,7 +73,7 @@ def analyse(arguments: argparse.Namespace) -> Findings:
         overlap_figure(overlaps, chance, len(anchors)),
         gallery(
             tested[0],
-            anchors[: arguments.gallery],
+            anchors[: options.gallery],
             (name, hardest[:, :SHOWN]),
             (other, others[:, :SHOWN]),
         ),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +13,7 @@ from downstream.analysis import draw
 from downstream.analysis.correlation import correlate
 from downstream.analysis.embeddings import RunEmbeddings, Scenes, check_options, load
 from downstream.analysis.findings import Findings
+from downstream.analysis.options import NormsOptions
 from downstream.figures.style import color_of, short
 from downstream.retrieval.spaces import Floats
 from pretrain.geometry import poincare
@@ -68,27 +68,27 @@ class Norms:
         return self.distances, "distance from the centre"
 
 
-def analyse(arguments: argparse.Namespace) -> Findings:
+def analyse(options: NormsOptions) -> Findings:
     """Histograms by run, quantiles by class, and norms against the objects of a scene.
 
     Raises:
         InputError: embeddings that cannot be used.
     """
     check_options(
-        arguments.runs,
-        overrides=arguments.overrides,
-        annotations=arguments.annotations,
-        images=arguments.images,
+        options.runs,
+        overrides=options.overrides,
+        annotations=options.annotations,
+        images=options.images,
     )
     runs: list[Norms] = []
     sources = []
-    for path in arguments.runs:
+    for path in options.runs:
         embedded = load(
             path,
-            overrides=arguments.overrides,
-            annotations=arguments.annotations,
-            images=arguments.images,
-            device=arguments.device,
+            overrides=options.overrides,
+            annotations=options.annotations,
+            images=options.images,
+            device=options.device,
         )
         source = embedded.source
         sources.append(source)

@@ -1,156 +1,171 @@
-"""The options of each analysis; nothing heavy is loaded for them."""
+"""What each analysis is asked for; its arguments are made from this. Nothing heavy is loaded."""
 
 from __future__ import annotations
 
-import argparse
+import re
 from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
 
-from pretrain.core.arguments import add_fresh, add_output, natural, positive, positive_int
+from pydantic import Field
 
-KINDS = {
-    "hard-negatives": "Weights of the negatives against their rank for sphere, ball and mixture; "
-    "overlap and gallery of the hardest negatives of two models, or of one in both geometries.",
-    "delta": "Delta-hyperbolicity of features and embeddings, in both definitions, and the "
-    "curvature that would fit.",
-    "norms": "Norms of embeddings and distances from the centre of the ball: by run, by class, "
-    "and for pretraining runs against the number of objects.",
-    "sweep": "A metric of finished runs over one of their settings, such as a temperature or the "
-    "curvature, mean and deviation over seeds.",
+from pretrain.core.arguments import Option
+from pretrain.core.errors import InputError
+from pretrain.core.settings import Settings
+
+# Where a path is meant to stand: a setting.
+_OVERRIDE = re.compile(r"[a-z_]+(\.\w+)+=")
+
+Count = Annotated[int, Field(ge=1)]
+Temperatures = Annotated[tuple[Annotated[float, Field(gt=0)], ...], Option("T")]
+Seed = Annotated[int, Field(ge=0), Option("N")]
+Items = Annotated[tuple[str, ...], Option("RUN", positional=True)]
+
+
+class Options(Settings):
+    """Of every analysis.
+
+    Attributes:
+        output: where figures, report.html and analysis.json go.
+        fresh: replace another analysis in that folder.
+    """
+
+    output: Annotated[Path, Option("DIR", short="-o")]
+    fresh: bool = False
+
+    def chosen(self) -> dict[str, Any]:
+        """What is asked for, without where and how; plain values."""
+        return self.model_dump(mode="json", exclude={"output", "fresh", "device", "items"})
+
+
+class OfRuns(Options):
+    """Of an analysis of networks.
+
+    Attributes:
+        items: run folder or checkpoint of `hcl retrieve train`; of `hcl pretrain`, with
+            --annotations and --images; or an .npz with embeddings (N, D), labels (N,) and, where
+            there is a ball, ball (N, D) and c. key=value tests fine-tuned runs on other data, as
+            in data.root=DIR.
+        device: auto, cpu, cuda or one such as cuda:1.
+    """
+
+    MOST: ClassVar[int | None] = None
+    """Runs of one analysis."""
+
+    items: Items
+    device: str = "auto"
+
+    @property
+    def overrides(self) -> tuple[str, ...]:
+        """The settings among the items."""
+        return tuple(w for w in self.items if _OVERRIDE.match(w) and not Path(w).exists())
+
+    @property
+    def runs(self) -> tuple[Path, ...]:
+        """The others.
+
+        Raises:
+            InputError: none or too many.
+        """
+        found = tuple(Path(word) for word in self.items if word not in self.overrides)
+        if not found or (self.MOST is not None and len(found) > self.MOST):
+            wanted = {1: "one RUN", 2: "one or two RUNs"}.get(self.MOST or 0, "at least one RUN")
+            raise InputError(f"needs {wanted}, got {len(found)}; see --help")
+        return found
+
+    def chosen(self) -> dict[str, Any]:
+        """Also the runs and the settings, told apart."""
+        runs = [str(run) for run in self.runs]
+        return super().chosen() | {"overrides": list(self.overrides), "runs": runs}
+
+
+class OfObjects(OfRuns):
+    """Of an analysis that also takes pretraining runs.
+
+    Attributes:
+        annotations: COCO-format objects, for pretraining.
+        images: folder of their images.
+    """
+
+    annotations: Annotated[Path | None, Option("JSON")] = None
+    images: Annotated[Path | None, Option("DIR")] = None
+
+
+class HardNegativesOptions(OfRuns):
+    """Weights of the negatives against their rank for sphere, ball and mixture.
+
+    Also overlap and gallery of the hardest negatives of two models, or of one in both geometries.
+
+    Attributes:
+        items: run folder or checkpoint of `hcl retrieve train`; a second one to compare it with;
+            and key=value to test both on other data, such as data.root=DIR.
+        anchors: drawn.
+        ranks: hardest negatives whose overlap is taken.
+        gallery: anchors in the gallery.
+        temperature_spherical: show the sphere at these temperatures; default: the run's own.
+        temperature_hyperbolic: show the ball at these temperatures; default: the run's own.
+        seed: of what is drawn.
+    """
+
+    MOST = 2
+
+    anchors: Annotated[Count, Option("N")] = 200
+    ranks: Annotated[Count, Option("N")] = 100
+    gallery: Annotated[Count, Option("N")] = 4
+    temperature_spherical: Temperatures = ()
+    temperature_hyperbolic: Temperatures = ()
+    seed: Seed = 0
+
+
+class DeltaOptions(OfObjects):
+    """Delta-hyperbolicity of features and embeddings, and the curvature that would fit.
+
+    By both of the definitions in use.
+
+    Attributes:
+        samples: points of a subset.
+        repeats: random subsets.
+        split: which images of a fine-tuned run's set.
+        seed: of what is drawn.
+    """
+
+    MOST = 1
+
+    samples: Annotated[int, Field(ge=4), Option("N")] = 2000
+    repeats: Annotated[Count, Option("N")] = 10
+    split: Literal["test", "train"] = "test"
+    seed: Seed = 0
+
+
+class NormsOptions(OfObjects):
+    """Norms of embeddings and distances from the center of the ball, by run and by class.
+
+    Of pretraining runs also against the number of objects.
+    """
+
+
+class SweepOptions(Options):
+    """A metric of finished runs over one of their settings, mean and deviation over seeds.
+
+    The setting may be a temperature or the curvature, for example.
+
+    Attributes:
+        runs: folder of a finished run of `hcl retrieve train`, or of a result of `hcl retrieve`.
+        over: the setting, as in loss.curvature; loss.temperature: that of the run's own geometry.
+        metric: of result.json; 'own' stands for the ranking of the run's own geometry.
+        by: a line for each value of it, as in loss.geometry.
+        allow: other settings in which the runs may differ.
+    """
+
+    runs: Annotated[tuple[Path, ...], Option("RUN", positional=True)]
+    over: Annotated[str, Option("KEY")]
+    metric: Annotated[tuple[str, ...], Option("NAME")] = ("recall/head/own@1",)
+    by: Annotated[str | None, Option("KEY")] = None
+    allow: Annotated[tuple[str, ...], Option("KEY")] = ()
+
+
+KINDS: dict[str, type[Options]] = {
+    "hard-negatives": HardNegativesOptions,
+    "delta": DeltaOptions,
+    "norms": NormsOptions,
+    "sweep": SweepOptions,
 }
-
-MOST_RUNS = {"hard-negatives": 2, "delta": 1}
-
-
-def add_arguments(kind: str, parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of one analysis."""
-    {
-        "hard-negatives": _hard_negatives,
-        "delta": _delta,
-        "norms": _norms,
-        "sweep": _sweep,
-    }[kind](parser)
-    add_output(parser, "where figures, report.html and analysis.json go")
-    add_fresh(parser, "replace another analysis in that folder")
-
-
-def _hard_negatives(made: argparse.ArgumentParser) -> None:
-    add = made.add_argument
-    add(
-        "items",
-        nargs="+",
-        metavar="RUN",
-        help="run folder or checkpoint of `hcl retrieve train`; a second one to compare it with; "
-        "and key=value to test both on other data, such as data.root=DIR",
-    )
-    add("--anchors", type=positive_int, default=200, metavar="N", help="drawn (default: 200)")
-    add(
-        "--ranks",
-        type=positive_int,
-        default=100,
-        metavar="N",
-        help="hardest negatives whose overlap is taken (default: 100)",
-    )
-    add(
-        "--gallery",
-        type=positive_int,
-        default=4,
-        metavar="N",
-        help="anchors in the gallery (default: 4)",
-    )
-    for name, of in (("spherical", "sphere"), ("hyperbolic", "ball")):
-        add(
-            f"--temperature-{name}",
-            type=positive,
-            nargs="+",
-            default=[],
-            metavar="T",
-            help=f"show the {of} at these temperatures (default: the run's own)",
-        )
-    _seed(made)
-    _device(made)
-
-
-def _delta(made: argparse.ArgumentParser) -> None:
-    add = made.add_argument
-    add("items", nargs="+", metavar="RUN", help=_EMBEDDED)
-    add("--samples", type=_several, default=2000, metavar="N", help="points of a subset (2000)")
-    add(
-        "--repeats", type=positive_int, default=10, metavar="N", help="random subsets (default: 10)"
-    )
-    add(
-        "--split",
-        choices=["test", "train"],
-        default="test",
-        help="which images of a fine-tuned run's set (default: test)",
-    )
-    _objects(made)
-    _seed(made)
-    _device(made)
-
-
-def _norms(made: argparse.ArgumentParser) -> None:
-    made.add_argument("items", nargs="+", metavar="RUN", help=_EMBEDDED)
-    _objects(made)
-    _device(made)
-
-
-def _sweep(made: argparse.ArgumentParser) -> None:
-    add = made.add_argument
-    add(
-        "runs",
-        type=Path,
-        nargs="+",
-        metavar="RUN",
-        help="folder of a finished run of `hcl retrieve train`, or of a result of `hcl retrieve`",
-    )
-    add(
-        "--over",
-        required=True,
-        metavar="KEY",
-        help="the setting, as in loss.curvature; loss.temperature: that of the run's own geometry",
-    )
-    add(
-        "--metric",
-        nargs="+",
-        default=["recall/head/own@1"],
-        metavar="NAME",
-        help="of result.json; 'own' stands for the ranking of the run's own geometry "
-        "(default: recall/head/own@1)",
-    )
-    add("--by", metavar="KEY", help="a line for each value of it, as in loss.geometry")
-    add(
-        "--allow",
-        nargs="+",
-        default=[],
-        metavar="KEY",
-        help="other settings in which the runs may differ",
-    )
-
-
-_EMBEDDED = (
-    "run folder or checkpoint of `hcl retrieve train`; of `hcl pretrain`, with --annotations and "
-    "--images; or an .npz with embeddings (N, D), labels (N,) and, where there is a ball, ball "
-    "(N, D) and c. key=value tests fine-tuned runs on other data, as in data.root=DIR"
-)
-
-
-def _objects(made: argparse.ArgumentParser) -> None:
-    add = made.add_argument
-    add("--annotations", type=Path, metavar="JSON", help="COCO-format objects, for pretraining")
-    add("--images", type=Path, metavar="DIR", help="folder of their images")
-
-
-def _seed(made: argparse.ArgumentParser) -> None:
-    made.add_argument(
-        "--seed", type=natural, default=0, metavar="N", help="of what is drawn (default: 0)"
-    )
-
-
-def _device(made: argparse.ArgumentParser) -> None:
-    made.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 ...")
-
-
-def _several(text: str) -> int:
-    if not text.isdecimal() or int(text) < 4:
-        raise argparse.ArgumentTypeError(f"must be a whole number from 4, got '{text}'")
-    return int(text)

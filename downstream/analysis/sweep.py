@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import math
 import statistics
 from collections import Counter
@@ -13,6 +12,7 @@ from typing import Any
 from downstream.analysis import draw
 from downstream.analysis.findings import Findings
 from downstream.analysis.finished_run import OWN_TEMPERATURE, FinishedRun, read_finished
+from downstream.analysis.options import SweepOptions
 from downstream.figures.style import color_of
 from pretrain.core.errors import InputError
 
@@ -44,35 +44,35 @@ class Point:
         return statistics.stdev(self.results) if len(self.results) > 1 else None
 
 
-def analyse(arguments: argparse.Namespace) -> Findings:
+def analyse(options: SweepOptions) -> Findings:
     """Group finished runs by a setting, and draw a metric over it.
 
     Raises:
         InputError: runs that are not finished, have no such setting or metric, or differ in
             something else.
     """
-    runs = [read_finished(path) for path in arguments.runs]
+    runs = [read_finished(path) for path in options.runs]
     _check_distinct(runs)
-    points = group(runs, arguments.over, arguments.metric, arguments.by)
+    points = group(runs, options.over, options.metric, options.by)
     check_alike(
         runs,
-        varied=[arguments.over, *([arguments.by] if arguments.by else [])],
-        allowed=arguments.allow,
+        varied=[options.over, *([options.by] if options.by else [])],
+        allowed=options.allow,
     )
     values: dict[str, Any] = {"runs": len(runs)}
     for point in points:
         name = " / ".join(part for part in (point.line, point.metric) if part)
-        values.setdefault(name, {})[f"{arguments.over} = {point.value}"] = {
+        values.setdefault(name, {})[f"{options.over} = {point.value}"] = {
             "mean": point.mean,
             **({} if point.deviation is None else {"deviation": point.deviation}),
             "runs": len(point.results),
         }
     return Findings(
-        title=f"{', '.join(arguments.metric)} over {arguments.over}",
+        title=f"{', '.join(options.metric)} over {options.over}",
         sources=[run.source for run in runs],
         values=values,
-        drawn=[_figure(points, arguments.over)],
-        notes=_notes(points, arguments),
+        drawn=[_figure(points, options.over)],
+        notes=_notes(points, options),
         warnings=_warnings(points),
     )
 
@@ -224,9 +224,9 @@ def _numeric_axis(axes: Any, values: Sequence[float]) -> None:
         axes.set_xticks([], minor=True)
 
 
-def _notes(points: Sequence[Point], arguments: argparse.Namespace) -> list[str]:
+def _notes(points: Sequence[Point], options: SweepOptions) -> list[str]:
     notes = []
-    if any("/own@" in metric for metric in arguments.metric):
+    if any("/own@" in metric for metric in options.metric):
         notes.append(
             "'own' is the ranking of the run's own geometry: cosine for the sphere, hyperbolic "
             "distance for the ball, the fused score for the mixture."

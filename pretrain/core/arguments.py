@@ -52,7 +52,7 @@ def add_settings(parser: argparse._ActionsContainer, kind: type[Settings]) -> No
         keywords = _keywords(field)
         text = documentation(kind, name).removesuffix(".")
         default = keywords.get("default")
-        if default not in (None, (), False) and not option.positional:
+        if default is not None and default != () and not option.positional:
             shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
             text = f"{text} (default: {shown})"
         keywords["help"] = text.replace("%", "%%")
@@ -152,10 +152,8 @@ def _keywords(field: FieldInfo) -> dict[str, Any]:
 def _type(annotation: Any, limits: list[Any]) -> Callable[[str], Any]:
     least = next((item.ge for item in limits if hasattr(item, "ge")), None)
     above = next((item.gt for item in limits if hasattr(item, "gt")), None)
-    if annotation is int and least == 1:
-        return positive_int
-    if annotation is int and least == 0:
-        return natural
+    if annotation is int and least is not None:
+        return at_least(least)
     if annotation is float and above == 0:
         return positive
     if annotation is float and least == 0:
@@ -165,18 +163,18 @@ def _type(annotation: Any, limits: list[Any]) -> Callable[[str], Any]:
     return kind
 
 
-def positive_int(text: str) -> int:
-    """A whole number from 1."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number from 1, got '{text}'")
-    return int(text)
+def at_least(least: int) -> Callable[[str], int]:
+    """The type of a whole number from ``least``, which is not negative."""
+
+    def read(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"must be a whole number from {least}, got '{text}'")
+        return int(text)
+
+    return read
 
 
-def natural(text: str) -> int:
-    """A whole number from 0."""
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"must be a whole number from 0, got '{text}'")
-    return int(text)
+positive_int = at_least(1)
 
 
 def positive(text: str) -> float:
