@@ -28,7 +28,7 @@ if len(sys.argv) > 1:
     run = sys.argv[1]
 else:
     run = f"{work}/run"
-    hcl.main(f"data scenes -o {work}/scenes --images 32 --size 96 --workers 1".split())
+    hcl.main(f"data scenes -o {work}/scenes --images 32 --val 1 --size 96 --workers 1".split())
     data = f"data.annotations={work}/scenes/annotations/instances_train.json"
     small = "model.backbone=resnet18 model.options={} optim.batch_size=16 method.norm_group=8"
     words = f"{data} data.images={work}/scenes/train output={run} {small} train.steps=3"

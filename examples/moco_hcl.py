@@ -35,7 +35,7 @@ torch.manual_seed(0)
 
 # Data: drawn scenes with boxes. Each row of a batch is an image, each crop a view of one region.
 folder = f"{tempfile.mkdtemp()}/scenes"
-hcl.main(f"data scenes -o {folder} --images 96 --size 128 --workers 1".split())
+hcl.main(f"data scenes -o {folder} --images 48 --val 1 --size 128 --workers 1".split())
 data = DataSettings(
     annotations=f"{folder}/annotations/instances_train.json",
     images=f"{folder}/train",

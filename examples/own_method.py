@@ -63,10 +63,10 @@ class SimCLR(KeyedMethod):
 
 steps = sys.argv[1] if len(sys.argv) > 1 else "20"
 work = tempfile.mkdtemp()
-hcl.main(f"data scenes -o {work}/scenes --images 64 --size 96 --workers 1".split())
+hcl.main(f"data scenes -o {work}/scenes --images 48 --val 1 --size 96 --workers 1".split())
 data = f"data.annotations={work}/scenes/annotations/instances_train.json"
 words = f"{data} data.images={work}/scenes/train output={work}/run train.steps={steps}"
-short = ["train.log_every=5", "optim.warmup_steps=0", "hcl.queue=16"]
+short = ["train.log_every=5", "optim.batch_size=32", "optim.warmup_steps=0", "hcl.queue=12"]
 method = "method={name: my_simclr, temperature: 0.3}"
 # The other settings of the HCL branch come from the preset; hcl.weight=0 leaves the branch out.
 sys.exit(hcl.main(["pretrain", "quickstart_r10", *words.split(), *short, method]))

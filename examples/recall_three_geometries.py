@@ -30,7 +30,7 @@ if len(sys.argv) > 1:
     run, annotations, images = map(Path, sys.argv[1:])
 else:
     work = Path(tempfile.mkdtemp())
-    hcl.main(f"data scenes -o {work}/scenes --images 64 --size 96 --workers 1".split())
+    hcl.main(f"data scenes -o {work}/scenes --images 48 --val 1 --size 96 --workers 1".split())
     annotations, images = work / "scenes/annotations/instances_train.json", work / "scenes/train"
     data = [f"data.annotations={annotations}", f"data.images={images}", f"output={work}/run"]
     small = ["optim.batch_size=32", "train.steps=30", "train.tensorboard=false"]
