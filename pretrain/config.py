@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
-from pretrain.core.config import override, read_config
+from pretrain.core.config import read_config, settings_with
 from pretrain.core.errors import InputError
 from pretrain.core.presets import find_config
 from pretrain.core.settings import Settings, parse
@@ -194,8 +194,7 @@ def load_settings(name: str, overrides: Sequence[str] = ()) -> RunSettings:
         InputError: naming every fault of the file and of the overrides.
     """
     path = find_config(name, KIND)
-    values = override(read_values(path), overrides)
-    return from_values(values, source=str(path))
+    return settings_with(read_values(path), overrides, _build, str(path))
 
 
 def read_values(path: Path) -> dict[str, Any]:
@@ -204,7 +203,11 @@ def read_values(path: Path) -> dict[str, Any]:
     Raises:
         InputError: a file is not a mapping, a base is faulty or not there, or bases go in a circle.
     """
-    return read_config(path, KIND, lambda values, source: from_values(values, source=source))
+    return read_config(path, KIND, _build)
+
+
+def _build(values: dict[str, Any], source: str) -> RunSettings:
+    return from_values(values, source=source)
 
 
 def from_values(values: dict[str, Any], *, source: str) -> RunSettings:

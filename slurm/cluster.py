@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
-from pretrain.core.config import override, read_yaml
+from pretrain.core.config import read_yaml, settings_with
 from pretrain.core.errors import InputError
 from pretrain.core.presets import configs_root, find_config
 from pretrain.core.settings import Settings, parse
@@ -110,4 +110,8 @@ def choose_cluster(name: str | None, overrides: Sequence[str] = ()) -> tuple[Clu
     else:
         path = find_config(name, "cluster")
         source, values = str(path), read_yaml(path)
-    return parse(ClusterSettings, override(values, overrides), source=source), why
+
+    def build(values: dict[str, Any], source: str) -> ClusterSettings:
+        return parse(ClusterSettings, values, source=source)
+
+    return settings_with(values, overrides, build, source), why

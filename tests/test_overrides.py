@@ -86,3 +86,14 @@ def test_files_and_the_command_line_agree(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("".join(f"k{i}: {text}\n" for i, text in enumerate(texts)))
     assert list(read_yaml(tmp_path / "a.yaml").values()) == [read_value(text) for text in texts]
     assert yaml.safe_load("1e-4") == "1e-4", "PyYAML reads it as a number now: drop our loader"
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_a_fault_of_the_command_line_is_not_blamed_on_the_file(reader: str, tmp_path: Path) -> None:
+    read, preset, values = READERS[reader]
+    with pytest.raises(InputError, match=r"^command line: unknown key 'nme'"):
+        read(preset, ["nme=x"])
+    file = tmp_path / "a.yaml"
+    file.write_text("".join(f"{key}: {value}\n" for key, value in values.items()) + "nme: x\n")
+    with pytest.raises(InputError, match=r"a\.yaml: unknown key 'nme'"):
+        read(str(file), [f"{TEXT[reader]}=x"])

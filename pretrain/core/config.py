@@ -6,10 +6,11 @@ on all command lines.
 
 from __future__ import annotations
 
+import copy
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
@@ -18,6 +19,7 @@ from pretrain.core.presets import find_config
 from pretrain.core.settings import Settings
 
 Values = dict[str, Any]
+T = TypeVar("T")
 
 
 class _Loader(yaml.SafeLoader):
@@ -122,6 +124,38 @@ def override(values: Values, texts: Iterable[str]) -> Values:
             section = inner
         section[last] = read_value(raw)
     return values
+
+
+def settings_with(
+    values: Values, texts: Sequence[str], build: Callable[[Values, str], T], source: str
+) -> T:
+    """Settings of a file and of ``key=value`` on top.
+
+    Args:
+        values: of the file.
+        texts: overrides.
+        build: makes settings of values, given with the name of their source.
+        source: the file.
+
+    Raises:
+        InputError: naming every fault; of the command line, where the file alone is sound.
+    """
+    alone = copy.deepcopy(values)
+    changed = override(values, texts)
+    try:
+        return build(changed, source)
+    except InputError:
+        if texts and _sound(alone, build, source):
+            return build(changed, "command line")
+        raise
+
+
+def _sound(values: Values, build: Callable[[Values, str], T], source: str) -> bool:
+    try:
+        build(values, source)
+    except InputError:
+        return False
+    return True
 
 
 def read_value(text: str) -> Any:

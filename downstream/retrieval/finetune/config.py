@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from downstream.retrieval.finetune.settings import FinetuneSettings
-from pretrain.core.config import override, read_config
+from pretrain.core.config import read_config, settings_with
 from pretrain.core.presets import find_config
 from pretrain.core.settings import parse
 
@@ -22,7 +22,7 @@ def load_settings(name: str, overrides: Sequence[str] = ()) -> FinetuneSettings:
         InputError: naming every fault of the file and of the overrides.
     """
     path = find_config(name, KIND)
-    return from_values(override(read_values(path), overrides), source=str(path))
+    return settings_with(read_values(path), overrides, _build, str(path))
 
 
 def read_values(path: Path) -> dict[str, Any]:
@@ -31,7 +31,11 @@ def read_values(path: Path) -> dict[str, Any]:
     Raises:
         InputError: a file is not a mapping, a base is faulty or not there, or bases go in a circle.
     """
-    return read_config(path, KIND, lambda values, source: from_values(values, source=source))
+    return read_config(path, KIND, _build)
+
+
+def _build(values: dict[str, Any], source: str) -> FinetuneSettings:
+    return from_values(values, source=source)
 
 
 def from_values(values: dict[str, Any], *, source: str) -> FinetuneSettings:
