@@ -1,5 +1,5 @@
 """Images a second and core of the HCL recipe: two random crops of an object's surroundings, the
-object and its scene, each 224 px, with MoCo v2's colours.
+object and its scene, each 224 px, with MoCo v2's colors.
 
     python benchmarks/loader.py [--images COCO_FOLDER] [--seconds 240] [--device cuda]
 
@@ -172,7 +172,7 @@ def usual_choice(index: Index, row: int) -> tuple[Window, Window, Window]:
 
 def pillow(index: Index) -> Contestant:
     """The published loader: Pillow images, torchvision's transforms of them."""
-    colours = [
+    colors = [
         T.RandomApply([T.ColorJitter(0.4, 0.4, 0.4, 0.1)], p=0.8),
         T.RandomGrayscale(p=0.2),
         T.RandomApply([PillowBlur()], p=0.5),
@@ -180,8 +180,8 @@ def pillow(index: Index) -> Contestant:
         T.ToTensor(),
         T.Normalize(MEAN, STD),
     ]
-    part = T.Compose([T.RandomResizedCrop(SIZE, scale=(0.2, 1.0)), *colours])
-    whole = T.Compose([T.Resize((SIZE, SIZE)), *colours])
+    part = T.Compose([T.RandomResizedCrop(SIZE, scale=(0.2, 1.0)), *colors])
+    whole = T.Compose([T.Resize((SIZE, SIZE)), *colors])
 
     def run(_: int, rows: list[int]) -> list[list[Tensor]]:
         samples = []
@@ -208,7 +208,7 @@ class TensorBlur:
 
 def torchvision_v2(index: Index) -> Contestant:
     """The same with torchvision's second transforms, on uint8 tensors to the end."""
-    colours = [
+    colors = [
         v2.RandomApply([v2.ColorJitter(0.4, 0.4, 0.4, 0.1)], p=0.8),
         v2.RandomGrayscale(p=0.2),
         v2.RandomApply([TensorBlur()], p=0.5),
@@ -216,8 +216,8 @@ def torchvision_v2(index: Index) -> Contestant:
         v2.ToDtype(torch.float32, scale=True),
         v2.Normalize(MEAN, STD),
     ]
-    part = v2.Compose([v2.RandomResizedCrop(SIZE, scale=(0.2, 1.0), antialias=True), *colours])
-    whole = v2.Compose([v2.Resize((SIZE, SIZE), antialias=True), *colours])
+    part = v2.Compose([v2.RandomResizedCrop(SIZE, scale=(0.2, 1.0), antialias=True), *colors])
+    whole = v2.Compose([v2.Resize((SIZE, SIZE), antialias=True), *colors])
 
     def run(_: int, rows: list[int]) -> list[list[Tensor]]:
         samples = []
@@ -362,13 +362,13 @@ def pipelines(index: Index, folder: Path, options: argparse.Namespace) -> dict[s
 
 
 def device_part(index: Index, options: argparse.Namespace) -> dict[str, object]:
-    """What the device does, per sample of four views: cutting where it cuts, colours, both."""
+    """What the device does, per sample of four views: cutting where it cuts, colors, both."""
     target = torch.device(options.device)
-    colours = AUGMENT.by_view(list(PLAN.sides))
+    colors = AUGMENT.by_view(list(PLAN.sides))
     count = 8 if options.device == "cpu" else 128
     rows = [(0, row % len(index)) for row in range(count)]
     parts: dict[str, Callable[[], object]] = {}
-    for name, crops in (("colours", False), ("cutting and colours", True)):
+    for name, crops in (("colours", False), ("cutting and colors", True)):
         batch = ViewDataset(index, PLAN, VIEWS, AUGMENT, 0, device_crops=crops).__getitems__(rows)
         assert isinstance(batch, Batch)
         if options.device == "cuda":
@@ -377,7 +377,7 @@ def device_part(index: Index, options: argparse.Namespace) -> dict[str, object]:
             label = f"{name}, compiled" if compiled else name
             dtype = torch.float32 if options.device == "cpu" else torch.bfloat16
             parts[label] = functools.partial(
-                device.views, batch, target, colours, PLAN.sides, dtype=dtype, compiled=compiled
+                device.views, batch, target, colors, PLAN.sides, dtype=dtype, compiled=compiled
             )
     found: dict[str, object] = {"samples": count}
     for label, part in parts.items():

@@ -10,9 +10,9 @@ benchmarks/results/methods_DEVICE.json and prints the table of docs/methods.md.
 Every run is `hcl pretrain` on the embedded scenes: ResNet-18 from scratch, the same batch, steps
 and view size, the rate of the method's COCO recipe scaled to the batch. The budget is the number
 of steps, not the cost: the seconds stand in the JSON. ORL's stage 1 is the BYOL run of the same
-seed, its stage 2 `hcl correspond`. At the end each run's own probe classifies the labelled object
+seed, its stage 2 `hcl correspond`. At the end each run's own probe classifies the labeled object
 crops of the validation scenes by those of the training scenes: backbone features, k-NN with
-k = 20 and the nearest neighbour alone. `random` is a network that was not trained. Runs that are
+k = 20 and the nearest neighbor alone. `random` is a network that was not trained. Runs that are
 finished are not done again.
 """
 
@@ -188,7 +188,7 @@ def settings(row: Row) -> dict[str, Any]:
         method |= {"symmetric": True, "crops": "object_context"}
         return {**common, "method": method, "optim.lr": 0.3 * BATCH / 256}
     names = {"byol": ("view",), "orl": ("global", "intra", "inter")}[row.method]
-    colours = {f"{name}_{n}": c for name in names for n, c in ((1, FIRST), (2, SECOND))}
+    colors = {f"{name}_{n}": c for name in names for n, c in ((1, FIRST), (2, SECOND))}
     method = {"name": row.method, "predictor_hidden": 512}
     if row.method == "orl":
         method["patch_size"] = PATCH
@@ -197,7 +197,7 @@ def settings(row: Row) -> dict[str, Any]:
         "method": method,
         "model.head": "mlp_bn",
         "model.hidden": 512,
-        "augment.views": colours,
+        "augment.views": colors,
         "augment.jitter": [0.4, 0.4, 0.2, 0.1],
         "views.scale": [0.08, 1.0],
         "optim.lr": 0.4 * BATCH / 512,

@@ -3,7 +3,7 @@
     PYTHONPATH=. python benchmarks/probe.py FEATURES.pt... [--penalties 0.01 0.001] [--threads 1]
 
 A file of ``torch.save`` holds ``features``, float32 (N, F), and ``labels``, int64 (N,). Both fit
-the same objective (scikit-learn's C is 1 / (N penalty)) to the same standardised features, in
+the same objective (scikit-learn's C is 1 / (N penalty)) to the same standardized features, in
 turns; the objective each reached is computed by one function. scikit-learn stops at its default
 tolerance and iterations, and where asked with ``--exact`` at a tolerance as strict as ours.
 
@@ -93,7 +93,7 @@ def compare(
 
 
 def ours(features: Tensor, labels: Tensor, penalty: float, classes: int) -> tuple[Tensor, Tensor]:
-    """From zero, with the standardisation and its eigenbasis."""
+    """From zero, with the standardization and its eigenbasis."""
     found = linear.fit(features, labels, penalty, classes=classes)
     return found.weights[:-1], found.weights[-1]
 
@@ -101,7 +101,7 @@ def ours(features: Tensor, labels: Tensor, penalty: float, classes: int) -> tupl
 def theirs(
     x: Tensor, labels: Tensor, penalty: float, tol: float, max_iter: int
 ) -> tuple[Tensor, Tensor]:
-    """scikit-learn's default solver, of features standardised beforehand."""
+    """scikit-learn's default solver, of features standardized beforehand."""
     try:
         from sklearn.linear_model import LogisticRegression  # noqa: PLC0415  # this way alone
         from threadpoolctl import threadpool_limits  # noqa: PLC0415  # comes with it

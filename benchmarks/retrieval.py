@@ -1,4 +1,4 @@
-"""Exact nearest neighbours in the ball, on the sphere and fused: time, memory, correctness.
+"""Exact nearest neighbors in the ball, on the sphere and fused: time, memory, correctness.
 
     PYTHONPATH=. python benchmarks/retrieval.py [--turns 7] [--threads 2]
     PYTHONPATH=. python benchmarks/retrieval.py --check

@@ -62,7 +62,7 @@ def check(count: int, k: int, queries: int | None, exhaustive: int) -> dict[str,
 
     Args:
         count: points.
-        k: neighbours.
+        k: neighbors.
         queries: compared with wide lists.
         exhaustive: of these, compared with all differences.
     """

@@ -25,9 +25,9 @@ def clusters(
     *,
     dtype: DTypeLike = np.float64,
 ) -> np.ndarray:
-    """Unit vectors around random centres, ``scatter`` from them."""
-    centres = directions(rng, -(-count // size), dim).astype(dtype)
-    points = np.repeat(centres, size, axis=0)[:count]
+    """Unit vectors around random centers, ``scatter`` from them."""
+    centers = directions(rng, -(-count // size), dim).astype(dtype)
+    points = np.repeat(centers, size, axis=0)[:count]
     for start in range(0, count, 4096):  # a part at a time: the peak of memory is measured
         block = points[start : start + 4096]
         block += scatter / dim**0.5 * rng.standard_normal(block.shape)

@@ -1,4 +1,4 @@
-"""Other ways to the nearest neighbours, for benchmarks/retrieval.py.
+"""Other ways to the nearest neighbors, for benchmarks/retrieval.py.
 
 All take the points and some query rows and give (Q, k) rows, the query itself left out.
 """

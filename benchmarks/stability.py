@@ -12,7 +12,7 @@ The runs are those of `hcl pretrain`, one after the other, each in a process of 
 MoCo-v2 + HCL on embedded scenes, with c fixed and learned, in fp32 and bf16. The rate is four
 times the COCO recipe's (0.3 for 256 images, scaled to the batch), constant, without warm-up and
 without any clipping. For two CPU cores the ResNet-18 has a quarter of its width and views are 48
-pixels; everything else is the trainer's. Hooks on the optimiser look at every gradient and every
+pixels; everything else is the trainer's. Hooks on the optimizer look at every gradient and every
 weight of every step; the trainer itself refuses a loss that is not finite.
 
 The picture shows the points that the loss sees: queries are scenes, encoded by the query encoder,
@@ -325,7 +325,7 @@ def clock(work: Callable[[], object]) -> float:
 
 
 def plot(report: dict[str, Any], file: Path) -> None:
-    colours = {"query": "tab:blue", "key": "tab:orange"}
+    colors = {"query": "tab:blue", "key": "tab:orange"}
     crops = {"query": "queries (scenes)", "key": "keys (objects)"}
     figure, axes = plt.subplots(
         5,
@@ -339,16 +339,16 @@ def plot(report: dict[str, Any], file: Path) -> None:
         values, steps = run["values"], run["values"]["step"]
         norms, distances, rim, curvature, losses = axes[:, column]
         norms.set_title(name, fontsize=10)
-        for role, colour in colours.items():
+        for role, color in colors.items():
             low, median, high, largest = (
                 values[f"hyperbolic/{role}/norm/q{share}"] for share in (25, 50, 75, 100)
             )
             label = crops[role]
-            norms.fill_between(steps, low, high, color=colour, alpha=0.25, linewidth=0)
-            norms.plot(steps, median, color=colour, label=f"{label}: median, quartiles")
-            norms.plot(steps, largest, color=colour, linewidth=0.7, linestyle=":", label="largest")
-            distances.plot(steps, values[f"hyperbolic/{role}/distance"], color=colour, label=label)
-            rim.plot(steps, values[f"hyperbolic/{role}/projected"], color=colour, label=label)
+            norms.fill_between(steps, low, high, color=color, alpha=0.25, linewidth=0)
+            norms.plot(steps, median, color=color, label=f"{label}: median, quartiles")
+            norms.plot(steps, largest, color=color, linewidth=0.7, linestyle=":", label="largest")
+            distances.plot(steps, values[f"hyperbolic/{role}/distance"], color=color, label=label)
+            rim.plot(steps, values[f"hyperbolic/{role}/projected"], color=color, label=label)
         curvature.plot(steps, values["curvature"], color="tab:green")
         curvature.set_yscale("log")
         weight = report["settings"]["hcl.weight"]

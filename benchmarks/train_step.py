@@ -5,13 +5,13 @@
 from the root of the repository, with PYTHONPATH=. where the package is not installed. Writes
 benchmarks/results/train_step_DEVICE.json, where other networks' rows stay, and prints the table.
 
-A step is `pretrain.step.TrainStep`'s: colours, momentum update, forwards, losses, backward,
+A step is `pretrain.step.TrainStep`'s: colors, momentum update, forwards, losses, backward,
 clipping,
 SGD and queues, on views that are already cut, as a worker hands them over. Contestants take turns
 in one process, in random order; times are medians, ratios medians of the ratios within a turn.
 
 - bound: as many forwards with backward (queries) and without (keys) of the bare network on
-  normalised views: PyTorch's own layers, plain batch norm, no loss and no optimiser.
+  normalized views: PyTorch's own layers, plain batch norm, no loss and no optimizer.
 - bound, our layers: the same with the convolutions that training uses on a CPU.
 - lightly: the symmetric MoCo step built from its modules as its own benchmark does, for MoCo.
 """
@@ -192,7 +192,7 @@ def run_settings(
 
 
 def our_step(settings: RunSettings) -> Step:
-    """A whole step, colours included."""
+    """A whole step, colors included."""
     torch.manual_seed(0)
     batch, device = settings.optim.batch_size, torch.device(settings.train.device)
     context = Context(settings.model, settings.views.size, batch, batch, 0)
@@ -205,13 +205,13 @@ def our_step(settings: RunSettings) -> Step:
         settings, World(0, 1, 0, 1, device), method, total_steps=1000, epoch_steps=10
     )
     rng = np.random.default_rng(0)
-    images, colours = {}, {}
+    images, colors = {}, {}
     for name, side in stepper.sides.items():
         images[name] = torch.from_numpy(rng.integers(0, 256, (batch, 3, side, side), np.uint8))
-        drawn = [augment.draw(rng, stepper.colours[name], side) for _ in range(batch)]
-        colours[name] = torch.from_numpy(np.stack(drawn))
+        drawn = [augment.draw(rng, stepper.colors[name], side) for _ in range(batch)]
+        colors[name] = torch.from_numpy(np.stack(drawn))
     rows = torch.arange(batch)
-    given = Batch(images, colours, rows, torch.zeros(batch, dtype=torch.bool), [])
+    given = Batch(images, colors, rows, torch.zeros(batch, dtype=torch.bool), [])
     done = iter(range(1000))
     return lambda: stepper.run(method, given, next(done), stop=False, log_statistics=False)
 

@@ -37,7 +37,7 @@ LONGEST_QUEUE = 0.25
 PUBLISHED_QUEUE = 65_536
 
 MOST_INITIAL = 0.1
-"""Share of the random initialisation in the key encoder's weights at the end of the run."""
+"""Share of the random initialization in the key encoder's weights at the end of the run."""
 
 RATES = (0.03, 0.3)
 """SGD's rates for 256 images and momentum 0.9 in the recipes of MoCo, DenseCL, HCL and ORL."""
@@ -240,7 +240,7 @@ def _momentum(run: Run) -> Iterator[str]:
     if share > MOST_INITIAL:
         yield (
             f"method.momentum={settings.momentum:g}: after the run's {total:,} steps {share:.0%} "
-            "of the key encoder's weights are still the random initialisation; set "
+            "of the key encoder's weights are still the random initialization; set "
             f"method.momentum={max(best, 0.5):.3g} or less"
         )
 

@@ -26,7 +26,7 @@ KIND = "pretrain"
 
 
 class OptimSettings(Settings):
-    """The optimiser and its rate.
+    """The optimizer and its rate.
 
     Attributes:
         optimizer: ``sgd``; ``lars``, its layer-wise scaled form for large batches (You et al.
@@ -110,7 +110,7 @@ class TrainSettings(Settings):
 
     Attributes:
         epochs: passes over the data; or give ``steps``.
-        steps: number of steps; 0 writes the random initialisation, a baseline.
+        steps: number of steps; 0 writes the random initialization, a baseline.
         device: ``auto``, ``cpu`` or ``cuda``.
         precision: of the encoders' forwards; the losses are float32 whatever this is. ``auto``:
             bf16 where the device has it natively (CPUs with AMX or AVX512-BF16, GPUs of compute
@@ -163,7 +163,7 @@ class RunSettings(Settings):
     Attributes:
         output: the run folder.
         name: the row of tables; None: the folder's name.
-        seed: of initialisation, data order, views, augmentation and shuffling.
+        seed: of initialization, data order, views, augmentation and shuffling.
         probe: k-NN classification during the run; None: none.
     """
 

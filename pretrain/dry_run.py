@@ -29,7 +29,7 @@ from pretrain.step import rows_a_forward
 
 MIB = 2**20
 STATE_COPIES = {"sgd": 1, "lars": 1, "adamw": 2}
-"""Tensors of a parameter's size that each optimiser keeps (with momentum)."""
+"""Tensors of a parameter's size that each optimizer keeps (with momentum)."""
 
 
 @dataclass(frozen=True)
@@ -43,13 +43,13 @@ class Data:
 
 @dataclass(frozen=True)
 class View:
-    """One crop of a row; ``colours``: what of ``augment`` is different for it."""
+    """One crop of a row; ``colors``: what of ``augment`` is different for it."""
 
     name: str
     region: str
     random_resized: bool
     size: int
-    colours: dict[str, Any]
+    colors: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class QueuePlan:
 
 @dataclass(frozen=True)
 class Schedule:
-    """Optimiser and length; steps are None where the number of images is not known."""
+    """Optimizer and length; steps are None where the number of images is not known."""
 
     optimizer: str
     peak_lr: float

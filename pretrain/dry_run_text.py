@@ -18,7 +18,7 @@ def render(plan: Plan) -> str:
         *_block("views", _views(plan)),
         *_block("networks", _networks(plan)),
         *_block("queues", _queues(plan)),
-        *_block("optimiser", _optimiser(plan)),
+        *_block("optimizer", _optimizer(plan)),
         *_block("schedule", _schedule(plan)),
         *_block("memory", _memory(plan)),
         *_block("duration", [_duration(plan)]),
@@ -47,7 +47,7 @@ def _views(plan: Plan) -> list[str]:
     for view in plan.views:
         how = "random resized crop of" if view.random_resized else "whole"
         line = f"{view.name:<{width}}  {view.size} px, {how} {view.region}"
-        own = ", ".join(f"{name} {_plain(value)}" for name, value in view.colours.items())
+        own = ", ".join(f"{name} {_plain(value)}" for name, value in view.colors.items())
         lines.append(line + (f"; of its own: {own}" if own else ""))
     return lines
 
@@ -83,7 +83,7 @@ def _queues(plan: Plan) -> list[str]:
     ]
 
 
-def _optimiser(plan: Plan) -> list[str]:
+def _optimizer(plan: Plan) -> list[str]:
     schedule = plan.schedule
     without = f", {schedule.undecayed:,} parameters without" if schedule.undecayed else ""
     batch = f"batch {schedule.batch}"
@@ -116,7 +116,7 @@ def _count(value: int | None) -> str:
 def _memory(plan: Plan) -> list[str]:
     memory = plan.memory
     return [
-        f"weights {memory.weights:,.1f} + gradients {memory.gradients:,.1f} + optimiser "
+        f"weights {memory.weights:,.1f} + gradients {memory.gradients:,.1f} + optimizer "
         f"{memory.optimizer:,.1f} + queues {memory.queues:,.1f} = {memory.total:,.1f} MiB",
         "of each process; activations and views come on top",
         f"a checkpoint: {memory.checkpoint:,.1f} MiB",

@@ -126,9 +126,9 @@ def view_grid(
     Views smaller than the largest stand in the upper left corner of their place.
 
     Args:
-        views: normalised, each (B, 3, S, S) with a side of its own.
-        mean: of the normalisation.
-        std: of the normalisation.
+        views: normalized, each (B, 3, S, S) with a side of its own.
+        mean: of the normalization.
+        std: of the normalization.
         rows: how many images to show.
     """
     scale = torch.tensor(std).view(3, 1, 1)

@@ -1,4 +1,4 @@
-"""From settings to an optimiser."""
+"""From settings to an optimizer."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _log = logging.getLogger(__name__)
 
 
 def build_optimizer(settings: OptimSettings, method: Method) -> torch.optim.Optimizer:
-    """The optimiser of everything in the method that takes gradients.
+    """The optimizer of everything in the method that takes gradients.
 
     Raises:
         InputError: LARS without timm.
@@ -55,13 +55,13 @@ def parameter_groups(settings: OptimSettings, method: Method) -> list[dict[str, 
             # How timm's transformers name their position embedding, class token and the like.
             named: Any = getattr(module, "no_weight_decay", tuple)()
             spared |= {id(p) for name, p in module.named_parameters() if name in named}
-            normalising = isinstance(
+            normalizing = isinstance(
                 module, nn.modules.batchnorm._NormBase | nn.LayerNorm | nn.GroupNorm
             )
             spared |= {
                 id(p)
                 for name, p in module.named_parameters(recurse=False)
-                if normalising or name == "bias"
+                if normalizing or name == "bias"
             }
     trained = [p for p in method.parameters() if p.requires_grad]
     groups: list[dict[str, Any]] = [{"params": [p for p in trained if id(p) not in spared]}]

@@ -14,7 +14,7 @@ def learning_rate(settings: OptimSettings, step: int, total_steps: int, epoch_st
     it once an epoch (``schedule_per``).
 
     Args:
-        settings: of the optimiser.
+        settings: of the optimizer.
         step: from 0.
         total_steps: of the run.
         epoch_steps: of one pass over the data.

@@ -1,4 +1,4 @@
-"""One step of training: views, losses in parts, gradient, agreement, optimiser."""
+"""One step of training: views, losses in parts, gradient, agreement, optimizer."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class TrainStep:
         self.settings, self.world, self.method = settings, world, method
         self.total_steps, self.epoch_steps = total_steps, epoch_steps
         self.sides = method.view_plan.sides
-        self.colours = settings.augment.by_view(list(self.sides))
+        self.colors = settings.augment.by_view(list(self.sides))
         self.parameters = [p for p in method.parameters() if p.requires_grad]
         self.optimizer = build_optimizer(settings.optim, method)
         self.precision = choose_precision(settings.train.precision, world.device)
@@ -156,7 +156,7 @@ class TrainStep:
         return device.views(
             batch,
             self.world.device,
-            self.colours,
+            self.colors,
             self.sides,
             memory_format=torch.channels_last if channels_last else torch.contiguous_format,
             compiled=settings.train.compile and self.world.device.type == "cuda",

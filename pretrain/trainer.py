@@ -390,7 +390,7 @@ class Trainer:
 
 
 def _seed_everything(settings: RunSettings) -> None:
-    """Initialisation only: data order and augmentation draw from streams of their own."""
+    """Initialization only: data order and augmentation draw from streams of their own."""
     random.seed(settings.seed)
     np.random.seed(settings.seed % 2**32)
     torch.manual_seed(settings.seed)

@@ -15,7 +15,7 @@ import hcl
 from pretrain.config import RunSettings, load_settings
 from pretrain.core.presets import configs_root
 from pretrain.data.index import Index
-from pretrain.data.pairs import Neighbour, PairTable
+from pretrain.data.pairs import Neighbor, PairTable
 from pretrain.datasets.source import open_index
 from pretrain.dry_run import plan_run
 from pretrain.metrics import read_metrics
@@ -148,10 +148,10 @@ def pair_table(index: Index, folder: Path) -> Path:
         whole = np.array([[0, 0, *index.size(row)]], np.float32)
         return boxes[:1] if len(boxes) else whole
 
-    def rows() -> Iterator[list[Neighbour]]:
+    def rows() -> Iterator[list[Neighbor]]:
         for row in range(len(index)):
             other = (row + 1) % len(index)
-            yield [Neighbour(other, box(row), box(other))]
+            yield [Neighbor(other, box(row), box(other))]
 
     if not folder.exists():
         PairTable.build(index.fingerprint, rows()).write(folder)

@@ -2,7 +2,7 @@
 
     PYTHONPATH=. python tools/draw_methods.py
 
-Views are cut and coloured by the code that cuts and colours them in training.
+Views are cut and colored by the code that cuts and colors them in training.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from matplotlib.axes import Axes
 from matplotlib.patches import FancyBboxPatch, Rectangle
 
 from pretrain.config import load_settings
-from pretrain.data.contact_sheet import COLOURS, Sample, sample
+from pretrain.data.contact_sheet import COLORS, Sample, sample
 from pretrain.data.index import Index
-from pretrain.data.pairs import Neighbour, PairTable
+from pretrain.data.pairs import Neighbor, PairTable
 from pretrain.datasets.source import open_index
 from pretrain.methods.base import Context
 from pretrain.methods.build import build_method
@@ -62,7 +62,7 @@ class Drawing:
 KEY = "f\N{PRIME}"
 
 MOCO = {"name": "moco", "crops": "object_context", "norm_group": 2, "queue": 16}
-BYOL_COLOURS = {"view_1": FIRST, "view_2": SECOND}
+BYOL_COLORS = {"view_1": FIRST, "view_2": SECOND}
 DRAWINGS = {
     "moco": Drawing(
         MOCO, (Pairing("view_1", "view_2", "f", KEY, "InfoNCE, cosine", "queue of past keys"),)
@@ -117,7 +117,7 @@ def draw(drawing: Drawing, scenes: Path) -> plt.Figure:
     """One picture: the scene with its windows, and every pair of views with its loss."""
     seen = look(drawing, scenes)
     names = drawing.views or tuple(seen.windows)
-    colours = {name: np.array(COLOURS[n]) / 255 for n, name in enumerate(names)}
+    colors = {name: np.array(COLORS[n]) / 255 for n, name in enumerate(names)}
     pictures = [seen.image] if seen.partner is None else [seen.image, seen.partner]
     rows = len(drawing.pairings)
     height = max(rows * (TILE + 0.2) + (rows - 1) * GAP + 0.2, 2.2)
@@ -132,13 +132,13 @@ def draw(drawing: Drawing, scenes: Path) -> plt.Figure:
         of_partner = place == 1
         own = [n for n in names if (n == "inter_2") == of_partner]
         scene(
-            axes, picture, (0.1, top - side, side), {n: (seen.windows[n], colours[n]) for n in own}
+            axes, picture, (0.1, top - side, side), {n: (seen.windows[n], colors[n]) for n in own}
         )
     start = left + 0.2
     for row, pairing in enumerate(drawing.pairings):
         total = rows * (TILE + 0.2) + (rows - 1) * GAP
         bottom = (height + total) / 2 - row * (TILE + 0.2 + GAP) - TILE - 0.2
-        pair(axes, pairing, seen, colours, (start, bottom))
+        pair(axes, pairing, seen, colors, (start, bottom))
     return figure
 
 
@@ -181,7 +181,7 @@ def large(index: Index, row: int) -> np.ndarray:
 
 def pair_up(index: Index) -> PairTable:
     """Objects of one category in different images, in place of what stage 2 would find."""
-    rows: list[list[Neighbour]] = []
+    rows: list[list[Neighbor]] = []
     for row in range(len(index)):
         found = []
         for other in (o for o in range(len(index)) if o != row):
@@ -189,7 +189,7 @@ def pair_up(index: Index) -> PairTable:
                 for its in large(index, other):
                     if index.labels(row)[mine] == index.labels(other)[its]:
                         boxes = index.boxes(row)[mine][None], index.boxes(other)[its][None]
-                        found.append(Neighbour(other, *boxes))
+                        found.append(Neighbor(other, *boxes))
         rows.append(found)
     return PairTable.build(index.fingerprint, rows)
 
@@ -204,15 +204,15 @@ def scene(
     x, y, side = place
     height, width = picture.shape[1:]
     axes.imshow(picture.permute(1, 2, 0), extent=(x, x + side, y, y + side), aspect="auto")
-    for (x1, y1, x2, y2), colour in windows.values():
+    for (x1, y1, x2, y2), color in windows.values():
         corner = (x + x1 / width * side, y + side - y2 / height * side)
         size = ((x2 - x1) / width * side, (y2 - y1) / height * side)
         axes.add_patch(Rectangle(corner, *size, fill=False, edgecolor="white", linewidth=3.2))
-        axes.add_patch(Rectangle(corner, *size, fill=False, edgecolor=colour, linewidth=1.8))
+        axes.add_patch(Rectangle(corner, *size, fill=False, edgecolor=color, linewidth=1.8))
 
 
 def pair(
-    axes: Axes, pairing: Pairing, seen: Sample, colours: dict[str, Any], corner: tuple[float, float]
+    axes: Axes, pairing: Pairing, seen: Sample, colors: dict[str, Any], corner: tuple[float, float]
 ) -> None:
     """Two views, their encoders, and the loss between them."""
     x, y = corner
@@ -225,13 +225,13 @@ def pair(
         axes.imshow(view.permute(1, 2, 0), extent=extent, aspect="auto")
         axes.add_patch(
             Rectangle(
-                (extent[0], extent[2]), side, side, fill=False, edgecolor=colours[name], lw=2.5
+                (extent[0], extent[2]), side, side, fill=False, edgecolor=colors[name], lw=2.5
             )
         )
         axes.text(at + TILE / 2, y + TILE + 0.05, name, ha="center", va="bottom", fontsize=9)
-    centre, middle = x + TILE + MIDDLE / 2, y + TILE / 2
+    center, middle = x + TILE + MIDDLE / 2, y + TILE / 2
     box = FancyBboxPatch(
-        (centre - 0.62, middle - 0.17),
+        (center - 0.62, middle - 0.17),
         1.24,
         0.34,
         boxstyle="round,pad=0.04",
@@ -239,17 +239,17 @@ def pair(
         ec="#88a",
     )
     axes.add_patch(box)
-    axes.text(centre, middle, pairing.loss, ha="center", va="center", fontsize=8.5)
+    axes.text(center, middle, pairing.loss, ha="center", va="center", fontsize=8.5)
     for tail, head, label in (
-        (x + TILE + 0.05, centre - 0.7, pairing.left),
-        (right - 0.05, centre + 0.7, pairing.right),
+        (x + TILE + 0.05, center - 0.7, pairing.left),
+        (right - 0.05, center + 0.7, pairing.right),
     ):
         arrow = {"arrowstyle": "-|>", "color": "#444", "linewidth": 1.2}
         axes.annotate("", (head, middle), (tail, middle), arrowprops=arrow)
         axes.text((tail + head) / 2, middle + 0.08, label, ha="center", va="bottom", fontsize=9)
     if pairing.below:
         axes.text(
-            centre, middle - 0.28, pairing.below, ha="center", va="top", fontsize=8, color="#666"
+            center, middle - 0.28, pairing.below, ha="center", va="top", fontsize=8, color="#666"
         )
 
 

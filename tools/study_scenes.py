@@ -58,7 +58,7 @@ def main() -> None:
 
 
 def scene_lists(data: Path, output: Path) -> None:
-    """What is pretrained on, and images labelled with their scene."""
+    """What is pretrained on, and images labeled with their scene."""
     train, val = (photographs(data / f"scenes_{split}.tsv") for split in ("train", "val"))
     names = [line for line in lines(data / "scene_categories.txt") if line]
     left_out = set(lines(data / "split_b_val.txt"))
@@ -140,7 +140,7 @@ def is_large(entry: Annotation) -> bool:
 
 
 def whole_image(scene: int) -> Annotation:
-    """A box around the image, labelled with its scene."""
+    """A box around the image, labeled with its scene."""
     return {"category_id": scene + 1, "bbox": [0, 0, SIDE, SIDE], "area": SIDE**2, "iscrowd": 0}
 
 

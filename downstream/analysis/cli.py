@@ -25,7 +25,7 @@ def run(kind: str, arguments: argparse.Namespace) -> int:
     name = next(each for each in get_args(Kind) if each == kind)
     check_folder(options.output, name, chosen, fresh=options.fresh)
     module = importlib.import_module(f"downstream.analysis.{kind.replace('-', '_')}")
-    found = module.analyse(options)
+    found = module.analyze(options)
     record = publish(found, name, chosen, arguments.command_line, options.output)
     lines = numbers(record.values)
     width = max((len(key) for key, _ in lines), default=0)

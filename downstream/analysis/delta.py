@@ -18,7 +18,7 @@ from downstream.retrieval.hyperbolicity import DISK, Delta, Distances, subset_de
 from pretrain.geometry import poincare
 
 
-def analyse(options: DeltaOptions) -> Findings:
+def analyze(options: DeltaOptions) -> Findings:
     """δ of the features, of the head's outputs and directions, and of the points of the ball.
 
     Raises:
@@ -69,7 +69,7 @@ def analyse(options: DeltaOptions) -> Findings:
             "formula it would give 4c.",
             "δ is Gromov's at one base point, the first of each subset: at most twice smaller than "
             "over all base points. 0 is a tree.",
-            "Hyp-ViT measures backbone features, not normalised, of the training split, on 100 "
+            "Hyp-ViT measures backbone features, not normalized, of the training split, on 100 "
             "subsets of 2,000; here that is --split train --samples 2000 --repeats 100.",
         ],
         warnings=_warnings(run, taken),

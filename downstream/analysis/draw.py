@@ -19,7 +19,7 @@ from downstream.results.analysis_record import FigureRecord
 INK, PAPER = "#1d2229", "#ffffff"
 FRAME = "#d73027"
 GEOMETRIES = {"sphere": PALETTE[0], "ball": PALETTE[1], "mixed": PALETTE[2]}
-"""The colour of each geometry, in all figures."""
+"""The color of each geometry, in all figures."""
 
 _DPI = 160
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")

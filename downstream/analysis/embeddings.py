@@ -1,4 +1,4 @@
-"""What is analysed: the embeddings of a run's test images, and how they were made."""
+"""What is analyzed: the embeddings of a run's test images, and how they were made."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from downstream.results.analysis_record import Source
-from downstream.retrieval.datasets import LabelledImages, open_images
+from downstream.retrieval.datasets import LabeledImages, open_images
 from downstream.retrieval.embed import QUALITY, to_ball
 from downstream.retrieval.embed import embed as embed_objects
 from downstream.retrieval.finetune.finetuned_model import load_finetuned, with_overrides
@@ -47,7 +47,7 @@ class TestSet:
     """
 
     settings: FinetuneSettings
-    images: LabelledImages
+    images: LabeledImages
     rows: Rows
     queries: Rows
     keys: Rows
@@ -83,7 +83,7 @@ class RunEmbeddings:
     Attributes:
         source: where they are from.
         features: float64 (N, F), of the backbone; None where only embeddings are known.
-        projections: float64 (N, D), output of the head, not normalised.
+        projections: float64 (N, D), output of the head, not normalized.
         points: float64 (N, E) of the ball, None where there is none.
         c: its curvature is -c.
         clip_radius: norm to which the ball's input is clipped.

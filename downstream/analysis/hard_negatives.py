@@ -31,7 +31,7 @@ ALIKE = 0.999
 """Overlap from which two rankings count as one: near ties may be broken by the last bit."""
 
 
-def analyse(options: HardNegativesOptions) -> Findings:
+def analyze(options: HardNegativesOptions) -> Findings:
     """Weights against rank, overlap of the hardest negatives, and a gallery of them.
 
     Raises:

@@ -53,20 +53,20 @@ def _weights(
 ) -> draw.NamedFigure:
     with draw.figure_style():
         figure, (left, right) = draw.panels(2)
-        for label, each, colour, style in lines:
+        for label, each, color, style in lines:
             mean = each.weights.mean(0)
             low, high = np.percentile(each.weights, (10, 90), axis=0)
-            left.plot(each.at, mean, style, color=colour, lw=1.5, label=label)
+            left.plot(each.at, mean, style, color=color, lw=1.5, label=label)
             floor = LEAST_WEIGHT / 10
             left.fill_between(
                 each.at,
                 np.maximum(low, floor),
                 np.maximum(high, floor),
-                color=colour,
+                color=color,
                 alpha=0.12,
                 lw=0,
             )
-            right.plot(each.at, 100 * each.shares.mean(0), style, color=colour, lw=1.5)
+            right.plot(each.at, 100 * each.shares.mean(0), style, color=color, lw=1.5)
         top = max(float(np.percentile(each.weights, 90, axis=0).max()) for _, each, *_ in lines)
         least = min(float(each.weights.mean(0).min()) for _, each, *_ in lines)
         left.set(xlabel="rank of the negative", ylabel="p(x⁻)")

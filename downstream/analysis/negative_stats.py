@@ -75,7 +75,7 @@ def weigh(
             negatives, positive = logits[:-1], float(logits[-1])
             order = np.argsort(-negatives, kind="stable")
             weights = triplet_weights(negatives[order], positive)
-            # Normalised on its own: where the positive takes nearly all, little would be left.
+            # Normalized on its own: where the positive takes nearly all, little would be left.
             shares = triplet_weights(negatives[order], -np.inf)
             informative = shares[shares > 0]
             rows.append(

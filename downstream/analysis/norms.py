@@ -34,7 +34,7 @@ class Norms:
     Attributes:
         name: of the run.
         raw: (N,), of the head's outputs.
-        distances: (N,), of the points of the ball from its centre; None without a ball.
+        distances: (N,), of the points of the ball from its center; None without a ball.
         limited: share of the points that clipping, or the projection to the ball, holds at the
             largest norm there is; None without a ball.
         labels: (N,), classes.
@@ -62,13 +62,13 @@ class Norms:
 
     @property
     def shown(self) -> tuple[Floats, str]:
-        """Distances from the centre where these differ, else norms; and what to call them."""
+        """Distances from the center where these differ, else norms; and what to call them."""
         if self.distances is None or self.collapsed:
             return self.raw, "norm"
-        return self.distances, "distance from the centre"
+        return self.distances, "distance from the center"
 
 
-def analyse(options: NormsOptions) -> Findings:
+def analyze(options: NormsOptions) -> Findings:
     """Histograms by run, quantiles by class, and norms against the objects of a scene.
 
     Raises:
@@ -97,8 +97,8 @@ def analyse(options: NormsOptions) -> Findings:
     drawn = [_histogram("norms", "Norms of the head's outputs", "norm", runs, raw=True)]
     in_ball = [run for run in runs if run.distances is not None]
     if in_ball:
-        title = "Distances of embeddings from the centre of the ball"
-        drawn.append(_histogram("distances", title, "distance from the centre", in_ball, raw=False))
+        title = "Distances of embeddings from the center of the ball"
+        drawn.append(_histogram("distances", title, "distance from the center", in_ball, raw=False))
     for number, run in enumerate(runs):
         drawn.append(_by_class(f"classes_{number + 1}", run, color_of(number)))
         if run.scenes is not None and len(run.scenes):
@@ -117,13 +117,13 @@ def analyse(options: NormsOptions) -> Findings:
 
 
 def norms_of(run: RunEmbeddings, name: str) -> Norms:
-    """Norms, distances from the centre and the share of points at the limit."""
+    """Norms, distances from the center and the share of points at the limit."""
     raw = run.projections.norm(dim=1).numpy()
     if run.points is None or run.c is None:
         distances, limited = None, None
     else:
         distances = poincare.distance_to_origin(run.points, run.c).numpy()
-        # The distance of exp(u) from the centre is 2|u|, up to the clip or the projection.
+        # The distance of exp(u) from the center is 2|u|, up to the clip or the projection.
         rim = 2 / run.c**0.5 * np.arctanh(1 - poincare.MARGIN)
         limit = rim if run.clip_radius is None else min(rim, 2 * run.clip_radius)
         limited = float((distances >= limit * (1 - 1e-6)).mean())
@@ -153,7 +153,7 @@ def warnings_of(run: Norms) -> list[str]:
         return []
     if run.collapsed:
         return [
-            f"{run.name}: all points of the ball lie {run.distances.mean():.4g} from its centre "
+            f"{run.name}: all points of the ball lie {run.distances.mean():.4g} from its center "
             f"(deviation {run.distances.std():.1g}): the norm says nothing, and the ball ranks as "
             "the cosine does"
         ]
@@ -168,7 +168,7 @@ def warnings_of(run: Norms) -> list[str]:
 def _values(run: Norms) -> dict[str, Any]:
     found: dict[str, Any] = {"embeddings": len(run.raw), "norm of the output": _spread(run.raw)}
     if run.distances is not None:
-        found["distance from the centre"] = _spread(run.distances)
+        found["distance from the center"] = _spread(run.distances)
         found["share at the largest norm"] = run.limited
     within, between = _split(run.shown[0], run.labels)
     found["deviation within classes"], found["deviation between classes"] = within, between
@@ -221,9 +221,9 @@ def _histogram(
         figure, axes = draw.canvas(6.4, 3.2)
         for number, (label, values) in enumerate(listed):
             shares = 100 * np.histogram(values, edges)[0] / len(values)
-            colour, style = color_of(number), draw.line(number)
-            axes.stairs(shares, edges, color=colour, ls=style, lw=1.4, label=draw.brief(label))
-            axes.stairs(shares, edges, color=colour, fill=True, alpha=0.12)
+            color, style = color_of(number), draw.line(number)
+            axes.stairs(shares, edges, color=color, ls=style, lw=1.4, label=draw.brief(label))
+            axes.stairs(shares, edges, color=color, fill=True, alpha=0.12)
         for clip in sorted({run.clip_radius for run in runs if raw and run.clip_radius}):
             axes.axvline(clip, color=draw.INK, ls="--", lw=0.8, label=f"clip radius {clip:g}")
         axes.set(xlabel=x_label, ylabel="share of the embeddings, %")
@@ -232,7 +232,7 @@ def _histogram(
     return draw.NamedFigure(name, f"{title}, by run.", figure)
 
 
-def _by_class(name: str, run: Norms, colour: str) -> draw.NamedFigure:
+def _by_class(name: str, run: Norms, color: str) -> draw.NamedFigure:
     counts = np.bincount(run.labels, minlength=len(run.classes))
     largest = np.argsort(-counts, kind="stable")[:CLASSES]
     values, x_label = run.shown
@@ -245,8 +245,8 @@ def _by_class(name: str, run: Norms, colour: str) -> draw.NamedFigure:
     with draw.figure_style():
         figure, axes = draw.canvas(5.2, 0.9 + 0.19 * len(groups))
         for place, ((low, middle, high), _) in enumerate(groups):
-            axes.plot([low, high], [place, place], color=colour, lw=3, alpha=0.35)
-            axes.plot([middle], [place], "o", color=colour, ms=5)
+            axes.plot([low, high], [place, place], color=color, lw=3, alpha=0.35)
+            axes.plot([middle], [place], "o", color=color, ms=5)
         axes.set_yticks(range(len(groups)), [short(label) for _, label in groups])
         axes.set_ylim(-0.7, len(groups) - 0.3)
         axes.tick_params(axis="y", length=0)
@@ -266,16 +266,16 @@ def _by_objects(name: str, run: Norms) -> draw.NamedFigure:
             (of_objects, run.whole.around, "objects in them"),
         )
         for number, (values, counts, label) in enumerate(groups):
-            colour, kinds = color_of(number), np.unique(counts)
+            color, kinds = color_of(number), np.unique(counts)
             parts = [values[counts == kind] for kind in kinds]
             means = np.array([part.mean() for part in parts])
             low, high = (np.array([np.percentile(part, q) for part in parts]) for q in (10, 90))
-            axes.fill_between(kinds, low, high, color=colour, alpha=0.15, lw=0)
-            axes.plot(kinds, means, "o-", color=colour, lw=1.4, ms=3.5, label=label)
+            axes.fill_between(kinds, low, high, color=color, alpha=0.15, lw=0)
+            axes.plot(kinds, means, "o-", color=color, lw=1.4, ms=3.5, label=label)
         draw.whole_numbers(axes.xaxis)
         axes.set(
             xlabel="objects in the image",
-            ylabel="norm" if run.distances is None else "distance from the centre",
+            ylabel="norm" if run.distances is None else "distance from the center",
         )
         figure.legend(loc="outside upper left", ncols=2)
     caption = (

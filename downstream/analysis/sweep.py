@@ -44,7 +44,7 @@ class Point:
         return statistics.stdev(self.results) if len(self.results) > 1 else None
 
 
-def analyse(options: SweepOptions) -> Findings:
+def analyze(options: SweepOptions) -> Findings:
     """Group finished runs by a setting, and draw a metric over it.
 
     Raises:
@@ -161,13 +161,13 @@ def _figure(points: Sequence[Point], over: str) -> draw.NamedFigure:
                 float(p.value) if numeric else [v for _, v in values].index(p.value) for p in listed
             ]
             label = line if one_metric else " / ".join(part for part in (line, metric) if part)
-            colour = draw.GEOMETRIES.get(line, color_of(number)) if one_metric else color_of(number)
+            color = draw.GEOMETRIES.get(line, color_of(number)) if one_metric else color_of(number)
             axes.errorbar(
                 places,
                 [scale * p.mean for p in listed],
                 yerr=[scale * (p.deviation or 0.0) for p in listed],
                 fmt=("o-" if numeric else "o"),
-                color=colour,
+                color=color,
                 lw=1.5,
                 ms=4.5,
                 capsize=3,
@@ -182,7 +182,7 @@ def _figure(points: Sequence[Point], over: str) -> draw.NamedFigure:
                         "o",
                         ms=3,
                         mfc=draw.PAPER,
-                        mec=colour,
+                        mec=color,
                         zorder=4,
                     )
         if numeric:

@@ -28,7 +28,7 @@ def run(arguments: argparse.Namespace) -> int:
     from downstream.compare import cost, number_records, retrieval
     from downstream.compare import versus as beside
     from downstream.compare.report import render
-    from downstream.compare.significance import analyse, significance
+    from downstream.compare.significance import analyze, significance
     from downstream.results import table
     from downstream.results import text_table as sheets
     from downstream.results.collect import collect
@@ -43,7 +43,7 @@ def run(arguments: argparse.Namespace) -> int:
     with _writing(output):
         output.mkdir(parents=True, exist_ok=True)
     compared = beside.versus(found, arguments.against) if arguments.against else []
-    analysis = analyse(
+    analysis = analyze(
         found,
         annotations=arguments.annotations,
         resamples=arguments.resamples,

@@ -87,15 +87,15 @@ def category_figures(found: Collection, analysis: Analysis) -> list[Figure]:
         which = f", the {len(ranked)} largest of {len(values)} categories" * left_out
         caption = f"{first_row} less {second_row}, {NAMES[kind]} AP{which}"
         told = "; ".join(f"{name} {values[name]:+.1f}" for name in ranked)
-        colours = [
+        colors = [
             color_of(found.names.index(first_row if values[name] >= 0 else second_row))
             for name in ranked
         ]
         svg = difference_plot(
             f"category-{number}",
             f"{caption}: {told}",
-            [(name, values[name], colour) for name, colour in zip(ranked, colours, strict=True)],
-            x_label="difference of AP; colour of the better run",
+            [(name, values[name], color) for name, color in zip(ranked, colors, strict=True)],
+            x_label="difference of AP; color of the better run",
         )
         figures.append(Figure(caption, svg, (first_row, second_row)))
     return figures

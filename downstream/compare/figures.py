@@ -110,12 +110,12 @@ def _has_seeds(found: Collection, task: str) -> bool:
 
 
 def norm_figures(found: Collection) -> list[Figure]:
-    """Distances from the centre of the ball, in training and after it, each from one encoder."""
+    """Distances from the center of the ball, in training and after it, each from one encoder."""
     compared = [run for run in found.runs if ONE_ENCODER in run.curves]
     training = _curves(
         replace(found, runs=compared),
         "During pretraining, query encoder in evaluation mode, batch means",
-        "distance from the centre",
+        "distance from the center",
         [("norm/object", "objects"), ("norm/scene", "scenes")],
     )
     after = _bars(
@@ -123,7 +123,7 @@ def norm_figures(found: Collection) -> list[Figure]:
         "After pretraining, on the retrieval set; whiskers: 10th to 90th percentile",
         "retrieval",
         [("objects", "norm/object"), ("scenes", "norm/scene")],
-        x_label="mean distance from the centre",
+        x_label="mean distance from the center",
         whiskers=_quantiles,
         digits=2,
     )
@@ -183,7 +183,7 @@ def seed_curves(
     """One plot: a row's seeds as thin lines and their mean as a thick one; none without curves.
 
     Args:
-        found: for the colours.
+        found: for the colors.
         caption: of the plot.
         y_label: of the axis.
         quantities: rows with their curves, and a label; a second quantity is dotted.

@@ -1,6 +1,6 @@
 """Plots as inline SVG: text as outlines, so they look the same everywhere; no file, no script.
 
-The ink follows the page (``currentColor``), so light and dark both work; the colour of a run is
+The ink follows the page (``currentColor``), so light and dark both work; the color of a run is
 the same in all plots and in the table.
 """
 
@@ -23,7 +23,7 @@ from matplotlib.patches import Patch
 from downstream.figures.style import LINES, PALETTE, color_of, style
 from downstream.results.collect import Curve
 
-# Stands for the text colour of the page until the SVG is written; no palette colour is like it.
+# Stands for the text color of the page until the SVG is written; no palette color is like it.
 _INK = "#010203"
 _MAX_POINTS = 300
 _LINE = 16
@@ -35,7 +35,7 @@ _WIDTH = 3.7
 class Line:
     """One curve."""
 
-    colour: str
+    color: str
     curve: Curve
     style: str = "-"
     width: float = 1.6
@@ -56,20 +56,20 @@ class Group:
     """The bars of one run; None where a quantity was not measured."""
 
     name: str
-    colour: str
+    color: str
     bars: Sequence[Bar | None]
 
 
 def swatch_of(number: int) -> str:
     """CSS background of that run's chip: striped where its lines are broken."""
-    colour = color_of(number)
+    color = color_of(number)
     if style_of(number) == "-":
-        return colour
-    return f"repeating-linear-gradient(90deg, {colour} 0 3px, transparent 3px 5px)"
+        return color
+    return f"repeating-linear-gradient(90deg, {color} 0 3px, transparent 3px 5px)"
 
 
 def style_of(number: int) -> str:
-    """Line style that tells apart runs of one colour."""
+    """Line style that tells apart runs of one color."""
     return LINES[number // len(PALETTE) % len(LINES)]
 
 
@@ -92,7 +92,7 @@ def line_plot(
             steps, values = thin(line.curve)
             # A single point makes no line.
             marker = "o" if len(steps) == 1 else None
-            look = {"color": line.colour, "lw": line.width, "alpha": line.alpha}
+            look = {"color": line.color, "lw": line.width, "alpha": line.alpha}
             axes.plot(steps, values, line.style, marker=marker, ms=4, **look)
         lowest = min((min(line.curve[1]) for line in lines), default=0)
         highest = max((max(line.curve[1]) for line in lines), default=0)
@@ -137,7 +137,7 @@ def bar_plot(
                 if bar is None:
                     continue
                 y = place + (number - (count - 1) / 2) * height
-                axes.barh(y, bar.value, height * 0.92, color=group.colour, alpha=shades[number])
+                axes.barh(y, bar.value, height * 0.92, color=group.color, alpha=shades[number])
                 if bar.low or bar.high:
                     spread = [[bar.low], [bar.high]]
                     axes.errorbar(bar.value, y, xerr=spread, ecolor=_INK, elinewidth=0.8, capsize=2)
@@ -186,14 +186,14 @@ def difference_plot(
     Args:
         identity: prefix of the element's ids, unique in the page.
         alt: what the plot shows, for those who do not see it.
-        bars: name, value and colour, from the top.
+        bars: name, value and color, from the top.
         x_label: of the axis.
     """
     with style(_INK, "none"):
         figure = Figure(figsize=(_WIDTH, 0.75 + 0.22 * len(bars)), layout="constrained")
         axes: Any = figure.add_subplot()
-        for place, (_, value, colour) in enumerate(bars):
-            axes.barh(place, value, 0.7, color=colour)
+        for place, (_, value, color) in enumerate(bars):
+            axes.barh(place, value, 0.7, color=color)
             axes.annotate(
                 f"{value:+.1f}",
                 (value, place),

@@ -44,8 +44,8 @@ def render(
     first = sheet(found)
     views = figures.views(found)
     detections = figures.artifacts(found, "detection", "detections", DETECTIONS)
-    neighbours = figures.artifacts(found, "retrieval", "neighbours", SHEETS)
-    pictures = inline([shown.path for shown in (*views, *detections, *neighbours)])
+    neighbors = figures.artifacts(found, "retrieval", "neighbours", SHEETS)
+    pictures = inline([shown.path for shown in (*views, *detections, *neighbors)])
 
     def by_run(listed: list[RunPicture]) -> list[tuple[str, list[tuple[RunPicture, Any]]]]:
         groups: dict[str, list[tuple[RunPicture, Any]]] = {}
@@ -68,7 +68,7 @@ def render(
         title=title,
         made=time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
         version=__version__,
-        colours={name: swatch_of(number) for number, name in enumerate(found.names)},
+        colors={name: swatch_of(number) for number, name in enumerate(found.names)},
         first=first,
         sheets=sheets,
         notes=analysis.notes,
@@ -83,7 +83,7 @@ def render(
         analyses=analyses,
         views=by_run(views),
         detections=by_image([shown for shown in detections if shown.path in pictures]),
-        neighbours=by_run(neighbours),
+        neighbors=by_run(neighbors),
         metrics=_all_metrics(found),
         names=found.names,
         results=[_provenance(measured) for measured in found.results],

@@ -92,7 +92,7 @@ class _SavedDetections:
     digest: str
 
 
-def analyse(
+def analyze(
     found: Collection,
     *,
     annotations: Path | None = None,

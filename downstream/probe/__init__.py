@@ -1,1 +1,1 @@
-"""Frozen features under a linear classifier and under their nearest neighbours."""
+"""Frozen features under a linear classifier and under their nearest neighbors."""

@@ -1,6 +1,6 @@
 """Logistic regression on frozen features, to convergence.
 
-The problem (``logistic``) is convex, so its answer does not depend on an optimiser's rate or
+The problem (``logistic``) is convex, so its answer does not depend on an optimizer's rate or
 schedule. It is solved by Newton's method: each step is found by preconditioned conjugate
 gradients, only as exactly as the step is worth (Dembo, Eisenstat & Steihaug 1982), and shortened
 until the objective falls enough.
@@ -47,7 +47,7 @@ HALVINGS = 40
 
 @dataclass(frozen=True)
 class Linear:
-    """A classifier with the standardisation of its features.
+    """A classifier with the standardization of its features.
 
     Attributes:
         mean: float64 (F,).

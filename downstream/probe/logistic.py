@@ -4,7 +4,7 @@ For n in 1..N samples of F features and C classes::
 
     mean over n of loss(x_n W + b, y_n) + penalty / 2 |W|^2
 
-with x standardised, and softmax cross-entropy for one label a sample, or binary cross-entropy
+with x standardized, and softmax cross-entropy for one label a sample, or binary cross-entropy
 summed over classes where a sample has several.
 
 Two precisions: value and gradient are computed in float64 from the features as given, and decide
@@ -68,7 +68,7 @@ class Problem:
         classes: C.
         mean: float64 (F,).
         scale: float64 (F,), one over the standard deviation; 0 where a feature never varies.
-        basis: float64 (F, R), orthonormal: the eigenvectors of the standardised features'
+        basis: float64 (F, R), orthonormal: the eigenvectors of the standardized features'
             covariance; R is at most the lesser of F and N - 1.
         several: classes are told apart one by one, and their fits are independent.
     """
@@ -76,7 +76,7 @@ class Problem:
     def __init__(
         self, features: Tensor, targets: Tensor, classes: int, device: torch.device | None = None
     ) -> None:
-        """Standardise and rotate.
+        """Standardize and rotate.
 
         Args:
             features: (N, F).
@@ -90,7 +90,7 @@ class Problem:
         self._features, self._targets = features, targets
         self._device = device or features.device
         self._rows = ROWS.get(self._device.type, ROWS["cpu"])
-        self.mean, self.scale = self._standardisation()
+        self.mean, self.scale = self._standardization()
         self.basis = self._eigenvectors()
         self._rotated = self._rotate()
         # Of the weights that were evaluated last.
@@ -206,7 +206,7 @@ class Problem:
         vectors: Tensor = torch.linalg.eigh(total / self.samples)[1]
         return vectors
 
-    def _standardisation(self) -> tuple[Tensor, Tensor]:
+    def _standardization(self) -> tuple[Tensor, Tensor]:
         count, width = self._features.shape
         total = torch.zeros(width, dtype=torch.float64, device=self._device)
         for (part,) in self._blocks(self._features):
@@ -235,7 +235,7 @@ class Problem:
         return basis
 
     def _rotate(self) -> Tensor:
-        """The standardised features in the basis, and a column of ones: float32 (N, R + 1)."""
+        """The standardized features in the basis, and a column of ones: float32 (N, R + 1)."""
         where = self._features.device
         rotated = torch.empty(self.samples, self.coordinates, device=where)
         rotated[:, -1] = 1

@@ -24,12 +24,12 @@ class Options(Settings):
             or class folders.
         val: tested on, likewise.
         output: where result.json goes.
-        labels: a sample is a labelled box, an image of one category, or a whole image with all
+        labels: a sample is a labeled box, an image of one category, or a whole image with all
             its categories (scene: mean average precision).
         kind: of classifier; default: both, and linear for scenes.
         name: row in tables; default: name of the run folder.
         size: side of an image; default: of training.
-        k: neighbours that vote.
+        k: neighbors that vote.
         temperature: of the votes exp(cos/T).
         limit: take N samples of either side, spread evenly; default: all.
         on_bad_box: boxes without area or outside their image: refuse the set, or leave them out.

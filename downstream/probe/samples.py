@@ -1,4 +1,4 @@
-"""What is classified: labelled regions or whole images, and their features."""
+"""What is classified: labeled regions or whole images, and their features."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def choose_samples(
     Args:
         train: where the classifier learns.
         val: where it is tested.
-        labels: ``object``, every labelled box; ``image``, images of one category; ``scene``, whole
+        labels: ``object``, every labeled box; ``image``, images of one category; ``scene``, whole
             images with all their categories.
         limit: samples of either side at most, spread evenly.
 

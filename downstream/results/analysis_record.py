@@ -21,7 +21,7 @@ Kind = Literal["hard-negatives", "delta", "norms", "sweep"]
 
 
 class Source(Settings):
-    """What was analysed.
+    """What was analyzed.
 
     Attributes:
         name: of the run, as the figures call it.
@@ -57,7 +57,7 @@ class AnalysisRecord(Settings):
         created: when, UTC.
         command: what the user typed.
         options: by which the analysis is told from another; never where it is written.
-        sources: what was analysed.
+        sources: what was analyzed.
         values: what was measured.
         notes: what one must know to read it rightly.
         warnings: what speaks against the numbers.

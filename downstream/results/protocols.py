@@ -23,9 +23,9 @@ class TransferProtocol(Settings):
         norm: of every part.
         schedule: iterations or steps.
         batch: images a step.
-        input: order of the colours.
+        input: order of the colors.
         dim: of an embedding that is ranked.
-        resize: shorter side of a test image before its centre is cut out, px.
+        resize: shorter side of a test image before its center is cut out, px.
     """
 
     data: str | None = None

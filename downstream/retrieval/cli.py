@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Evaluate one run and write ``result.json`` and the neighbour sheets."""
+    """Evaluate one run and write ``result.json`` and the neighbor sheets."""
     from downstream.retrieval.options import Options
     from downstream.retrieval.run_evaluation import retrieve
 
@@ -49,7 +49,7 @@ def _summary(result: Result) -> str:
     lines.append(f"{'chance':<28}{100 * metrics['recall/chance@1']:8.1f} (R@1)")
     scene = f", scenes {metrics['norm/scene']:.3f}" if "norm/scene" in metrics else ""
     lines.append(
-        f"mean distance from the centre: objects {metrics['norm/object']:.3f} "
+        f"mean distance from the center: objects {metrics['norm/object']:.3f} "
         f"({100 * metrics['norm/object/rim']:.0f} % held at the rim){scene}"
     )
     return "\n".join(lines)

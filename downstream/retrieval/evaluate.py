@@ -28,13 +28,13 @@ class Evaluation:
     Attributes:
         metrics: by the names of ``downstream.results.result``.
         per_category: per category its number of objects, and Recall@1 by space.
-        neighbours: per space the nearest neighbours, int64 (N, K).
+        neighbors: per space the nearest neighbors, int64 (N, K).
         singletons: objects that are alone in their category, and so always a miss.
     """
 
     metrics: dict[str, float]
     per_category: dict[str, dict[str, Any]]
-    neighbours: dict[str, Rows]
+    neighbors: dict[str, Rows]
     singletons: int
 
 
@@ -49,7 +49,7 @@ def evaluate(
     engine: Engine = "auto",
     least: int = 1,
 ) -> Evaluation:
-    """Recall@K by category in every space, and distances from the centre of the ball.
+    """Recall@K by category in every space, and distances from the center of the ball.
 
     Args:
         embeddings: of ``objects``.
@@ -59,7 +59,7 @@ def evaluate(
         clip_radius: limit on the norm of projections before they enter the ball.
         source: the checkpoint, for messages.
         engine: first stage of the search.
-        least: neighbours to find even if all K are smaller.
+        least: neighbors to find even if all K are smaller.
 
     Raises:
         InputError: embeddings that cannot be ranked.
@@ -72,19 +72,19 @@ def evaluate(
     }
     codes = objects.labels.astype(np.int64)
     metrics: dict[str, float] = {}
-    neighbours: dict[str, Rows] = {}
+    neighbors: dict[str, Rows] = {}
     for name in SPACES:
         try:
             space = makers[name]()
         except InputError as error:
             raise InputError(f"{source}: {name}: {error}; these weights are of no use") from None
-        neighbours[name] = nearest(space, max(*ks, least), engine=engine)
-        for k, value in recall_of(neighbours[name], codes, ks).items():
+        neighbors[name] = nearest(space, max(*ks, least), engine=engine)
+        for k, value in recall_of(neighbors[name], codes, ks).items():
             metrics[f"recall/{name}@{k}"] = value
     metrics["recall/chance@1"] = chance_at_1(codes)
     metrics |= _norms(points, to_ball(embeddings.scenes, c, clip_radius), c)
     sizes = np.bincount(codes, minlength=len(objects.categories))
-    correct = {name: hits(rows, codes, 1) for name, rows in neighbours.items()}
+    correct = {name: hits(rows, codes, 1) for name, rows in neighbors.items()}
     per_category = {
         objects.categories[label]: {
             "objects": int(sizes[label]),
@@ -92,11 +92,11 @@ def evaluate(
         }
         for label in np.flatnonzero(sizes)
     }
-    return Evaluation(metrics, per_category, neighbours, int((sizes == 1).sum()))
+    return Evaluation(metrics, per_category, neighbors, int((sizes == 1).sum()))
 
 
 def _norms(objects: Tensor, scenes: Tensor, c: float) -> dict[str, float]:
-    """Distances from the centre: mean and quantiles of objects, mean of scenes if there are any.
+    """Distances from the center: mean and quantiles of objects, mean of scenes if there are any.
 
     ``norm/object/rim`` is the share of objects that the projection holds at the rim: among
     themselves these rank as by cosine.

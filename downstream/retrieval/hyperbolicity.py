@@ -104,7 +104,7 @@ def sampled_delta(
     """Mean over random subsets of features (N, D), in Euclidean distance, as Hyp-ViT measures.
 
     Args:
-        features: encoder features, not normalised.
+        features: encoder features, not normalized.
         samples: of a subset, without replacement; all where there are fewer.
         times: number of subsets; one where all are taken.
         seed: of the choice.

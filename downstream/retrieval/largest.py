@@ -12,7 +12,7 @@ _GROUP = 16
 def largest(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """The ``count`` largest entries of every row, in descending order, with their columns.
 
-    Maxima of groups of columns are a vectorised pass; what is selected from them has a sixteenth
+    Maxima of groups of columns are a vectorized pass; what is selected from them has a sixteenth
     of the width. It is enough to look into the ``count`` groups of the largest maxima: an entry of
     any other group is no larger than each of these ``count`` maxima. Among equal entries, which
     ones are given is open, as with `torch.topk`.
@@ -29,7 +29,7 @@ def largest(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
         top = values.topk(count, dim=1)
         return top.values, top.indices
     # Group g holds the columns g, g + groups, g + 2 groups, ...: the maxima are then taken of
-    # neighbouring columns at once.
+    # neighboring columns at once.
     whole = groups * _GROUP
     maxima = values[:, :whole].view(len(values), _GROUP, groups).amax(dim=1)
     best = maxima.topk(count, dim=1, sorted=False).indices

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from downstream.retrieval.neighbors import Engine, Neighbours, portions
+from downstream.retrieval.neighbors import Engine, Neighbors, portions
 from downstream.retrieval.recall import check_ks, label_codes
 from downstream.retrieval.spaces import Floats, Ranking, Rows
 
@@ -108,7 +108,7 @@ def _nearest_own(ranking: Ranking, query: int, keys: Rows, codes: NDArray[np.int
     )
 
 
-def _before(found: Neighbours, right: Bools, best: Floats, ties: Ties) -> NDArray[np.int64]:
+def _before(found: Neighbors, right: Bools, best: Floats, ties: Ties) -> NDArray[np.int64]:
     """How many keys come before the best of the own class.
 
     Exact up to the length of the list; beyond, and without such a key, some number above.

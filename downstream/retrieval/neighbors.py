@@ -1,7 +1,7 @@
-"""Exact nearest neighbours: a fast shortlist, proved complete or searched again.
+"""Exact nearest neighbors: a fast shortlist, proved complete or searched again.
 
 A shortlist by matrix products is re-ranked by differences in float64. Where the bound on what was
-left out (``shortlists``) cannot tell the k-th neighbour from it, as in tight clusters at the rim of
+left out (``shortlists``) cannot tell the k-th neighbor from it, as in tight clusters at the rim of
 the ball, the query goes on to the next, more precise stage:
 
     float32, short list  ->  float64, short list  ->  float64, long list  ->  every difference
@@ -21,16 +21,16 @@ import numpy as np
 from downstream.retrieval.shortlists import Engine, stages
 from downstream.retrieval.spaces import Floats, Ranking, Rows
 
-__all__ = ["Engine", "Neighbours", "nearest", "portions", "search"]
+__all__ = ["Engine", "Neighbors", "nearest", "portions", "search"]
 
-# Queries of a portion, and how many of them a stage takes at a time; neighbours of a portion.
+# Queries of a portion, and how many of them a stage takes at a time; neighbors of a portion.
 _PORTION, _CHUNK, _ENTRIES = 4096, 1024, 2**19
 
 # Numbers that the differences from one query may take at a time: 16 MiB.
 _BUDGET = 2**21
 
 
-class Neighbours(NamedTuple):
+class Neighbors(NamedTuple):
     """The nearest keys of every query, nearest first.
 
     Attributes:
@@ -58,7 +58,7 @@ def search(
     queries: Rows | None = None,
     keys: Rows | None = None,
     engine: Engine = "auto",
-) -> Neighbours:
+) -> Neighbors:
     """The ``k`` nearest keys of every query, nearest first.
 
     A point is left out of its own list by its index, so a duplicate of it stays. Equal distances
@@ -66,7 +66,7 @@ def search(
 
     Args:
         ranking: N points.
-        k: neighbours wanted; fewer are given where there are fewer.
+        k: neighbors wanted; fewer are given where there are fewer.
         queries: rows that are searched for, Q; None: all.
         keys: rows that are searched, ascending, either all of the queries or none; None: all.
         engine: first stage of the search: ``torch``, ``faiss``, or ``auto``, which takes FAISS
@@ -74,7 +74,7 @@ def search(
     """
     parts = portions(ranking, k, queries=queries, keys=keys, engine=engine)
     rows, gaps = zip(*(found for _, found in parts), strict=True)
-    return Neighbours(np.concatenate(rows), np.concatenate(gaps))
+    return Neighbors(np.concatenate(rows), np.concatenate(gaps))
 
 
 def portions(
@@ -84,11 +84,11 @@ def portions(
     queries: Rows | None = None,
     keys: Rows | None = None,
     engine: Engine = "auto",
-) -> Iterator[tuple[slice, Neighbours]]:
+) -> Iterator[tuple[slice, Neighbors]]:
     """As :func:`search`, some thousand queries at a time: long lists of all need not be held.
 
     Yields:
-        which of the queries, and their neighbours.
+        which of the queries, and their neighbors.
     """
     everything = np.arange(len(ranking), dtype=np.int64)
     queries = everything if queries is None else queries
@@ -113,9 +113,9 @@ def _search(
     queries: Rows,
     keys: Rows,
     ladder: Sequence[Callable[[Rows], tuple[Rows, Floats]]],
-) -> Neighbours:
+) -> Neighbors:
     """Try the shortlists of ``ladder`` in turn."""
-    found = Neighbours(
+    found = Neighbors(
         np.empty((len(queries), k), dtype=np.int64), np.empty((len(queries), k), dtype=np.float64)
     )
     places = np.arange(len(queries))
@@ -135,7 +135,7 @@ def _fill(
     shortlist: Callable[[Rows], tuple[Rows, Floats]],
     queries: Rows,
     places: Rows,
-    found: Neighbours,
+    found: Neighbors,
 ) -> Rows:
     """Fill in ``found`` at the ``places`` whose shortlist is complete; return the others."""
     k = found.rows.shape[1]

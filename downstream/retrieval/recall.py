@@ -1,4 +1,4 @@
-"""Recall@K: the share of queries with one of their own category among K neighbours."""
+"""Recall@K: the share of queries with one of their own category among K neighbors."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def recall_at_k(
     """Share of points that have one of their own label among their K nearest others.
 
     Every point is a query and the gallery is all others: a point is excluded from its own
-    neighbours by its index, not by its rank. Equal distances are ordered by index, the lower one
+    neighbors by its index, not by its rank. Equal distances are ordered by index, the lower one
     first. A point without another of its label counts as a miss. The ranking is exact: see
     ``downstream.retrieval.neighbors``.
 
@@ -48,8 +48,8 @@ def recall_at_k(
     codes = label_codes(labels, len(space))
     check_ks(ks)
     found = np.empty((len(space), len(ks)), dtype=np.bool_)
-    for part, neighbours in portions(space, max(ks), engine=engine):
-        right = codes[neighbours.rows] == codes[part][:, None]
+    for part, neighbors in portions(space, max(ks), engine=engine):
+        right = codes[neighbors.rows] == codes[part][:, None]
         for place, k in enumerate(ks):
             found[part, place] = right[:, :k].any(axis=1)
     return {k: float(found[:, place].mean()) for place, k in enumerate(ks)}
@@ -90,14 +90,14 @@ def label_codes(labels: ArrayLike | torch.Tensor, count: int) -> NDArray[np.int6
     return np.unique(flat, return_inverse=True)[1].astype(np.int64)
 
 
-def hits(neighbours: Rows, codes: NDArray[np.int64], k: int) -> NDArray[np.bool_]:
-    """Which points have their own label among their first ``k`` ``neighbours`` (N, K)."""
-    return np.asarray((codes[neighbours[:, :k]] == codes[:, None]).any(axis=1))
+def hits(neighbors: Rows, codes: NDArray[np.int64], k: int) -> NDArray[np.bool_]:
+    """Which points have their own label among their first ``k`` ``neighbors`` (N, K)."""
+    return np.asarray((codes[neighbors[:, :k]] == codes[:, None]).any(axis=1))
 
 
-def recall_of(neighbours: Rows, codes: NDArray[np.int64], ks: Sequence[int]) -> dict[int, float]:
+def recall_of(neighbors: Rows, codes: NDArray[np.int64], ks: Sequence[int]) -> dict[int, float]:
     """Recall@K of rankings found before."""
-    return {k: float(hits(neighbours, codes, k).mean()) for k in ks}
+    return {k: float(hits(neighbors, codes, k).mean()) for k in ks}
 
 
 def chance_at_1(codes: NDArray[np.int64]) -> float:

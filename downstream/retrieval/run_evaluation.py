@@ -14,7 +14,7 @@ from downstream.retrieval.embed import embed
 from downstream.retrieval.evaluate import Evaluation, evaluate
 from downstream.retrieval.objects import Objects, choose_objects
 from downstream.retrieval.options import Options
-from downstream.retrieval.sheets import NEIGHBOURS, choose_queries, write_sheet
+from downstream.retrieval.sheets import NEIGHBORS, choose_queries, write_sheet
 from pretrain.core.errors import InputError
 from pretrain.core.files import sha256
 from pretrain.core.run_files import CHECKPOINTS
@@ -70,7 +70,7 @@ def retrieve(options: Options, command: list[str]) -> tuple[Result, bool]:
         clip_radius=clip_radius,
         source=str(pretrained.checkpoint),
         engine=options.search,
-        least=NEIGHBOURS,
+        least=NEIGHBORS,
     )
     searched = time.monotonic()
     provenance = {
@@ -132,7 +132,7 @@ def _write_sheets(folder: Path, objects: Objects, found: Evaluation, context: fl
         "neighbours_hyperbolic.jpg": "head/hyperbolic",
     }
     for file, space in sheets.items():
-        write_sheet(folder / file, objects, queries, found.neighbours[space], context)
+        write_sheet(folder / file, objects, queries, found.neighbors[space], context)
     return list(sheets)
 
 

@@ -1,4 +1,4 @@
-"""Contact sheets: a few objects with their nearest neighbours, right and wrong ones framed."""
+"""Contact sheets: a few objects with their nearest neighbors, right and wrong ones framed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from downstream.retrieval.objects import Objects, cut_objects
 from downstream.retrieval.spaces import Rows
 
 QUERIES = 6
-NEIGHBOURS = 6
+NEIGHBORS = 6
 SIDE = 112
 FRAME = 5
 GAP = 8
@@ -36,38 +36,38 @@ def choose_queries(labels: NDArray[np.int32]) -> Rows:
 
 
 def write_sheet(
-    path: Path, objects: Objects, queries: Rows, neighbours: Rows, context: float
+    path: Path, objects: Objects, queries: Rows, neighbors: Rows, context: float
 ) -> None:
-    """Write a JPEG: a row per query, the query first, then its neighbours, nearest first.
+    """Write a JPEG: a row per query, the query first, then its neighbors, nearest first.
 
     Args:
         path: of the file.
         objects: N objects.
         queries: rows of the queries.
-        neighbours: (N, K), the ranking.
+        neighbors: (N, K), the ranking.
         context: share of its extent by which a box grows on every side.
     """
-    shown = neighbours[queries, :NEIGHBOURS]
+    shown = neighbors[queries, :NEIGHBORS]
     cells = np.column_stack([queries, shown])
     crops = cut_objects(objects, cells.ravel(), SIDE, context)
     width, height = cells.shape[1] * CELL + 2 * GAP, len(cells) * (CELL + CAPTION) + CAPTION + GAP
     sheet = Image.new("RGB", (width, height), PAPER)
     draw = ImageDraw.Draw(sheet)
     font = ImageFont.load_default(size=13)
-    headings = ["query", *[f"neighbour {n}" for n in range(1, cells.shape[1])]]
+    headings = ["query", *[f"neighbor {n}" for n in range(1, cells.shape[1])]]
     for column, heading in enumerate(headings):
         draw.text((_left(column), 3), heading, INK, font)
     for number, (row, crop) in enumerate(zip(cells.ravel(), crops, strict=True)):
         line, column = divmod(number, cells.shape[1])
         label = int(objects.labels[row])
         right = label == objects.labels[queries[line]]
-        colour = QUERY if column == 0 else RIGHT if right else WRONG
+        color = QUERY if column == 0 else RIGHT if right else WRONG
         left, top = _left(column), CAPTION + line * (CELL + CAPTION)
         outer = (left, top, left + SIDE + 2 * FRAME - 1, top + SIDE + 2 * FRAME - 1)
-        draw.rectangle(outer, fill=colour)
+        draw.rectangle(outer, fill=color)
         sheet.paste(_picture(crop), (left + FRAME, top + FRAME))
         caption = _fit(draw, objects.categories[label], font)
-        draw.text((left, top + SIDE + 2 * FRAME + 2), caption, colour, font)
+        draw.text((left, top + SIDE + 2 * FRAME + 2), caption, color, font)
     path.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(path, quality=90)
 

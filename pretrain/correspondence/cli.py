@@ -57,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--neighbours-file",
         metavar="JSON",
         type=Path,
-        help="ORL's neighbours, instead of searching them",
+        help="ORL's neighbors, instead of searching them",
     )
     data.add_argument(
         "--official",
@@ -129,13 +129,13 @@ def _import(arguments: argparse.Namespace) -> int:
             found.table.write(folder / PAIRS)
             print(
                 f"{folder / PAIRS}: {len(found.table)} images, {len(found.table.neighbours)} "
-                f"neighbours, {len(found.table.query)} pairs"
+                f"neighbors, {len(found.table.query)} pairs"
             )
             if found.absent:
                 print(f"  {found.absent} images of the index are not in the file: without pairs")
             if found.own:
                 print(
-                    f"  {found.own} images are their own neighbours: duplicates, and code that "
+                    f"  {found.own} images are their own neighbors: duplicates, and code that "
                     "drops the first hit instead of the image itself"
                 )
         else:
@@ -157,13 +157,13 @@ def describe(report: Report, folder: Path, world: World) -> str:
     assert table is not None
     state = "" if report.steps else "; it was there, nothing to do"
     lines += [
-        f"{folder / PAIRS}: {len(table)} images, {len(table.neighbours)} neighbours, "
+        f"{folder / PAIRS}: {len(table)} images, {len(table.neighbours)} neighbors, "
         f"{len(table.query)} pairs{state}",
         f"  {report.regions} regions encoded once each; once for every pair of images, as the "
         f"published code does it, {report.official} ({report.official / report.regions:.1f} times)",
     ]
     if report.unreadable:
-        lines.append(f"  {report.unreadable} images have no neighbours: see hcl data check")
+        lines.append(f"  {report.unreadable} images have no neighbors: see hcl data check")
     if world.size > 1:
         lines.append(f"  {world.size} processes")
     return "\n".join(lines)
@@ -192,13 +192,13 @@ def _index(arguments: argparse.Namespace, pretrained: PretrainedEncoder) -> Inde
 def _inputs(
     arguments: argparse.Namespace, index: Index, limit: int
 ) -> tuple[Any, NDArray[np.int64] | None]:
-    """Regions, and neighbours where a file gives them."""
-    from pretrain.correspondence.official import read_neighbours, read_proposals
+    """Regions, and neighbors where a file gives them."""
+    from pretrain.correspondence.official import read_neighbors, read_proposals
     from pretrain.correspondence.regions import Regions
 
     given, order = None, None
     if arguments.neighbours_file is not None:
-        given, order = read_neighbours(arguments.neighbours_file, index, arguments.neighbours)
+        given, order = read_neighbors(arguments.neighbours_file, index, arguments.neighbours)
     if arguments.proposals_file is None:
         return Regions.of_index(index, limit), given
     boxes = read_proposals(arguments.proposals_file, index, order)

@@ -26,7 +26,7 @@ Cut = Callable[[Tensor, int], Tensor]
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 RESIZE = 256 / 224
-"""The image's shorter side before the centre is cut out, in sides of a view."""
+"""The image's shorter side before the center is cut out, in sides of a view."""
 
 
 class FeatureEncoder:
@@ -122,11 +122,11 @@ def read_views(
             yield ahead.popleft().result()
 
 
-def centre_view(image: Tensor, size: int) -> Tensor:
-    """The centre of the resized image, as ImageNet models are evaluated: uint8 (1, 3, S, S).
+def center_view(image: Tensor, size: int) -> Tensor:
+    """The center of the resized image, as ImageNet models are evaluated: uint8 (1, 3, S, S).
 
     The shorter side is resized to 256/224 of the view's side, so to 256 px for views of 224 px
-    (bilinear, antialiased); then the centre is cut out.
+    (bilinear, antialiased); then the center is cut out.
 
     Args:
         image: uint8 (3, H, W).

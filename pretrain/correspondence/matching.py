@@ -1,4 +1,4 @@
-"""Which regions of an image and of its neighbours are alike."""
+"""Which regions of an image and of its neighbors are alike."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ MATCH = np.dtype([("query", np.int64), ("key", np.int64), ("similarity", np.floa
 """One pair: rows of ``Regions.boxes`` and the cosine of their features."""
 
 
-def pairs_per_neighbour(regions: Regions, share: float) -> NDArray[np.int64]:
-    """How many pairs an image has with each neighbour, int64 (N,): see ``top_pairs``."""
+def pairs_per_neighbor(regions: Regions, share: float) -> NDArray[np.int64]:
+    """How many pairs an image has with each neighbor, int64 (N,): see ``top_pairs``."""
     return np.maximum(1, (share * regions.counts).astype(np.int64))
 
 
@@ -29,14 +29,14 @@ def match(
     share: float,
     device: torch.device,
 ) -> NDArray[np.void]:
-    """The pairs of some images, row by row, neighbour by neighbour, most similar first.
+    """The pairs of some images, row by row, neighbor by neighbor, most similar first.
 
     Args:
         rows: of the images.
         neighbours: int64 (N, K), -1 where there is none.
         regions: of all images.
         features_of: features (n, D) of a row's regions, of norm 1.
-        share: pairs per neighbour, as a share of the image's own regions.
+        share: pairs per neighbor, as a share of the image's own regions.
         device: for the products, which are float32.
 
     Returns:
@@ -76,7 +76,7 @@ def to_table(
 ) -> PairTable:
     """The table that training reads, of the matches of all images."""
     there = neighbours >= 0
-    lengths = np.repeat(pairs_per_neighbour(regions, share), there.sum(1))
+    lengths = np.repeat(pairs_per_neighbor(regions, share), there.sum(1))
     return PairTable(
         fingerprint,
         _offsets(there.sum(1)),

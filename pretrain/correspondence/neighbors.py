@@ -21,7 +21,7 @@ Engine = Literal["auto", "faiss", "torch"]
 class Search:
     """All features, ready to be asked.
 
-    An image is left out of its own neighbours by its row, so its duplicates stay: the published
+    An image is left out of its own neighbors by its row, so its duplicates stay: the published
     code drops the first hit instead, which is a duplicate as often as the image itself.
 
     Args:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pretrain.core.errors import InputError
 from pretrain.correspondence.regions import Regions
 from pretrain.data.index import Index
-from pretrain.data.pairs import Neighbour, PairTable
+from pretrain.data.pairs import Neighbor, PairTable
 from pretrain.datasets.proposals.filters import FilterSettings, select
 
 NOTES = "pseudo_annotations"
@@ -33,7 +33,7 @@ class Correspondences:
         table: of pairs.
         regions: the boxes that were compared; the whole image where the file has none.
         absent: images of the index that the file does not know.
-        own: images that are among their own neighbours.
+        own: images that are among their own neighbors.
         info: what the file says of its making.
     """
 
@@ -58,7 +58,7 @@ def read_correspondences(file: Path, index: Index) -> Correspondences:
     pairs = _list(file, document, NOTES, "knn_bbox_pair", count)
     sizes = index.column("sizes")
     intra = [np.empty((0, 4), np.float32)] * len(index)
-    found: list[list[Neighbour]] = [[] for _ in range(len(index))]
+    found: list[list[Neighbor]] = [[] for _ in range(len(index))]
     own = 0
     for place, row in enumerate(rows):
         where = f"{NOTES}.bbox[{place}]"
@@ -66,14 +66,14 @@ def read_correspondences(file: Path, index: Index) -> Correspondences:
         ids = _places(file, f"{NOTES}.knn_image_id[{place}]", neighbours[place], count)
         where = f"{NOTES}.knn_bbox_pair[{place}]"
         if not isinstance(pairs[place], list) or len(pairs[place]) != len(ids):
-            raise InputError(f"{file}: {where}: must be a list of {len(ids)}, one per neighbour")
+            raise InputError(f"{file}: {where}: must be a list of {len(ids)}, one per neighbor")
         own += place in ids
         for rank, (other, entry) in enumerate(zip(ids, pairs[place], strict=True)):
             at = f"{where}[{rank}]"
             both = _boxes(file, at, entry, 8)
             query = _inside(file, at, both[:, :4], sizes[row])
             key = _inside(file, at, both[:, 4:], sizes[rows[other]])
-            found[row].append(Neighbour(rows[other], query, key))
+            found[row].append(Neighbor(rows[other], query, key))
     table = PairTable.build(index.fingerprint, found)
     limit = max(1, max((len(part) for part in intra), default=1))
     regions = Regions.gather(index, intra, limit)
@@ -83,20 +83,20 @@ def read_correspondences(file: Path, index: Index) -> Correspondences:
     )
 
 
-def read_neighbours(file: Path, index: Index, k: int) -> tuple[NDArray[np.int64], list[int]]:
+def read_neighbors(file: Path, index: Index, k: int) -> tuple[NDArray[np.int64], list[int]]:
     """Read ``train2017_10nn_instance.json``.
 
     Args:
         file: to read.
         index: of the images.
-        k: neighbours wanted. An image that is its own neighbour is left out.
+        k: neighbors wanted. An image that is its own neighbor is left out.
 
     Returns:
         int64 (N, k), rows of the index, -1 where there are no more; and the row of each image in
         the order of the file.
 
     Raises:
-        InputError: not such a file, it has fewer neighbours, or an image the index lacks.
+        InputError: not such a file, it has fewer neighbors, or an image the index lacks.
     """
     document = _load(file)
     rows = _rows(file, document, index)
@@ -106,7 +106,7 @@ def read_neighbours(file: Path, index: Index, k: int) -> tuple[NDArray[np.int64]
         where = f"{NOTES}.knn_image_id[{place}]"
         ids = _places(file, where, entries[place], len(rows))
         if len(ids) < k:
-            raise InputError(f"{file}: {where}: {len(ids)} neighbours; set --neighbours {len(ids)}")
+            raise InputError(f"{file}: {where}: {len(ids)} neighbors; set --neighbours {len(ids)}")
         others = [rows[other] for other in ids if other != place][:k]
         found[row, : len(others)] = others
     return found, rows

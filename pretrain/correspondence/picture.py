@@ -15,7 +15,7 @@ SIDE, WIDE = 200, 290
 GAP, LINE, BAR = 12, 22, 120
 INK, FAINT, PAPER, GROUND = (30, 30, 30), (115, 115, 115), (255, 255, 255), (238, 238, 238)
 QUERY, KEY = (213, 94, 0), (0, 114, 178)
-"""Of the image's region and of its neighbour's: told apart by the colour-blind too."""
+"""Of the image's region and of its neighbor's: told apart by the color-blind too."""
 
 
 @dataclass(frozen=True)
@@ -24,9 +24,9 @@ class Match:
 
     Attributes:
         row: of the image.
-        other: row of its neighbour.
+        other: row of its neighbor.
         query: x1 y1 x2 y2 in the image, whole px.
-        key: the same in the neighbour.
+        key: the same in the neighbor.
         place: what pair it is, in words.
         similarity: cosine of the features, where it is known.
     """
@@ -46,27 +46,27 @@ def sheet(index: Index, matches: list[Match]) -> Image.Image:
     picture = Image.new("RGB", (width, height), PAPER)
     pen = ImageDraw.Draw(picture)
     lefts = [GAP, 2 * GAP + WIDE, 3 * GAP + 2 * WIDE, 4 * GAP + 2 * WIDE + SIDE]
-    heads = ("image", "its neighbour", "region", "region that matches")
-    for left, head, colour in zip(lefts, heads, (QUERY, KEY, QUERY, KEY), strict=True):
-        pen.text((left, GAP // 2), head, colour, _font(15))
+    heads = ("image", "its neighbor", "region", "region that matches")
+    for left, head, color in zip(lefts, heads, (QUERY, KEY, QUERY, KEY), strict=True):
+        pen.text((left, GAP // 2), head, color, _font(15))
     for number, match in enumerate(matches):
         top = LINE + GAP + number * (SIDE + LINE + 2 * GAP)
         pen.line((GAP, top - GAP // 2, width - GAP, top - GAP // 2), GROUND)
         _caption(pen, index, match, lefts, top)
         one, two = _open(index, match.row), _open(index, match.other)
-        for left, image, box, colour in (
+        for left, image, box, color in (
             (lefts[0], one, match.query, QUERY),
             (lefts[1], two, match.key, KEY),
         ):
-            picture.paste(_overview(image, box, colour), (left, top + LINE))
-        for left, image, box, colour in (
+            picture.paste(_overview(image, box, color), (left, top + LINE))
+        for left, image, box, color in (
             (lefts[2], one, match.query, QUERY),
             (lefts[3], two, match.key, KEY),
         ):
             region = image.crop((box[0], box[1], box[2], box[3])).resize(
                 (SIDE, SIDE), Image.Resampling.BILINEAR
             )
-            ImageDraw.Draw(region).rectangle((0, 0, SIDE - 1, SIDE - 1), outline=colour, width=3)
+            ImageDraw.Draw(region).rectangle((0, 0, SIDE - 1, SIDE - 1), outline=color, width=3)
             picture.paste(region, (left, top + LINE))
     return picture
 
@@ -96,9 +96,7 @@ def _open(index: Index, row: int) -> Image.Image:
     return Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
 
 
-def _overview(
-    image: Image.Image, box: tuple[int, ...], colour: tuple[int, int, int]
-) -> Image.Image:
+def _overview(image: Image.Image, box: tuple[int, ...], color: tuple[int, int, int]) -> Image.Image:
     """The image in the middle of its cell, with the region framed and the rest paler."""
     scale = min(WIDE / image.width, SIDE / image.height)
     width, height = max(1, round(image.width * scale)), max(1, round(image.height * scale))
@@ -109,7 +107,7 @@ def _overview(
     pen = ImageDraw.Draw(pale)
     # Around the region as far as there is room, so that it hides little of a small one.
     frame = (max(0, x1 - 3), max(0, y1 - 3), min(width - 1, x2 + 2), min(height - 1, y2 + 2))
-    pen.rectangle(frame, outline=colour, width=3)
+    pen.rectangle(frame, outline=color, width=3)
     cell = Image.new("RGB", (WIDE, SIDE), GROUND)
     cell.paste(pale, ((WIDE - width) // 2, (SIDE - height) // 2))
     return cell

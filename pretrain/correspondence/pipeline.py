@@ -1,6 +1,6 @@
 """The steps of stage 2, shared out among processes and resumable shard by shard.
 
-    image features -> neighbours -> features of all regions -> pairs
+    image features -> neighbors -> features of all regions -> pairs
 
 Each step computes shards of consecutive rows and nothing that depends on who computes them, so
 any number of processes, stopped and started at will, gives the same files.
@@ -23,8 +23,8 @@ from pretrain import distributed
 from pretrain.core.errors import InputError
 from pretrain.core.progress import Progress
 from pretrain.correspondence import shard_files
-from pretrain.correspondence.encode import FeatureEncoder, centre_view, read_views, region_views
-from pretrain.correspondence.matching import MATCH, match, pairs_per_neighbour, to_table
+from pretrain.correspondence.encode import FeatureEncoder, center_view, read_views, region_views
+from pretrain.correspondence.matching import MATCH, match, pairs_per_neighbor, to_table
 from pretrain.correspondence.neighbors import Search
 from pretrain.correspondence.regions import Regions
 from pretrain.correspondence.settings import CorrespondSettings
@@ -55,7 +55,7 @@ class Job:
         folder: where everything is kept.
         world: this process among all.
         workers: threads that decode.
-        given: int64 (N, K) neighbours found elsewhere, or None.
+        given: int64 (N, K) neighbors found elsewhere, or None.
     """
 
     index: Index
@@ -90,7 +90,7 @@ class Report:
         unreadable: images without features.
         regions: encoded once each.
         official: regions that the published code would encode.
-        engine: of the search for neighbours, where it was made now.
+        engine: of the search for neighbors, where it was made now.
     """
 
     steps: dict[str, tuple[float, int, int]] = field(default_factory=dict)
@@ -108,7 +108,7 @@ def correspond(job: Job) -> Report:
         InputError: an image cannot be read any more, or a file cannot be written.
     """
     report = Report()
-    neighbours = _neighbours(job, report)
+    neighbours = _neighbors(job, report)
     there = neighbours >= 0
     report.unreadable = int((~there.any(1)).sum()) if len(job.index) > 1 else 0
     if not (job.folder / PAIRS).exists():
@@ -121,7 +121,7 @@ def correspond(job: Job) -> Report:
     return report
 
 
-def _neighbours(job: Job, report: Report) -> NDArray[np.int64]:
+def _neighbors(job: Job, report: Report) -> NDArray[np.int64]:
     target = job.folder / "neighbours.npy"
     missing = not target.is_file()
     distributed.barrier()  # nobody writes it before all have looked
@@ -142,12 +142,12 @@ def _search(job: Job, target: Path, report: Report) -> None:
     def encode(number: int) -> NDArray[Any]:
         rows, bad = job.rows(number), dict[int, str]()
         views = read_views(
-            job.index, rows, lambda image, _: centre_view(image, size), job.workers, bad
+            job.index, rows, lambda image, _: center_view(image, size), job.workers, bad
         )
         found = encoder.features(views, "head")
         for row, reason in bad.items():
             found[row - rows.start] = 0
-            log.warning("%s: %s; it gets no neighbours", job.index.path(row), reason)
+            log.warning("%s: %s; it gets no neighbors", job.index.path(row), reason)
         return found
 
     if not features.is_file():
@@ -191,7 +191,7 @@ def _pairs(job: Job, neighbours: NDArray[np.int64], report: Report) -> None:
         for row, reason in sorted(bad.items()):
             if used[row]:
                 raise InputError(
-                    f"{job.index.path(row)}: {reason}, but it is a neighbour of others; repair it "
+                    f"{job.index.path(row)}: {reason}, but it is a neighbor of others; repair it "
                     f"and run again, or delete {job.folder}"
                 )
             found[regions.offsets[row] - start : regions.offsets[row + 1] - start] = 0
@@ -211,7 +211,7 @@ def _pairs(job: Job, neighbours: NDArray[np.int64], report: Report) -> None:
         ]
         return part
 
-    per_row = pairs_per_neighbour(regions, settings.share) * (neighbours >= 0).sum(1)
+    per_row = pairs_per_neighbor(regions, settings.share) * (neighbours >= 0).sum(1)
     matches = job.shards(
         "matches", MATCH, 0, [int(per_row[start:stop].sum()) for start, stop in ends]
     )

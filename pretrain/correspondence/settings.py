@@ -15,7 +15,7 @@ class CorrespondSettings(Settings):
 
     Attributes:
         neighbours: images each image is matched with.
-        share: pairs with each neighbour, as a share of the image's own regions; at least one.
+        share: pairs with each neighbor, as a share of the image's own regions; at least one.
         max_regions: regions of an image, the first of its boxes.
         batch_size: views in one forward.
         precision: of the forwards.

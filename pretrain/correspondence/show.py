@@ -92,7 +92,7 @@ def draw_matches(
                 other,
                 tuple(query.tolist()),
                 tuple(key.tolist()),
-                f"neighbour {chosen - first + 1} of {stop - first}, "
+                f"neighbor {chosen - first + 1} of {stop - first}, "
                 f"pair {pair - start + 1} of {end - start}",
                 None if similarity is None else float(similarity[pair]),
             )
@@ -102,9 +102,9 @@ def draw_matches(
 
 COMMAND = Command(
     "correspond show",
-    "Write a PNG of matched regions: the image with its region, the neighbour with "
+    "Write a PNG of matched regions: the image with its region, the neighbor with "
     "the region that matches, both as the encoder sees them, and the cosine of their features. "
-    "Images, neighbours and pairs are drawn at random, as training draws them.",
+    "Images, neighbors and pairs are drawn at random, as training draws them.",
     add_arguments,
     run,
 )

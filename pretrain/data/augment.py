@@ -1,4 +1,4 @@
-"""Colour, blur and flip of whole batches, each sample with its own parameters and order.
+"""Color, blur and flip of whole batches, each sample with its own parameters and order.
 
 The random numbers are drawn where the image is cut, on the CPU; the pixels are changed where the
 model is. Operations and their order are those of MoCo v2 (Chen et al. 2020), factors those of
@@ -27,7 +27,7 @@ Channels = tuple[float, float, float]
 
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 ORDER = slice(0, 4)
-"""Columns of the operation in each of the four places of the colour jitter."""
+"""Columns of the operation in each of the four places of the color jitter."""
 FACTORS = slice(4, 8)
 """Columns of the factor of brightness, contrast, saturation and of the shift of hue (turns)."""
 GRAY, SIGMA, SOLARIZE, FLIP = range(8, 12)
@@ -62,7 +62,7 @@ class AugmentSettings(Settings):
     Attributes:
         jitter: strengths of brightness, contrast, saturation and hue.
         jitter_p: probability of the jitter.
-        gray_p: probability of losing all colour.
+        gray_p: probability of losing all color.
         blur_p: probability of the blur.
         blur_sigma: range of its standard deviation, px in a view of side ``blur_reference``.
         blur_reference: the blur grows with the side of the view; at this side it is as given.
@@ -163,7 +163,7 @@ def blur_radius(settings: AugmentSettings, size: int) -> int:
 
 
 def apply(images: Tensor, parameters: Tensor, settings: AugmentSettings) -> Tensor:
-    """Augment and normalise a batch on its device.
+    """Augment and normalize a batch on its device.
 
     Args:
         images: uint8 (B, 3, S, S), RGB.
@@ -196,7 +196,7 @@ def _apply(
     images: Tensor, parameters: Tensor, radius: int, mean: Channels, std: Channels
 ) -> Tensor:
     # No settings here: views whose settings differ in probabilities alone share what is compiled.
-    # The caller may be inside autocast; colours are not to be rounded to 8 bits of mantissa.
+    # The caller may be inside autocast; colors are not to be rounded to 8 bits of mantissa.
     with torch.autocast(images.device.type, enabled=False):
         # One plane a channel: most operations take the channels apart.
         x = images.to(torch.float32, memory_format=torch.contiguous_format)
@@ -227,7 +227,7 @@ def _change(
 ) -> None:
     """Replace the masked samples of ``x`` by what the operation makes of them.
 
-    An accelerator computes all samples: to ask it which are wanted would cost a synchronisation.
+    An accelerator computes all samples: to ask it which are wanted would cost a synchronization.
     A CPU computes those that are wanted.
     """
     if _selects(x.device):
@@ -245,7 +245,7 @@ def _selects(device: torch.device) -> bool:
 
 
 def _jitter(x: Tensor, parameters: Tensor) -> None:
-    """The four colour operations, in the order of each sample.
+    """The four color operations, in the order of each sample.
 
     Brightness, contrast and saturation are one formula. As hue comes once in every order, the
     batch passes through up to three of them, through hue, and through the rest of them.
@@ -274,10 +274,10 @@ def _blend_place(x: Tensor, parameters: Tensor, place: int, active: Tensor) -> N
 
 
 def _blend(x: Tensor, kind: Tensor, factor: Tensor) -> Tensor:
-    """Mix with black (brightness), the mean grey (contrast) or the own grey (saturation)."""
-    grey, kind = _luma(x), kind.view(-1, 1, 1, 1)
-    mean = grey.mean((1, 2, 3), keepdim=True) * (kind == CONTRAST)
-    other = torch.addcmul(mean, grey, (kind == SATURATION).to(x.dtype))
+    """Mix with black (brightness), the mean gray (contrast) or the own gray (saturation)."""
+    gray, kind = _luma(x), kind.view(-1, 1, 1, 1)
+    mean = gray.mean((1, 2, 3), keepdim=True) * (kind == CONTRAST)
+    other = torch.addcmul(mean, gray, (kind == SATURATION).to(x.dtype))
     return torch.lerp(other, x, factor.view(-1, 1, 1, 1)).clamp_(0, 1)
 
 
@@ -294,7 +294,7 @@ def _shift_hue(x: Tensor, turns: Tensor) -> Tensor:
     is_green = not_red - is_blue
     difference = torch.addcmul(green - blue, not_red, blue - green)
     difference.addcmul_(is_green, blue - red).addcmul_(is_blue, red - green)
-    # Sixths of a turn from red; grey has no hue, any will do.
+    # Sixths of a turn from red; gray has no hue, any will do.
     hue = difference.div_(chroma.clamp_min(TINY))
     hue.add_(is_green, alpha=2).add_(is_blue, alpha=4).add_(6 * turns.view(-1, 1, 1))
     turned = torch.empty_like(x)
@@ -308,7 +308,7 @@ def _shift_hue(x: Tensor, turns: Tensor) -> Tensor:
 
 
 def _luma(x: Tensor) -> Tensor:
-    """Grey values (B, 1, S, S), weighted as torchvision does."""
+    """Gray values (B, 1, S, S), weighted as torchvision does."""
     red, green, blue = x.unbind(1)
     return (LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue).unsqueeze(1)
 

@@ -80,7 +80,7 @@ class ViewDataset(Dataset[Batch]):
         self.index = index
         self.plan = plan
         self.views = views
-        self.colours = augment.by_view([crop.name for crop in plan.crops])
+        self.colors = augment.by_view([crop.name for crop in plan.crops])
         self.seed = seed
         self.device_crops = device_crops
         self.pack = pack
@@ -207,7 +207,7 @@ class ViewDataset(Dataset[Batch]):
         )
         for number, crop in enumerate(self.plan.crops):
             parameters[number] = draw(
-                generators[crop.name], self.colours[crop.name], self.plan.side(crop)
+                generators[crop.name], self.colors[crop.name], self.plan.side(crop)
             )
         return _Choice([windows[crop.name] for crop in self.plan.crops], fallback, partner)
 

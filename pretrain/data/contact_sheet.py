@@ -24,7 +24,7 @@ WIDE = CELL * 3 // 2
 GAP, LINE = 6, 16
 
 INK, PAPER, FAINT, WARNING = (20, 20, 20), (255, 255, 255), (110, 110, 110), (200, 0, 0)
-COLOURS = (
+COLORS = (
     (230, 159, 0),
     (86, 180, 233),
     (0, 158, 115),
@@ -32,7 +32,7 @@ COLOURS = (
     (213, 94, 0),
     (204, 121, 167),
 )
-"""Of the crops, by number: the palette of Okabe and Ito, told apart by the colour-blind too."""
+"""Of the crops, by number: the palette of Okabe and Ito, told apart by the color-blind too."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def sample(
     Raises:
         InputError: ``augment.views`` names a view that the plan lacks.
     """
-    colours = augment.by_view(list(plan.sides))
+    colors = augment.by_view(list(plan.sides))
     boxes, size = index.boxes(row), index.size(row)
     title = f"row {row}  {index.file_name(row)}  {size[0]} x {size[1]}  {len(boxes)} boxes"
     try:
@@ -103,16 +103,16 @@ def sample(
     )
     after = {}
     for name, view in found.images.items():
-        own = colours[name]
+        own = colors[name]
         parameters = torch.from_numpy(draw(found.generators[name], own, view.shape[-1]))
-        after[name] = denormalised(apply(view[None], parameters[None], own)[0], own)
+        after[name] = denormalized(apply(view[None], parameters[None], own)[0], own)
     return Sample(
         title, "", found.fallback, image, boxes, found.windows, found.images, after, partner
     )
 
 
-def denormalised(view: Tensor, settings: AugmentSettings) -> Tensor:
-    """A normalised float view as uint8 again."""
+def denormalized(view: Tensor, settings: AugmentSettings) -> Tensor:
+    """A normalized float view as uint8 again."""
     mean, std = (torch.tensor(value).view(3, 1, 1) for value in (settings.mean, settings.std))
     return ((view * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
 
@@ -132,7 +132,7 @@ def sheet(samples: Sequence[Sample], plan: ViewPlan, heading: str) -> Image.Imag
         how = "random part of " if crop.random_resized else ""
         for block, when in enumerate(("", ", augmented")):
             x = _column(number + block * count, plan)
-            pen.rectangle((x, LINE + 5, x + CELL - 1, LINE + 8), fill=_colour(number))
+            pen.rectangle((x, LINE + 5, x + CELL - 1, LINE + 8), fill=_color(number))
             _text(pen, (x, LINE + 10), f"{crop.name}{when}", INK)
             side = "" if crop.size is None else f", {crop.size} px"
             _text(pen, (x, 2 * LINE + 8), f"{how}{crop.region}{side}", FAINT)
@@ -183,7 +183,7 @@ def _overview(one: Sample, plan: ViewPlan) -> Image.Image:
 def _framed(
     pixels: Tensor, boxes: Sequence[Sequence[float]], windows: Mapping[str, Window], plan: ViewPlan
 ) -> Image.Image:
-    """An image at the sheet's scale, boxes in white, windows in the crops' colours."""
+    """An image at the sheet's scale, boxes in white, windows in the crops' colors."""
     image = _picture(pixels)
     scale = min(WIDE / image.width, CELL / image.height)
     small = image.resize(
@@ -196,7 +196,7 @@ def _framed(
         _frame(pen, box, scale, (255, 255, 255), 1)
     for number, crop in enumerate(plan.crops):
         if crop.name in windows:
-            _frame(pen, windows[crop.name], scale, _colour(number), 2)
+            _frame(pen, windows[crop.name], scale, _color(number), 2)
     return small
 
 
@@ -204,17 +204,17 @@ def _frame(
     pen: ImageDraw.ImageDraw,
     box: Sequence[float],
     scale: float,
-    colour: tuple[int, int, int],
+    color: tuple[int, int, int],
     width: int,
 ) -> None:
     x1, y1, x2, y2 = (value * scale for value in box)
     corners = (x1, y1, max(x1, x2 - 1), max(y1, y2 - 1))
     pen.rectangle(corners, outline=(0, 0, 0), width=width + 1)
-    pen.rectangle(corners, outline=colour, width=width)
+    pen.rectangle(corners, outline=color, width=width)
 
 
-def _colour(number: int) -> tuple[int, int, int]:
-    return COLOURS[number % len(COLOURS)]
+def _color(number: int) -> tuple[int, int, int]:
+    return COLORS[number % len(COLORS)]
 
 
 def _picture(view: Tensor) -> Image.Image:
@@ -222,6 +222,6 @@ def _picture(view: Tensor) -> Image.Image:
 
 
 def _text(
-    pen: ImageDraw.ImageDraw, place: tuple[int, int], text: str, colour: tuple[int, int, int]
+    pen: ImageDraw.ImageDraw, place: tuple[int, int], text: str, color: tuple[int, int, int]
 ) -> None:
-    pen.text(place, text, fill=colour, font=ImageFont.load_default(11))
+    pen.text(place, text, fill=color, font=ImageFont.load_default(11))

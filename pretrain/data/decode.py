@@ -25,7 +25,7 @@ except ImportError:  # optional: the same pixels without it, a little later
     simplejpeg = None
 
 JPEG = b"\xff\xd8\xff"
-SIMPLE_COLOURS = ("YCbCr", "Gray", "RGB")
+SIMPLE_COLORS = ("YCbCr", "Gray", "RGB")
 """What simplejpeg turns into RGB as Pillow does; CMYK is not among it."""
 
 MAX_PIXELS = 178_956_970
@@ -119,9 +119,9 @@ def decode_simplejpeg(content: bytes, scratch: Scratch | None = None) -> Tensor:
     Raises:
         ValueError: damaged, truncated or of another kind.
     """
-    height, width, colours, _ = simplejpeg.decode_jpeg_header(content)
-    if colours not in SIMPLE_COLOURS:
-        raise ValueError(f"colour space {colours}")
+    height, width, colors, _ = simplejpeg.decode_jpeg_header(content)
+    if colors not in SIMPLE_COLORS:
+        raise ValueError(f"color space {colors}")
     buffer = None if scratch is None else scratch.take(height * width * 3)
     pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(content, buffer=buffer)
     return torch.from_numpy(pixels).permute(2, 0, 1)
@@ -158,8 +158,8 @@ def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:
     """uint8 (H, W, 3), writable; alpha is dropped, 16 bits become 8."""
     if image.mode.startswith("I;16"):
         # Pillow's own conversion cuts off at 255 instead of scaling.
-        grey = (np.asarray(image, np.uint16) >> 8).astype(np.uint8)
-        return np.repeat(grey[:, :, None], 3, axis=2)
+        gray = (np.asarray(image, np.uint16) >> 8).astype(np.uint8)
+        return np.repeat(gray[:, :, None], 3, axis=2)
     if image.mode in ("I", "F"):
         raise ValueError("32 bits per channel: the range of its values is unknown")
     if image.mode in ("P", "PA", "LA") or "transparency" in image.info:

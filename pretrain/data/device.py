@@ -1,4 +1,4 @@
-"""The part of the data side that runs where the model is: cutting, then colours.
+"""The part of the data side that runs where the model is: cutting, then colors.
 
 Where workers hand over decoded images instead of views (``device_crops``), the views are cut here.
 An antialiased bilinear resize is linear and acts on rows and columns apart, so each view is
@@ -39,12 +39,12 @@ def views(
         device: of the model.
         settings: per crop name, with which its augmentation was drawn.
         sides: per crop name, px.
-        dtype: of the result; colours are computed in float32.
+        dtype: of the result; colors are computed in float32.
         memory_format: of the result.
-        compiled: fuse the chain of colours, see ``augment.apply_compiled``.
+        compiled: fuse the chain of colors, see ``augment.apply_compiled``.
 
     Returns:
-        per crop name, (B, 3, S, S) with the crop's own S, normalised.
+        per crop name, (B, 3, S, S) with the crop's own S, normalized.
     """
     images = {name: view.to(device, non_blocking=True) for name, view in batch.images.items()}
     if batch.sources is not None:
@@ -153,7 +153,7 @@ def _padded(sources: Sources, part: slice, width: int, height: int) -> Tensor:
 def resize_matrix(start: Tensor, stop: Tensor, size: int, length: int) -> Tensor:
     """The weights of an antialiased bilinear resize of [start, stop) to ``size`` values.
 
-    A triangle about each output's centre, as wide as the step between them but never narrower
+    A triangle about each output's center, as wide as the step between them but never narrower
     than a pixel; pixels outside the window weigh nothing, the others sum to 1. As Pillow's and
     torch's.
 
@@ -168,9 +168,9 @@ def resize_matrix(start: Tensor, stop: Tensor, size: int, length: int) -> Tensor
     """
     scale = (stop - start).to(torch.float32) / size
     out = torch.arange(size, device=start.device, dtype=torch.float32) + 0.5
-    centre = out * scale[:, None]
+    center = out * scale[:, None]
     pixel = torch.arange(length, device=start.device) - start[:, None]
-    distance = pixel.to(torch.float32)[:, None, :] + 0.5 - centre[:, :, None]
+    distance = pixel.to(torch.float32)[:, None, :] + 0.5 - center[:, :, None]
     weight = (1 - distance.abs() / scale.clamp_min(1)[:, None, None]).clamp_min_(0)
     inside = (pixel >= 0) & (pixel < (stop - start)[:, None])
     weight *= inside[:, None, :]

@@ -11,7 +11,7 @@ AREA = (0.5, 2.0)
 ASPECT = (0.5, 2.0)
 """Width to height of the second box, whatever the first one's (log-uniform)."""
 SHIFT = 0.5
-"""Greatest move of the centre, in sides of the first box (uniform, either way)."""
+"""Greatest move of the center, in sides of the first box (uniform, either way)."""
 MIN_IOU = 0.5
 """The overlap must be greater."""
 ATTEMPTS = 200

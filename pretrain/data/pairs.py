@@ -46,13 +46,13 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class Neighbour:
-    """The pairs of one image with one of its neighbours.
+class Neighbor:
+    """The pairs of one image with one of its neighbors.
 
     Attributes:
-        row: of the neighbour.
+        row: of the neighbor.
         query: float32 (p, 4), boxes in the image, x1 y1 x2 y2 in px.
-        key: float32 (p, 4), the boxes they match in the neighbour.
+        key: float32 (p, 4), the boxes they match in the neighbor.
     """
 
     row: int
@@ -66,11 +66,11 @@ class PairTable:
 
     Attributes:
         fingerprint: of the index that the rows are of.
-        neighbour_offsets: int64 (N + 1,), where each row's neighbours start.
+        neighbor_offsets: int64 (N + 1,), where each row's neighbors start.
         neighbours: int64 (M,), rows; each has at least one pair.
-        pair_offsets: int64 (M + 1,), where each neighbour's pairs start.
+        pair_offsets: int64 (M + 1,), where each neighbor's pairs start.
         query: float32 (P, 4), boxes in the row's image, x1 y1 x2 y2 in px.
-        key: float32 (P, 4), boxes in the neighbour's image.
+        key: float32 (P, 4), boxes in the neighbor's image.
         folder: where it is mapped from; None: it is in memory alone.
     """
 
@@ -83,8 +83,8 @@ class PairTable:
     folder: Path | None = None
 
     @classmethod
-    def build(cls, fingerprint: str, rows: Iterable[list[Neighbour]]) -> PairTable:
-        """Put together what each row of the index has; neighbours without pairs are left out."""
+    def build(cls, fingerprint: str, rows: Iterable[list[Neighbor]]) -> PairTable:
+        """Put together what each row of the index has; neighbors without pairs are left out."""
         parts = [[part for part in row if len(part.query)] for row in rows]
         every = [part for row in parts for part in row]
         assert all(len(part.query) == len(part.key) for part in every)
@@ -182,7 +182,7 @@ def top_pairs(
     may be in several.
 
     Args:
-        similarity: (B, B') of the regions of an image and of a neighbour.
+        similarity: (B, B') of the regions of an image and of a neighbor.
         share: of the image's own regions.
 
     Returns:
@@ -202,7 +202,7 @@ def choose_pair(
     size_of: Callable[[int], tuple[int, int]],
     rng: np.random.Generator,
 ) -> Pair | None:
-    """A random neighbour of the row, and a random one of its pairs; None if there is none.
+    """A random neighbor of the row, and a random one of its pairs; None if there is none.
 
     Args:
         table: of pairs.

@@ -21,7 +21,7 @@ Window = tuple[int, int, int, int]
 """Whole pixels x1 y1 x2 y2, the last two exclusive."""
 
 ATTEMPTS = 10
-"""Tries of a random resized crop before it settles for the centre, as in torchvision."""
+"""Tries of a random resized crop before it settles for the center, as in torchvision."""
 
 RANDOM_OBJECT_AREA = (0.1, 0.4)
 """Share of the image that stands in for an object where the image has no valid box."""

@@ -26,7 +26,7 @@ class Provenance(Settings):
     Attributes:
         run: name of the run's folder.
         method: as a table calls it, such as ``moco+hcl``.
-        step: optimiser steps done.
+        step: optimizer steps done.
         checkpoint: file name.
         checkpoint_sha256: of that file.
     """

@@ -142,7 +142,7 @@ class Timm(FileFormat):
 class Detectron2(FileFormat):
     """detectron2's names, in a ``.pth`` whose entries its checkpointer and ``hcl detect`` read.
 
-    detectron2 honours ``matching_heuristics`` inside a ``.pth`` as well as inside a ``.pkl``;
+    detectron2 honors ``matching_heuristics`` inside a ``.pth`` as well as inside a ``.pkl``;
     the ``.pth`` needs no unpickling of foreign objects.
     """
 
@@ -202,11 +202,11 @@ class Detectron2(FileFormat):
 def _write_safetensors(
     pretrained: PretrainedEncoder, origin: Provenance, header: dict[str, str], path: Path
 ) -> None:
-    from safetensors.torch import save as serialise
+    from safetensors.torch import save as serialize
 
     provenance = {name: str(value) for name, value in origin.model_dump().items()}
     metadata = {"format": "pt", **header, **provenance}
-    path.write_bytes(serialise(contiguous(pretrained.backbone), metadata=metadata))
+    path.write_bytes(serialize(contiguous(pretrained.backbone), metadata=metadata))
 
 
 def _read_header(path: Path) -> dict[str, str]:

@@ -115,9 +115,9 @@ def logmap(x: Tensor, y: Tensor, c: Curvature) -> Tensor:
     """Tangent at x of the geodesic that ends in y, (..., D): the inverse of :func:`expmap`."""
     x, y = as_float(x), as_float(y)
     s = root(curvature_like(c, x))
-    towards = mobius_add(-x, y, c)
-    stretch = _artanhc(s * norm(towards), s / 2 * distance(x, y, c))
-    return towards * (gap(x, c) * stretch)[..., None]
+    toward = mobius_add(-x, y, c)
+    stretch = _artanhc(s * norm(toward), s / 2 * distance(x, y, c))
+    return toward * (gap(x, c) * stretch)[..., None]
 
 
 def geodesic(x: Tensor, y: Tensor, t: float | Tensor, c: Curvature) -> Tensor:
@@ -202,7 +202,7 @@ class _RiemannianGradient(torch.autograd.Function):
 def riemannian_gradient(x: Tensor, c: Curvature) -> Tensor:
     """Identity, (..., D); its gradient becomes the Riemannian one: (1 - c|x|²)²/4 times.
 
-    What the HCL reference calls RSGD: a scaling of the gradient, not an optimiser. No gradient
+    What the HCL reference calls RSGD: a scaling of the gradient, not an optimizer. No gradient
     reaches c through the scale.
     """
     x = as_float(x)

@@ -38,7 +38,7 @@ def dense_info_nce(
     """InfoNCE of every query cell against its matched key cell and the dense queue.
 
     Args:
-        grid_q: projected cells (N, D, L) or (N, D, H, W), normalised here, with gradient.
+        grid_q: projected cells (N, D, L) or (N, D, H, W), normalized here, with gradient.
         grid_k: likewise of the key view; constant.
         matches: (N, L) from :func:`match`.
         queue: (K, D) unit rows, one pooled dense key an image; constant.

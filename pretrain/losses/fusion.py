@@ -35,7 +35,7 @@ def hypmix(
     """Pairwise cross-entropy over both geometries of features (B, S, D), summed over slot pairs.
 
     Args:
-        features: output of the head, not normalised, with gradient.
+        features: output of the head, not normalized, with gradient.
         c: curvature of the ball is -c.
         weight: of the hyperbolic part.
         temperature_spherical: of the cosine.
@@ -43,7 +43,7 @@ def hypmix(
         clip: norm to which the ball's input is clipped.
         combine: "logits", one softmax over the sum cos/T_s - weight·d/T_h as in the released
             code; "losses", the sum of two losses as the paper's abstract reads.
-        ball_input: "unit", the ball point of the normalised feature as released (its distance is
+        ball_input: "unit", the ball point of the normalized feature as released (its distance is
             then a function of the cosine alone); "raw", that of the feature itself.
         numerics: "official" for the reference's epsilons.
 

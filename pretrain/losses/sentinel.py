@@ -94,8 +94,8 @@ class NonFiniteSentinel(TorchDispatchMode):  # type: ignore[no-untyped-call]
         finite = all(_finite(leaf) for leaf in leaves)
         seen = ", ".join(_describe(leaf) for leaf in leaves if _floating(leaf)) if finite else ""
         result = func(*args, **kwargs)
-        uninitialised = "empty" in func.__name__
-        if finite and not uninitialised and not all(map(_finite, tree_leaves(result))):
+        uninitialized = "empty" in func.__name__
+        if finite and not uninitialized and not all(map(_finite, tree_leaves(result))):
             self.found = f"{func}{self._place()} made a non-finite number from ({seen})"
             if self._stop:
                 raise FloatingPointError(self.found)

@@ -49,7 +49,7 @@ class MethodSettings(Settings):
 
 
 Losses = dict[str, Tensor]
-"""Scalar terms by name, already weighted: their sum is minimised."""
+"""Scalar terms by name, already weighted: their sum is minimized."""
 
 Metrics = dict[str, Tensor]
 """Scalars to log, detached."""
@@ -58,7 +58,7 @@ Metrics = dict[str, Tensor]
 class Method(nn.Module, ABC):
     """A pretraining method.
 
-    One step is ``begin_step``, ``forward`` with backward, the optimiser's step, ``end_step``.
+    One step is ``begin_step``, ``forward`` with backward, the optimizer's step, ``end_step``.
     Where gradients are accumulated there are several forwards, each of a part of the step's rows:
     what is kept for ``end_step`` is kept in their order, and what is random in ``forward`` depends
     on its number in the step too. Everything that must survive a kill is a parameter or a buffer.
@@ -83,7 +83,7 @@ class Method(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, views: Mapping[str, Tensor]) -> tuple[Losses, Metrics]:
-        """Loss terms of the normalised views, each (B, 3, S, S)."""
+        """Loss terms of the normalized views, each (B, 3, S, S)."""
 
     def begin_step(self, step: int, total_steps: int) -> None:
         """Before the step's forwards: what depends on the step, and the momentum update."""
@@ -92,7 +92,7 @@ class Method(nn.Module, ABC):
         """Back to just after ``begin_step``: the step's forwards will be done again."""
 
     def statistics(self) -> Metrics:
-        """Of the last ``forward``, before the optimiser's step; for logged steps, on all ranks.
+        """Of the last ``forward``, before the optimizer's step; for logged steps, on all ranks.
 
         Scalars, or vectors such as histograms, detached.
         """
@@ -103,7 +103,7 @@ class Method(nn.Module, ABC):
         return []
 
     def end_step(self) -> None:
-        """After the optimiser: what must not change while gradients are computed."""
+        """After the optimizer: what must not change while gradients are computed."""
 
 
 class KeyedMethod(Method):

@@ -27,7 +27,7 @@ from pretrain.models import (
     Encoder,
     build_head,
     momentum_copy,
-    synchronise_batch_norm,
+    synchronize_batch_norm,
     update_momentum,
 )
 
@@ -53,7 +53,7 @@ class BootstrapSettings(MethodSettings):
     Attributes:
         momentum: of the target network at the first step; it grows to 1 along half a cosine.
         predictor_hidden: width of a predictor's hidden layer.
-        synchronise: batch norm over the global batch; otherwise over each process' share.
+        synchronize: batch norm over the global batch; otherwise over each process' share.
     """
 
     momentum: Annotated[float, Field(ge=0, le=1)] = 0.99
@@ -92,8 +92,8 @@ class Bootstrap(KeyedMethod):
             {name: build_head("mlp_bn", dim, hidden, dim) for name in pairs}
         )
         if settings.synchronise:
-            synchronise_batch_norm(self.encoder_q)
-            synchronise_batch_norm(self.predictors)
+            synchronize_batch_norm(self.encoder_q)
+            synchronize_batch_norm(self.predictors)
         self.encoder_k = momentum_copy(self.encoder_q)
         self._start = self._momentum = settings.momentum
 
@@ -119,7 +119,7 @@ class Bootstrap(KeyedMethod):
         self._momentum = 1 - (1 - self._start) * swing
 
     def end_step(self) -> None:
-        """Move the target towards the online network, after its optimiser's step."""
+        """Move the target toward the online network, after its optimizer's step."""
         update_momentum(self.encoder_k, self.encoder_q, self._momentum)
 
     def forward(self, views: Mapping[str, Tensor]) -> tuple[Losses, Metrics]:

@@ -38,7 +38,7 @@ from pretrain.models import (
     Queue,
     group_batch_norm,
     momentum_copy,
-    synchronise_batch_norm,
+    synchronize_batch_norm,
     update_momentum,
 )
 
@@ -57,7 +57,7 @@ class MocoSettings(MethodSettings):
             batch, so images travel between processes; one process with two groups computes what
             two with one group each compute. ``local``: the same groups, but keys permuted within
             each process' batch, so no image travels; the sampler deals rows to processes at
-            random, so groups mix all the same. ``synchronised``: statistics of the global batch,
+            random, so groups mix all the same. ``synchronized``: statistics of the global batch,
             no permutation. ``plain``: those of each process' batch, no permutation; batch norm
             leaks. Networks without batch norm need none of this and get none.
         norm_group: samples that share statistics in ``shuffled`` and ``local``; the official
@@ -98,7 +98,7 @@ class Moco(TwoViewMethod):
         self._fresh: list[tuple[Queue, Tensor]] = []
 
     def build_encoder(self) -> Encoder:
-        """The network, with its random initialisation."""
+        """The network, with its random initialization."""
         return Encoder(self.context.encoder)
 
     def _keep_batch_norm_from_leaking(self) -> None:
@@ -111,7 +111,7 @@ class Moco(TwoViewMethod):
             _check_group(settings.norm_group, self.context, local=kind == "local")
             group_batch_norm(self.encoder_q, settings.norm_group, self.context.local_batch)
         elif kind == "synchronised":
-            synchronise_batch_norm(self.encoder_q)
+            synchronize_batch_norm(self.encoder_q)
 
     def begin_step(self, step: int, total_steps: int) -> None:
         """Momentum update; equal to the official one between query and key forwards."""

@@ -7,7 +7,7 @@ from pretrain.models.dense import DenseEncoder, DenseOutput
 from pretrain.models.encoder import Encoder, EncoderSettings, build_head
 from pretrain.models.momentum import momentum_copy, update_momentum
 from pretrain.models.queue import Queue
-from pretrain.models.sync_batch_norm import synchronise_batch_norm
+from pretrain.models.sync_batch_norm import synchronize_batch_norm
 
 __all__ = [
     "DenseEncoder",
@@ -19,7 +19,7 @@ __all__ = [
     "build_head",
     "group_batch_norm",
     "momentum_copy",
-    "synchronise_batch_norm",
+    "synchronize_batch_norm",
     "update_momentum",
     "use_products",
 ]

@@ -34,9 +34,9 @@ def is_timm(name: str) -> bool:
 
 
 def build_backbone(name: str, options: Mapping[str, Any] | None = None) -> nn.Module:
-    """A randomly initialised network without classifier: (N, 3, H, W) -> (N, num_features).
+    """A randomly initialized network without classifier: (N, 3, H, W) -> (N, num_features).
 
-    Parameters have the names and the initialisation of the library the network is from.
+    Parameters have the names and the initialization of the library the network is from.
 
     Args:
         name: one of ``TORCHVISION``, or ``timm/NAME``.

@@ -31,7 +31,7 @@ class GroupBatchNorm(nn.modules.batchnorm._BatchNorm):
     rows: int | None = None
 
     def forward(self, input: Tensor) -> Tensor:
-        """Normalise (N, C) or (N, C, H, W); N a multiple of ``group`` in training."""
+        """Normalize (N, C) or (N, C, H, W); N a multiple of ``group`` in training."""
         count = len(input)
         if not self.training or count == self.group:
             plain: Tensor = super().forward(input)
@@ -44,8 +44,8 @@ class GroupBatchNorm(nn.modules.batchnorm._BatchNorm):
         # A momentum of 1 leaves the groups' own statistics in these.
         means = self.running_mean.new_zeros((groups, self.num_features))
         variances = torch.ones_like(means)
-        normalise = _by_one_node if _is_eager_cpu(input) else _by_node_of_each
-        output = normalise(input, self, means, variances)
+        normalize = _by_one_node if _is_eager_cpu(input) else _by_node_of_each
+        output = normalize(input, self, means, variances)
         forwards = 1 if self.rows is None else max(1, count // self.rows)
         for mean, variance in zip(means.chunk(forwards), variances.chunk(forwards), strict=True):
             self.running_mean.lerp_(mean.mean(0), self.momentum)
@@ -65,7 +65,7 @@ class GroupBatchNormAct(GroupBatchNorm):
     act: nn.Module
 
     def forward(self, input: Tensor) -> Tensor:
-        """Normalise and activate."""
+        """Normalize and activate."""
         activated: Tensor = self.act(self.drop(super().forward(input)))
         return activated
 

@@ -12,7 +12,7 @@ from pretrain.models.feature_map import find_feature_map
 
 
 class DenseOutput(NamedTuple):
-    """Of one batch of images, nothing normalised.
+    """Of one batch of images, nothing normalized.
 
     Attributes:
         projection: (N, dim) of the pooled features.

@@ -15,7 +15,7 @@ class EncoderSettings(Settings):
 
     Attributes:
         backbone: torchvision's ``resnet18``, ``resnet34``, ``resnet50`` or ``resnet101``, or any
-            CNN or transformer of timm as ``timm/NAME``; definition and initialisation are theirs.
+            CNN or transformer of timm as ``timm/NAME``; definition and initialization are theirs.
         options: arguments of timm's constructor, such as ``drop_path_rate``.
         head: ``mlp``: Linear, ReLU, Linear, as MoCo-v2 (arXiv 2003.04297, section 3);
             ``mlp_bn``: Linear, batch norm, ReLU, Linear without bias, as BYOL's projector.
@@ -46,7 +46,7 @@ def build_head(kind: Literal["mlp", "mlp_bn"], width: int, hidden: int, dim: int
 
 
 class Encoder(nn.Module):
-    """``head(backbone(images))``: (N, 3, H, W) -> (N, dim), not normalised."""
+    """``head(backbone(images))``: (N, 3, H, W) -> (N, dim), not normalized."""
 
     def __init__(self, settings: EncoderSettings) -> None:
         super().__init__()

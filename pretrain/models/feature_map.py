@@ -68,7 +68,7 @@ def find_feature_map(name: str, backbone: nn.Module, size: int) -> FeatureMap:
     )
     training = backbone.training
     backbone.eval()
-    # No random numbers: the run's initialisation does not depend on this look.
+    # No random numbers: the run's initialization does not depend on this look.
     images = torch.linspace(-1, 1, 3 * size * size).view(1, 3, size, size)
     try:
         with torch.no_grad():
@@ -78,7 +78,7 @@ def find_feature_map(name: str, backbone: nn.Module, size: int) -> FeatureMap:
                 raise InputError(refusal)
             pooled, cells = _read_timm(backbone, images, layout)
     except (AssertionError, NotImplementedError):
-        # How timm's models say that they cannot give normalised cells.
+        # How timm's models say that they cannot give normalized cells.
         raise InputError(refusal) from None
     finally:
         backbone.train(training)
@@ -103,7 +103,7 @@ def _layout(backbone: Any, images: Tensor) -> Layout | None:
 
 def _read_timm(backbone: Any, images: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
     if layout == "tokens":
-        # The normalised patch tokens of the last block, back on their grid.
+        # The normalized patch tokens of the last block, back on their grid.
         features, (cells,) = backbone.forward_intermediates(
             images, indices=1, norm=True, output_fmt="NCHW"
         )

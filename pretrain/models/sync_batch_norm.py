@@ -16,7 +16,7 @@ from pretrain.geometry.precision import as_float
 from pretrain.models.batch_norm import convertible, has_activation
 
 
-class SynchronisedBatchNorm(nn.modules.batchnorm._BatchNorm):
+class SynchronizedBatchNorm(nn.modules.batchnorm._BatchNorm):
     """As ``nn.SyncBatchNorm``, but for a CPU too; in evaluation and alone, plain batch norm.
 
     No subclass of PyTorch's, which data-parallel training refuses on a CPU.
@@ -25,7 +25,7 @@ class SynchronisedBatchNorm(nn.modules.batchnorm._BatchNorm):
     process_group = None  # all processes; read by PyTorch's forward
 
     def forward(self, input: Tensor) -> Tensor:
-        """Normalise (N, C), (N, C, L) or (N, C, H, W) over the samples of all processes."""
+        """Normalize (N, C), (N, C, L) or (N, C, H, W) over the samples of all processes."""
         if not (self.training and distributed.is_active()):
             plain: Tensor = super().forward(input)
             return plain
@@ -37,10 +37,10 @@ class SynchronisedBatchNorm(nn.modules.batchnorm._BatchNorm):
         shape = [1, -1, *[1] * (x.ndim - 2)]
         count = _all_reduce(x.new_tensor(float(x.numel() // x.shape[1])))
         mean = _all_reduce(x.sum(dims)) / count
-        centred = x - mean.view(shape)
-        variance = _all_reduce(centred.square().sum(dims)) / count
+        centered = x - mean.view(shape)
+        variance = _all_reduce(centered.square().sum(dims)) / count
         self._track(mean.detach(), variance.detach() * (count / (count - 1)))
-        scaled = centred * (variance.view(shape) + self.eps).rsqrt()
+        scaled = centered * (variance.view(shape) + self.eps).rsqrt()
         result = scaled * self.weight.view(shape) + self.bias.view(shape)
         return result.to(input.dtype)
 
@@ -60,14 +60,14 @@ class SynchronisedBatchNorm(nn.modules.batchnorm._BatchNorm):
         self.num_batches_tracked.add_(1)
 
 
-class SynchronisedBatchNormAct(SynchronisedBatchNorm):
+class SynchronizedBatchNormAct(SynchronizedBatchNorm):
     """The same for timm's ``BatchNormAct2d``, which has an activation of its own."""
 
     drop: nn.Module
     act: nn.Module
 
     def forward(self, input: Tensor) -> Tensor:
-        """Normalise and activate."""
+        """Normalize and activate."""
         activated: Tensor = self.act(self.drop(super().forward(input)))
         return activated
 
@@ -93,7 +93,7 @@ def _all_reduce(value: Tensor) -> Tensor:
     return total
 
 
-def synchronise_batch_norm(module: nn.Module) -> None:
+def synchronize_batch_norm(module: nn.Module) -> None:
     """Let every batch norm of ``module`` work on the global batch, in place.
 
     Raises:
@@ -101,4 +101,4 @@ def synchronise_batch_norm(module: nn.Module) -> None:
     """
     for _, layer in convertible(module):
         activated = has_activation(layer)
-        layer.__class__ = SynchronisedBatchNormAct if activated else SynchronisedBatchNorm
+        layer.__class__ = SynchronizedBatchNormAct if activated else SynchronizedBatchNorm

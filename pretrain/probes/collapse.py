@@ -32,7 +32,7 @@ COLLAPSED = "embeddings have collapsed"
 def rank_me(embeddings: Tensor) -> Tensor:
     """RankMe of (N, D) (Garrido et al. 2023, arXiv 2210.02885, equation 1): 1 to min(N, D).
 
-    exp of the entropy of the singular values, divided by their sum; rows are not centred. From
+    exp of the entropy of the singular values, divided by their sum; rows are not centered. From
     the eigenvalues of the smaller Gram matrix in float64, so that it costs little.
     """
     x = embeddings.double()

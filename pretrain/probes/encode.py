@@ -1,4 +1,4 @@
-"""From labelled regions to features of the backbone."""
+"""From labeled regions to features of the backbone."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ class Forward:
 
     Attributes:
         size: side of a crop, px.
-        mean: of the normalisation.
-        std: of the normalisation.
+        mean: of the normalization.
+        std: of the normalization.
         device: where the backbone is.
         memory_format: of its input.
         autocast: a fresh context with the precision of the run.

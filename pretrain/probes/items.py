@@ -1,4 +1,4 @@
-"""Which labelled crops take part in a probe: bank and queries, and every process' share."""
+"""Which labeled crops take part in a probe: bank and queries, and every process' share."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ UNKNOWN = -1
 
 @dataclass(frozen=True)
 class Items:
-    """N labelled regions, image by image in the order of the index.
+    """N labeled regions, image by image in the order of the index.
 
     Attributes:
         index: of the images.
@@ -74,7 +74,7 @@ def choose_items(
 
     Args:
         data: of the bank.
-        test: of the queries; None: every fifth labelled image of ``data``.
+        test: of the queries; None: every fifth labeled image of ``data``.
         crops: what an item is.
         limit: items at most on each side.
         names: of the two in messages.
@@ -82,23 +82,23 @@ def choose_items(
     Raises:
         InputError: a set cannot be read or has no labels of use, or both sides share images.
     """
-    found = _labelled(data, crops, names[0])
+    found = _labeled(data, crops, names[0])
     if test is None:
         images = np.unique(found.rows)
         if len(images) < EVERY:
             raise InputError(
-                f"{names[0]}: {found.index.images}: only {len(images)} labelled images, too few to "
+                f"{names[0]}: {found.index.images}: only {len(images)} labeled images, too few to "
                 f"keep every fifth for queries; give more, or a set of its own as {names[1]}"
             )
         is_query = np.isin(found.rows, images[EVERY - 1 :: EVERY])
         bank, queries = found.take(~is_query), found.take(is_query)
     else:
-        bank, queries = found, _renamed(_labelled(test, crops, names[1]), found.categories, names)
+        bank, queries = found, _renamed(_labeled(test, crops, names[1]), found.categories, names)
         _refuse_shared_images(bank, queries, names)
     return bank.thinned(limit), queries.thinned(limit)
 
 
-def _labelled(data: DataSettings, crops: Literal["object", "image"], where: str) -> Items:
+def _labeled(data: DataSettings, crops: Literal["object", "image"], where: str) -> Items:
     try:
         index = open_index(data)
         pack = None if data.pack is None else Pack.open(Path(data.pack))
@@ -108,14 +108,14 @@ def _labelled(data: DataSettings, crops: Literal["object", "image"], where: str)
         raise InputError(f"{where}: {error}") from None
     counts = np.diff(index.column("box_offsets"))
     # A proposal is computed; nobody has said what it shows.
-    labelled = (index.column("flags") & Flag.PROPOSAL) == 0
-    rows = np.repeat(np.arange(len(index), dtype=np.int64), counts)[labelled]
-    labels = index.column("labels")[labelled].astype(np.int64)
-    items = Items(index, pack, rows, index.column("boxes")[labelled], labels, index.categories)
+    labeled = (index.column("flags") & Flag.PROPOSAL) == 0
+    rows = np.repeat(np.arange(len(index), dtype=np.int64), counts)[labeled]
+    labels = index.column("labels")[labeled].astype(np.int64)
+    items = Items(index, pack, rows, index.column("boxes")[labeled], labels, index.categories)
     if crops == "image":
         items = _whole_images(items)
     if len(np.unique(items.labels)) < 2:
-        kind = "labelled boxes" if crops == "object" else "images of one category"
+        kind = "labeled boxes" if crops == "object" else "images of one category"
         have = f"{len(items)} {kind}" + (", all of the same category" if len(items) else "")
         raise InputError(
             f"{where}: {index.meta['source']['path']}: {have}; a probe needs labels of two "

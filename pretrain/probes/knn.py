@@ -14,13 +14,13 @@ def classify(
 ) -> tuple[Tensor, Tensor]:
     """The label with most votes, and the label of the nearest: both int64 (Q,), on the CPU.
 
-    Each of the k neighbours votes for its own label with exp(cos/τ).
+    Each of the k neighbors votes for its own label with exp(cos/τ).
 
     Args:
         queries: (Q, F), unit rows.
         bank: (N, F), unit rows.
         labels: int64 (N,), from 0.
-        k: neighbours; all N where there are fewer.
+        k: neighbors; all N where there are fewer.
         temperature: τ.
     """
     labels = labels.cpu()
@@ -31,10 +31,10 @@ def classify(
         part = slice(start, start + CHUNK)
         cosines, places = (queries[part] @ bank.T).topk(min(k, len(bank)), dim=1)
         # Votes are added on the CPU, in one order: on CUDA the order of such sums varies.
-        neighbours = labels[places.cpu()]
+        neighbors = labels[places.cpu()]
         # The greatest cosine subtracted: the same winner, and no overflow for a small τ.
         weights = ((cosines - cosines[:, :1]).double() / temperature).exp().cpu()
-        votes = torch.zeros(len(neighbours), classes, dtype=torch.float64)
-        voted[part] = votes.scatter_add_(1, neighbours, weights).argmax(1)
-        nearest[part] = neighbours[:, 0]
+        votes = torch.zeros(len(neighbors), classes, dtype=torch.float64)
+        voted[part] = votes.scatter_add_(1, neighbors, weights).argmax(1)
+        nearest[part] = neighbors[:, 0]
     return voted, nearest

@@ -60,7 +60,7 @@ class KnnProbe:
         """Encode, classify, count: values for the record; all processes take part.
 
         ``probe/knn``: share of queries that the vote puts right. ``probe/recall_1``: share whose
-        nearest neighbour has their category. ``probe/chance``: what a random neighbour would
+        nearest neighbor has their category. ``probe/chance``: what a random neighbor would
         reach, ``probe/majority``: what always the bank's most frequent category would.
         Empty where no image of a side can be read.
         """

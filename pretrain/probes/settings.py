@@ -15,12 +15,12 @@ class ProbeSettings(Settings):
 
     Attributes:
         every: steps between two probes.
-        data: labelled images whose features are the bank.
-        test: labelled images that are classified; None: every fifth image of ``data``, which then
+        data: labeled images whose features are the bank.
+        test: labeled images that are classified; None: every fifth image of ``data``, which then
             is not in the bank.
-        crops: ``object``: every labelled box, exactly, resized to a square. ``image``: every
+        crops: ``object``: every labeled box, exactly, resized to a square. ``image``: every
             image whose boxes have one category, as those of a folder of class folders.
-        k: neighbours that vote; the whole bank where it is smaller.
+        k: neighbors that vote; the whole bank where it is smaller.
         temperature: τ of the votes exp(cos/τ).
         size: side of the crops, px; None: that of the run's views.
         batch_size: crops in one forward, per process.

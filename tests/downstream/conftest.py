@@ -15,33 +15,33 @@ from pretrain import checkpoint
 from pretrain.models import Encoder, EncoderSettings
 from pretrain.pretrained import Description
 
-COLOURS = {"tomato": (200, 40, 30), "leaf": (40, 160, 50), "sky": (60, 90, 210)}
+COLORS = {"tomato": (200, 40, 30), "leaf": (40, 160, 50), "sky": (60, 90, 210)}
 
 
 def write_object_set(folder: Path, images: int = 6, seed: int = 0) -> tuple[Path, Path]:
-    """Scenes of coloured rectangles; the colour is the category. Returns JSON and image folder."""
+    """Scenes of colored rectangles; the color is the category. Returns JSON and image folder."""
     rng = np.random.default_rng(seed)
     (folder / "images").mkdir(parents=True)
     document: dict[str, list[dict[str, object]]] = {
         "images": [],
         "annotations": [],
-        "categories": [{"id": 10 * n + 1, "name": name} for n, name in enumerate(COLOURS)],
+        "categories": [{"id": 10 * n + 1, "name": name} for n, name in enumerate(COLORS)],
     }
     for number in range(images):
         noise = rng.integers(90, 130, (72, 96, 3), dtype=np.uint8)
         picture = Image.fromarray(noise)
         draw = ImageDraw.Draw(picture)
-        for column, colour in enumerate(rng.permutation(3)):
+        for column, color in enumerate(rng.permutation(3)):
             width, height = (int(side) for side in rng.integers(18, 28, 2))
             left, top = 32 * column + 2, int(rng.integers(2, 40))
             draw.rectangle(
-                (left, top, left + width - 1, top + height - 1), list(COLOURS.values())[colour]
+                (left, top, left + width - 1, top + height - 1), list(COLORS.values())[color]
             )
             document["annotations"].append(
                 {
                     "id": len(document["annotations"]) + 1,
                     "image_id": number,
-                    "category_id": 10 * int(colour) + 1,
+                    "category_id": 10 * int(color) + 1,
                     "bbox": [left, top, width, height],
                     "area": width * height,
                     "iscrowd": 0,

@@ -16,7 +16,7 @@ SIZES = [(64, 48), (48, 64), (80, 60), (50, 50), (90, 40)]
 
 
 def picture(width: int, height: int, seed: int) -> Image.Image:
-    """Smooth colours with some noise."""
+    """Smooth colors with some noise."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[0:height, 0:width] / max(width, height)
     waves = [np.sin(6 * (a * x + b * y) + c) for a, b, c in rng.uniform(0, 3, (3, 3))]

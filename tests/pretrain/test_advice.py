@@ -13,7 +13,7 @@ from pretrain.advice import Facts, advise, own_keys_share
 from pretrain.config import RunSettings, from_values
 from pretrain.data.index import Index
 from pretrain.data.pack import Pack
-from pretrain.data.pairs import Neighbour, PairTable
+from pretrain.data.pairs import Neighbor, PairTable
 from pretrain.data.sampler import permutation
 from pretrain.datasets.index_writer import build_index
 from pretrain.datasets.records import Record, Stream
@@ -253,7 +253,7 @@ def test_fallbacks(tmp_path: Path) -> None:
     assert with_index(built, **{"views.resample_weak_images": True}) == []
     assert advise(dataclasses.replace(facts(), index=built)) == []  # whole images need no boxes
     boxes = np.array([[0, 0, 40, 40]], np.float32)
-    rows = [[Neighbour(0, boxes, boxes)] if row % 2 else [] for row in range(10)]
+    rows = [[Neighbor(0, boxes, boxes)] if row % 2 else [] for row in range(10)]
     table = PairTable.build(built.fingerprint, rows)
     pairs = facts(**{"method": {**MOCO, "crops": "pair_key"}})
     (found,) = advise(dataclasses.replace(pairs, index=built, pairs=table))

@@ -84,10 +84,10 @@ def test_plan__views(scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture
         "region": "scene",
         "random_resized": False,
         "size": 32,
-        "colours": {"blur_p": 0.0},
+        "colors": {"blur_p": 0.0},
     }
     assert views["view_1"]["random_resized"]
-    assert not views["view_1"]["colours"]
+    assert not views["view_1"]["colors"]
 
 
 def test_plan__without_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""Optimisers, their groups and the rate of every step."""
+"""Optimizers, their groups and the rate of every step."""
 
 from __future__ import annotations
 

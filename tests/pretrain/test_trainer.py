@@ -239,7 +239,7 @@ def test_changed_data__is_refused(
     assert "the data set has changed since this run began" in train_here(arguments, status=2)
 
 
-def test_no_steps__saves_the_initialisation(
+def test_no_steps__saves_the_initialization(
     scenes: Path, tmp_path: Path, train_here: Callable[..., str]
 ) -> None:
     run = tmp_path / "run"

@@ -1,4 +1,4 @@
-"""Runs whose views are of pairs, or of colours of their own."""
+"""Runs whose views are of pairs, or of colors of their own."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from small_network import SMALL
 from pretrain import distributed
 from pretrain.config import load_settings
 from pretrain.core.errors import InputError
-from pretrain.data.pairs import Neighbour, PairTable
+from pretrain.data.pairs import Neighbor, PairTable
 from pretrain.datasets.source import open_index
 from pretrain.dry_run import plan_run
 from pretrain.metrics import read_metrics
@@ -65,7 +65,7 @@ def test_views_of_pairs(
     index = open_index(trainer(scenes, tmp_path / "other run", world).settings.data)
     boxes = np.array([[0, 0, 40, 40]], np.float32)
     count = len(index)
-    rows = [[Neighbour((row + 1) % count, boxes, boxes)] if row % 2 else [] for row in range(count)]
+    rows = [[Neighbor((row + 1) % count, boxes, boxes)] if row % 2 else [] for row in range(count)]
     PairTable.build(index.fingerprint, rows).write(tmp_path / "pairs")
     again = trainer(scenes, tmp_path / "run", world, data__pairs=tmp_path / "pairs", **pairs)
     assert again.fit() is Outcome.FINISHED
@@ -118,7 +118,7 @@ def test_data_without_boxes__dry_run(scenes: Path, tmp_path: Path) -> None:
     assert any("views.random_regions=true" in warning for warning in plan.warnings)
 
 
-def test_colours_of_a_view_that_the_method_lacks(
+def test_colors_of_a_view_that_the_method_lacks(
     scenes: Path, tmp_path: Path, world: distributed.World
 ) -> None:
     views = {"view_2": {"solarize_p": 0.2}, "scene": {"flip_p": 0.0}}

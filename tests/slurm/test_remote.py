@@ -139,7 +139,7 @@ def test_another_process_with_a_job_s_number_is_left_alone(
     assert stranger.returncode == 0
 
 
-def test_cancelled_is_said_only_of_what_is(
+def test_canceled_is_said_only_of_what_is(
     command: Command, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cluster, _ = choose_cluster("cpu")

@@ -64,12 +64,12 @@ def evaluate(
     entries = read_detections(detections, truth)
     names = [str(category["name"]) for category in truth["categories"]]
     return {
-        kind: summarise(precision_table(truth, of_kind(truth, entries, kind), kind, backend), names)
+        kind: summarize(precision_table(truth, of_kind(truth, entries, kind), kind, backend), names)
         for kind in kinds
     }
 
 
-def summarise(precision: Precision, names: Sequence[str]) -> Scores:
+def summarize(precision: Precision, names: Sequence[str]) -> Scores:
     """COCO's numbers of its precision table; ``names`` are the categories'."""
     parts = {
         "AP": precision[..., 0],

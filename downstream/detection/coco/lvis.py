@@ -1,8 +1,8 @@
 """LVIS: annotations, and the average precision of its federated evaluation.
 
-An image is labelled exhaustively for some categories only. Detections of a category that an image
+An image is labeled exhaustively for some categories only. Detections of a category that an image
 was not searched for are left out, and unmatched ones of a category whose objects there are not all
-labelled count neither way (Gupta et al. 2019, section 3).
+labeled count neither way (Gupta et al. 2019, section 3).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from downstream.detection.coco.coco_results import (
     read_detections,
     read_truth,
 )
-from downstream.detection.coco.evaluate import summarise
+from downstream.detection.coco.evaluate import summarize
 from downstream.detection.coco.sets import CocoSet, from_content
 from pretrain.core.errors import InputError
 
@@ -43,7 +43,7 @@ class LvisSet(CocoSet):
 
     Attributes:
         searched: by image id, ``SEARCHED``: categories known to be absent, and categories of
-            which not all objects are labelled.
+            which not all objects are labeled.
         frequencies: of ``FREQUENCIES``, in the order of the categories.
     """
 
@@ -129,7 +129,7 @@ def lvis_average_precision(
         evaluation.evaluate()
         evaluation.accumulate()
     table = np.asarray(evaluation.eval["precision"], dtype=np.float64)[..., -1]
-    scores = summarise(table, [str(category["name"]) for category in checked["categories"]])
+    scores = summarize(table, [str(category["name"]) for category in checked["categories"]])
     rarity = np.array([category["frequency"] for category in checked["categories"]])
     groups = {f"AP{group}": table[:, :, rarity == group, 0] for group in FREQUENCIES}
     means = {n: 100 * float(t[t > -1].mean()) for n, t in groups.items() if (t > -1).any()}

@@ -64,23 +64,23 @@ def _draw(record: Record, detections: Sequence[Detection], names: dict[int, str]
         if "segmentation" in detection:
             mask = pycocotools.mask.decode(detection["segmentation"]).astype(np.uint8) * 110
             alpha = Image.fromarray(mask).resize(size, Image.Resampling.BILINEAR)
-            image.paste(_colour(detection["category_id"]), (0, 0), alpha)
+            image.paste(_color(detection["category_id"]), (0, 0), alpha)
     canvas = ImageDraw.Draw(image)
     font = ImageFont.load_default(size=14)
     for detection in reversed(detections):
-        colour = _colour(detection["category_id"])
+        color = _color(detection["category_id"])
         x, y, width, height = (scale * value for value in detection["bbox"])
-        canvas.rectangle((x, y, x + width, y + height), outline=colour, width=2)
+        canvas.rectangle((x, y, x + width, y + height), outline=color, width=2)
         caption = f"{names[detection['category_id']]} {detection['score']:.2f}"
         # Captions stand above the box, inside the image.
         left, top = x, max(y - 17, 0)
         area = canvas.textbbox((left + 2, top), caption, font=font)
-        canvas.rectangle((left, top, area[2] + 2, top + 17), fill=colour)
+        canvas.rectangle((left, top, area[2] + 2, top + 17), fill=color)
         canvas.text((left + 2, top), caption, fill=(0, 0, 0), font=font)
     return image
 
 
-def _colour(category: int) -> tuple[int, int, int]:
-    # Steps of the golden angle keep neighbouring categories apart.
+def _color(category: int) -> tuple[int, int, int]:
+    # Steps of the golden angle keep neighboring categories apart.
     red, green, blue = colorsys.hsv_to_rgb(category * 0.618034 % 1.0, 0.65, 1.0)
     return round(255 * red), round(255 * green), round(255 * blue)

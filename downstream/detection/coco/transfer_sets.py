@@ -49,7 +49,7 @@ def read_set(paths: Paths | None, names: Sequence[str]) -> CocoSet:
     return read_content(load_instances(annotations), annotations, images)
 
 
-def read_labelled(
+def read_labeled(
     paths: Paths | None, *, percent: float, seed: int, chosen: Path | None, target: Path
 ) -> tuple[CocoSet, str]:
     """The part of a COCO set whose labels are kept.

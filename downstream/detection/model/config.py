@@ -171,7 +171,7 @@ def _check_parts(config: Any, world: int) -> None:
             f"times the processes ({world})"
         )
     synchronised = [k for k, norm in norms(config).items() if norm in ("SyncBN", "nnSyncBN")]
-    # timm's batch norms have no counterpart of detectron2's own synchronisation.
+    # timm's batch norms have no counterpart of detectron2's own synchronization.
     other = "BN" if synchronised[:1] == ["HCL.TIMM.NORM"] else "naiveSyncBN"
     if world > 1 and synchronised and not str(config.MODEL.DEVICE).startswith("cuda"):
         raise InputError(

@@ -13,7 +13,7 @@ from downstream.detection.model.heads import EXTRA_NORM_HEAD
 from pretrain.core.errors import InputError
 
 FORMS = ("ssl", "stock", "free")
-SYNCHRONISED = ("SyncBN", "nnSyncBN", "naiveSyncBN")
+SYNCHRONIZED = ("SyncBN", "nnSyncBN", "naiveSyncBN")
 
 
 def claimed(stem: str) -> str:
@@ -52,7 +52,7 @@ def warnings(config: Any) -> list[str]:
 
 
 def _ssl(config: Any) -> dict[str, tuple[Any, ...]]:
-    wanted: dict[str, tuple[Any, ...]] = dict.fromkeys(norms(config), SYNCHRONISED)
+    wanted: dict[str, tuple[Any, ...]] = dict.fromkeys(norms(config), SYNCHRONIZED)
     wanted["MODEL.BACKBONE.FREEZE_AT"] = (0,)
     wanted["TEST.PRECISE_BN.ENABLED"] = (True,)
     wanted["INPUT.FORMAT"] = ("RGB",)

@@ -14,7 +14,7 @@ from downstream.detection.coco.metric import ByCategory, metric_of
 from downstream.detection.coco.pictures import draw_detections
 from downstream.detection.coco.sets import CocoSet
 from downstream.detection.model.config import digest, get, norm_key
-from downstream.detection.model.protocol_check import SYNCHRONISED
+from downstream.detection.model.protocol_check import SYNCHRONIZED
 from downstream.detection.options import Options
 from downstream.detection.run.checkpoints import TrainedDetector
 from downstream.detection.run.result_folder import PICTURES
@@ -34,7 +34,7 @@ class Job:
         form: of the protocol.
         train: None where nothing is trained.
         val: test set.
-        weights: None for random initialisation and where nothing is trained.
+        weights: None for random initialization and where nothing is trained.
         trained: the detector that is only measured.
         name: row of the table.
         world: number of processes.
@@ -94,7 +94,7 @@ def _protocol(job: Job) -> dict[str, Any]:
     iterations = job.trained.iterations if job.trained else config.SOLVER.MAX_ITER
     parts, batch = config.HCL.ACCUMULATE, config.SOLVER.IMS_PER_BATCH
     norm = get(config, norm_key(config))
-    joined = norm in SYNCHRONISED
+    joined = norm in SYNCHRONIZED
     seen = batch // parts // (1 if joined else job.world)
     found: dict[str, Any] = {
         "config": job.options.config.stem,

@@ -107,7 +107,7 @@ class Trainer(TrainerBase):  # type: ignore[misc]
         return build_detection_train_loader(config, mapper=Mapper(config, is_train=True))
 
     def run_step(self) -> None:
-        """One step of the optimiser."""
+        """One step of the optimizer."""
         assert self.detector.training
         if self._batches is None:
             self._batches = iter(self.loader())
@@ -140,7 +140,7 @@ class Trainer(TrainerBase):  # type: ignore[misc]
         self.storage.put_scalars(total_loss=total, **means)
 
     def state_dict(self) -> dict[str, Any]:
-        """Iteration, hooks, optimiser and loss scale."""
+        """Iteration, hooks, optimizer and loss scale."""
         more = {"optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict()}
         return {**super().state_dict(), **more}
 

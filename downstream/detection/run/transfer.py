@@ -80,7 +80,7 @@ def _detect(options: Options, world: World) -> Result | None:
 
 
 def _prepare(options: Options, world: World) -> tuple[Job, list[str], str | None]:
-    """The job, remarks on it, and the annotations of a labelled part that are to be written."""
+    """The job, remarks on it, and the annotations of a labeled part that are to be written."""
     version = compat.require()
     from downstream.detection.coco.transfer_sets import read_set, resolve
     from downstream.detection.model import heads, timm_backbone
@@ -135,7 +135,7 @@ def _backbone(options: Options, config: Any) -> Backbone | None:
 
 
 def _training_set(options: Options, config: Any) -> tuple[CocoSet, str | None, list[str]]:
-    from downstream.detection.coco.transfer_sets import read_labelled, read_set, resolve
+    from downstream.detection.coco.transfer_sets import read_labeled, read_set, resolve
     from downstream.detection.run.result_folder import LABELS
 
     names = tuple(config.DATASETS.TRAIN)
@@ -143,7 +143,7 @@ def _training_set(options: Options, config: Any) -> tuple[CocoSet, str | None, l
     wanted = config.HCL.LABELS
     if options.labels is None and wanted.PERCENT == 100:
         return read_set(paths, () if options.train else names), None, []
-    train, text = read_labelled(
+    train, text = read_labeled(
         paths,
         percent=wanted.PERCENT,
         seed=wanted.SEED,
@@ -190,7 +190,7 @@ def _training(job: Job, going_on: bool, say: Callable[[str], None]) -> Callable[
         difference = check_forward(weights, trainer.detector, config)
         say(f"backbone: features of the detector and of the source differ by {difference:.1g}")
     else:
-        say("backbone: RANDOM initialisation (no --weights)")
+        say("backbone: RANDOM initialization (no --weights)")
     return lambda: _train(trainer)
 
 

@@ -97,7 +97,7 @@ def detector_features(model: nn.Module, images: Tensor, channels: str) -> dict[s
     Args:
         model: a detector.
         images: (N, 3, H, W) RGB in 0..255; sides are multiples of 32, so that none is padded.
-        channels: order of colours in which detectron2 reads image files.
+        channels: order of colors in which detectron2 reads image files.
     """
     from detectron2.data.detection_utils import read_image
 

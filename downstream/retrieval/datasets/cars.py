@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from downstream.retrieval.datasets.labeled_images import Item, LabelledImages, collect
+from downstream.retrieval.datasets.labeled_images import Item, LabeledImages, collect
 from pretrain.core.errors import InputError
 
 FOLDER = "cars196"
@@ -23,7 +23,7 @@ REMEDY = (
 )
 
 
-def read(root: Path) -> LabelledImages:
+def read(root: Path) -> LabeledImages:
     """Read ``cars_annos.mat`` with its ``car_ims``, or the lists of ``cars_train``, ``cars_test``.
 
     Raises:
@@ -48,7 +48,7 @@ def _find(base: Path, name: str) -> Path | None:
     return next((f for f in (base / "devkit" / name, base / name) if f.is_file()), None)
 
 
-def _collect(base: Path, pairs: list[tuple[str, int]]) -> LabelledImages:
+def _collect(base: Path, pairs: list[tuple[str, int]]) -> LabeledImages:
     # By class, then by name: the order does not depend on the layout's lists.
     items = [
         Item(path, f"{number:03d}", "train" if number <= TRAIN_CLASSES else "test")

@@ -7,7 +7,7 @@ from pathlib import Path
 from downstream.retrieval.datasets.labeled_images import (
     SPLITS,
     Item,
-    LabelledImages,
+    LabeledImages,
     Split,
     collect,
     halves,
@@ -17,7 +17,7 @@ from pretrain.core.errors import InputError
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 
 
-def read(root: Path, train_classes: int | None = None) -> LabelledImages:
+def read(root: Path, train_classes: int | None = None) -> LabeledImages:
     """Read ``CLASS/IMAGE``, or ``SPLIT/CLASS/IMAGE`` with splits train, test, query, gallery.
 
     Without splits the first ``train_classes`` classes by name are trained on (by default half of

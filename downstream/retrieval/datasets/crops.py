@@ -1,4 +1,4 @@
-"""Objects of a COCO-format set as labelled images: fine classes, or their supercategories."""
+"""Objects of a COCO-format set as labeled images: fine classes, or their supercategories."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from downstream.retrieval.datasets.labeled_images import (
     Item,
-    LabelledImages,
+    LabeledImages,
     Split,
     collect,
     halves,
@@ -31,7 +31,7 @@ def read(
     train_classes: int | None = None,
     min_side: float = 16.0,
     context: float = 0.1,
-) -> LabelledImages:
+) -> LabeledImages:
     """Every box of at least ``min_side`` px, grown by ``context`` on each side, is an image.
 
     The first ``train_classes`` classes in the order of the file are trained on (by default half

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from downstream.retrieval.datasets.class_folders import image_files
-from downstream.retrieval.datasets.labeled_images import Item, LabelledImages, collect, find_root
+from downstream.retrieval.datasets.labeled_images import Item, LabeledImages, collect, find_root
 from pretrain.core.errors import InputError
 
 FOLDER = "CUB_200_2011"
@@ -13,7 +13,7 @@ REMEDY = "unpack CUB_200_2011.tgz there (`hcl data prepare cub DIR --archive CUB
 TRAIN_CLASSES = 100
 
 
-def read(root: Path) -> LabelledImages:
+def read(root: Path) -> LabeledImages:
     """Read ``images/CLASS/*.jpg``, classes in the order of their numbered folders.
 
     Raises:

@@ -1,4 +1,4 @@
-"""From the ``data`` section of a configuration to labelled images."""
+"""From the ``data`` section of a configuration to labeled images."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from downstream.retrieval.datasets import class_folders, crops
 from downstream.retrieval.datasets.dataset_specs import KNOWN
-from downstream.retrieval.datasets.labeled_images import LabelledImages, coarse, within_training
+from downstream.retrieval.datasets.labeled_images import LabeledImages, coarse, within_training
 from pretrain.core.settings import Settings
 
 
@@ -55,7 +55,7 @@ class DataSettings(Settings):
         return self
 
 
-def open_images(settings: DataSettings) -> LabelledImages:
+def open_images(settings: DataSettings) -> LabeledImages:
     """Read the set.
 
     Raises:
@@ -69,7 +69,7 @@ def open_images(settings: DataSettings) -> LabelledImages:
     return images
 
 
-def _read(settings: DataSettings) -> LabelledImages:
+def _read(settings: DataSettings) -> LabeledImages:
     root = Path(settings.root).expanduser()
     if settings.name in KNOWN:
         return KNOWN[settings.name].read(root)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from downstream.retrieval.datasets import cars, cub, grocery, inshop, sop
-from downstream.retrieval.datasets.labeled_images import LabelledImages, Split
+from downstream.retrieval.datasets.labeled_images import LabeledImages, Split
 from pretrain.core.errors import InputError
 
 Counts = dict[Split, tuple[int, int]]
@@ -28,7 +28,7 @@ class DatasetSpec:
     """
 
     title: str
-    read: Callable[[Path], LabelledImages]
+    read: Callable[[Path], LabeledImages]
     counts: Counts
     remedy: str
     ks: tuple[int, ...]
@@ -85,7 +85,7 @@ KNOWN = {
 }
 
 
-def check_counts(name: str, found: LabelledImages, expected: Counts) -> None:
+def check_counts(name: str, found: LabeledImages, expected: Counts) -> None:
     """Compare with the published counts.
 
     Raises:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from downstream.retrieval.datasets.labeled_images import (
     Item,
-    LabelledImages,
+    LabeledImages,
     Split,
     collect,
     find_root,
@@ -42,7 +42,7 @@ class _Class(NamedTuple):
     coarse: str
 
 
-def read(root: Path) -> LabelledImages:
+def read(root: Path) -> LabeledImages:
     """Read ``classes.csv`` and the three lists.
 
     Raises:

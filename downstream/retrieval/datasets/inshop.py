@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from downstream.retrieval.datasets.labeled_images import SPLITS, Item, LabelledImages, collect
+from downstream.retrieval.datasets.labeled_images import SPLITS, Item, LabeledImages, collect
 from pretrain.core.errors import InputError
 
 FOLDERS = ("", "Inshop_Clothes", "In-shop Clothes Retrieval Benchmark")
@@ -13,7 +13,7 @@ COLUMNS = ["image_name", "item_id", "evaluation_status"]
 REMEDY = f"put {LIST} into DIR/Eval and unpack img.zip into DIR/Img"
 
 
-def read(root: Path) -> LabelledImages:
+def read(root: Path) -> LabeledImages:
     """Read ``Eval/list_eval_partition.txt``; its images lie below ``Img``, or beside ``Eval``.
 
     A class is the number at the end of an item's name; query and gallery share them.

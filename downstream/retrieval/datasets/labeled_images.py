@@ -1,4 +1,4 @@
-"""Labelled images of a retrieval data set, whatever files it came from."""
+"""Labeled images of a retrieval data set, whatever files it came from."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SPLITS: tuple[Split, ...] = ("train", "test", "query", "gallery")
 
 
 class Item(NamedTuple):
-    """One labelled image, or one object of an image.
+    """One labeled image, or one object of an image.
 
     Attributes:
         path: of the image, relative to the set's root.
@@ -40,7 +40,7 @@ class Item(NamedTuple):
 
 
 @dataclass(frozen=True)
-class LabelledImages:
+class LabeledImages:
     """N images, or objects of images, of one data set.
 
     A set is searched either among its ``test`` images, each a query and the rest its gallery, or
@@ -114,14 +114,14 @@ class LabelledImages:
             )
 
 
-def collect(name: str, root: Path, items: Sequence[Item]) -> LabelledImages:
+def collect(name: str, root: Path, items: Sequence[Item]) -> LabeledImages:
     """Make a set of its items, in their order."""
     numbers: dict[str, int] = {}
     labels = [numbers.setdefault(item.label, len(numbers)) for item in items]
     boxes = [item.box for item in items if item.box is not None]
     sizes = [item.size for item in items if item.size is not None]
     assert {len(boxes), len(sizes)} in ({0}, {len(items)}), "boxes and sizes for all, or none"
-    return LabelledImages(
+    return LabeledImages(
         name,
         root,
         tuple(item.path for item in items),
@@ -142,15 +142,15 @@ def _groups(items: Sequence[Item]) -> tuple[str, ...] | None:
     return found or None
 
 
-def coarse(images: LabelledImages) -> LabelledImages:
-    """The same images in the same parts, labelled with their coarse classes."""
+def coarse(images: LabeledImages) -> LabeledImages:
+    """The same images in the same parts, labeled with their coarse classes."""
     assert images.groups is not None, "checked by the settings"
     numbers = {name: number for number, name in enumerate(dict.fromkeys(images.groups))}
     above = np.array([numbers[name] for name in images.groups], np.int64)
     return replace(images, labels=above[images.labels], classes=tuple(numbers), groups=None)
 
 
-def within_training(images: LabelledImages) -> LabelledImages:
+def within_training(images: LabeledImages) -> LabeledImages:
     """The training images alone: the first half of their classes to train on, the others to test.
 
     For choosing settings without a look at the test classes. Classes of one coarse class stay

@@ -7,7 +7,7 @@ import functools
 from pathlib import Path
 
 from downstream.retrieval.datasets.dataset_specs import KNOWN, check_counts
-from downstream.retrieval.datasets.labeled_images import LabelledImages
+from downstream.retrieval.datasets.labeled_images import LabeledImages
 from pretrain.core.command import Command
 from pretrain.datasets.archives import find_archives, unpack
 
@@ -27,7 +27,7 @@ def run(name: str, arguments: argparse.Namespace) -> int:
 
 def prepare(
     name: str, root: Path, archives: tuple[Path, ...] = (), *, partial: bool = False
-) -> LabelledImages:
+) -> LabeledImages:
     """Unpack what is given or found, read the set and see that all of it is there.
 
     Args:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from downstream.retrieval.datasets.labeled_images import (
     Item,
-    LabelledImages,
+    LabeledImages,
     Split,
     collect,
     find_root,
@@ -19,7 +19,7 @@ COLUMNS = ["image_id", "class_id", "super_class_id", "path"]
 REMEDY = "unpack Stanford_Online_Products.zip there (`hcl data prepare sop DIR --archive ...`)"
 
 
-def read(root: Path) -> LabelledImages:
+def read(root: Path) -> LabeledImages:
     """Read ``Ebay_train.txt`` and ``Ebay_test.txt``.
 
     Raises:

@@ -27,7 +27,7 @@ def run(arguments: argparse.Namespace) -> int:
     tuned = with_overrides(tuned, arguments.overrides, source="hcl retrieve eval")
     known = None if arguments.fresh else _known(tuned, output)
     # What is asked for beyond an evaluation joins the result that is there.
-    more = arguments.delta or (arguments.histogram and not _has_colours(known))
+    more = arguments.delta or (arguments.histogram and not _has_colors(known))
     if known is not None and not more:
         print(summary(known))
         print(f"{output / FILE_NAME}: already there")
@@ -68,7 +68,7 @@ def _known(tuned: FinetunedModel, output: Path) -> Result | None:
     return finished(output, "retrieval", row_name(tuned.settings), protocol, identity)
 
 
-def _has_colours(result: Result | None) -> bool:
+def _has_colors(result: Result | None) -> bool:
     return result is not None and any("/colours/" in name for name in result.metrics)
 
 
@@ -94,7 +94,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="also the delta-hyperbolicity of the features, on N random subsets of 2,000",
     )
     parser.add_argument(
-        "--histogram", action="store_true", help="also rank by colour histograms, for comparison"
+        "--histogram", action="store_true", help="also rank by color histograms, for comparison"
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 ...")
     parser.add_argument(

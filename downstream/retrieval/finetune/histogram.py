@@ -1,4 +1,4 @@
-"""Colour histograms: what a network has to be better than."""
+"""Color histograms: what a network has to be better than."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ BINS = 4
 
 
 def histograms(batches: Iterable[Tensor]) -> Tensor:
-    """Colours of images, uint8 (n, 3, H, W) each batch, as float32 unit vectors (N, 64).
+    """Colors of images, uint8 (n, 3, H, W) each batch, as float32 unit vectors (N, 64).
 
     The root of the share of pixels in each bin of red, green and blue together, so that the inner
     product of two is the Bhattacharyya coefficient of their distributions.

@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
-from downstream.retrieval.datasets import LabelledImages
+from downstream.retrieval.datasets import LabeledImages
 from downstream.retrieval.finetune.sampler import Draw
 from downstream.retrieval.finetune.settings import AugmentSettings
 from pretrain.core.errors import InputError
@@ -22,8 +22,8 @@ RATIO = (3 / 4, 4 / 3)
 TRIES = 10
 
 
-def read(images: LabelledImages, row: int) -> Tensor:
-    """One image, or one object cut out of its image, uint8 (3, H, W); any colour mode as RGB.
+def read(images: LabeledImages, row: int) -> Tensor:
+    """One image, or one object cut out of its image, uint8 (3, H, W); any color mode as RGB.
 
     Raises:
         InputError: it cannot be read.
@@ -56,7 +56,7 @@ class TrainImages(Dataset[Tensor | InputError]):
     """
 
     def __init__(
-        self, images: LabelledImages, settings: AugmentSettings, *, size: int, seed: int
+        self, images: LabeledImages, settings: AugmentSettings, *, size: int, seed: int
     ) -> None:
         self.images, self.settings, self.size, self.seed = images, settings, size, seed
 
@@ -73,10 +73,10 @@ class TrainImages(Dataset[Tensor | InputError]):
         return crop.flip(2) if rng.random() < self.settings.flip else crop
 
 
-class CentredImages(Dataset[Tensor | InputError]):
+class CenterdImages(Dataset[Tensor | InputError]):
     """Central squares, uint8 (3, size, size), of images resized to a shorter side."""
 
-    def __init__(self, images: LabelledImages, *, size: int, resize: int) -> None:
+    def __init__(self, images: LabeledImages, *, size: int, resize: int) -> None:
         self.images, self.size, self.resize = images, size, resize
 
     def __getitem__(self, row: int) -> Tensor | InputError:

@@ -52,7 +52,7 @@ class Architecture(Settings):
 
 
 class Network(nn.Module):
-    """Images (N, 3, H, W) to features (N, F) and projections (N, D), not normalised."""
+    """Images (N, 3, H, W) to features (N, F) and projections (N, D), not normalized."""
 
     def __init__(self, backbone: nn.Module, architecture: Architecture) -> None:
         super().__init__()

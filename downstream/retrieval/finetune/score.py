@@ -15,12 +15,12 @@ from torch.utils.data import DataLoader
 
 from downstream.results.published import rows_beside
 from downstream.results.result import Result, write_result
-from downstream.retrieval.datasets import LabelledImages, open_images
+from downstream.retrieval.datasets import LabeledImages, open_images
 from downstream.retrieval.datasets.dataset_specs import KNOWN
 from downstream.retrieval.datasets.labeled_images import coarse
 from downstream.retrieval.finetune.finetuned_model import FinetunedModel
 from downstream.retrieval.finetune.histogram import histograms
-from downstream.retrieval.finetune.images import CentredImages, sound, stack
+from downstream.retrieval.finetune.images import CenterdImages, sound, stack
 from downstream.retrieval.finetune.loss import ball_points
 from downstream.retrieval.finetune.network import Network
 from downstream.retrieval.finetune.settings import FinetuneSettings, LossSettings
@@ -46,16 +46,16 @@ class TestEmbeddings(NamedTuple):
 
 
 def test_images(
-    images: LabelledImages, rows: Iterable[int], settings: FinetuneSettings
+    images: LabeledImages, rows: Iterable[int], settings: FinetuneSettings
 ) -> Iterator[Tensor]:
-    """Batches of images as testing sees them: resized, the centre cut out; uint8 (n, 3, S, S).
+    """Batches of images as testing sees them: resized, the center cut out; uint8 (n, 3, S, S).
 
     Raises:
         InputError: an image cannot be read.
     """
     size = settings.model.size
     loader: DataLoader[Tensor | InputError] = DataLoader(
-        CentredImages(images, size=size, resize=settings.test.resize or size),
+        CenterdImages(images, size=size, resize=settings.test.resize or size),
         sampler=list(rows),
         batch_size=settings.test.batch,
         num_workers=settings.data.workers,
@@ -66,7 +66,7 @@ def test_images(
 
 @torch.inference_mode()
 def embed(
-    network: Network, images: LabelledImages, rows: Iterable[int], settings: FinetuneSettings
+    network: Network, images: LabeledImages, rows: Iterable[int], settings: FinetuneSettings
 ) -> TestEmbeddings:
     """Embed images as testing does, without augmentation, in float32.
 
@@ -133,7 +133,7 @@ def score(
         command: what the user typed, for the record.
         engine: first stage of the search, which does not change the answer.
         delta_subsets: measure the δ-hyperbolicity of the features on that many random subsets.
-        histogram: rank by colours as well, for comparison.
+        histogram: rank by colors as well, for comparison.
         known: metrics of the same network and protocol to keep beside what is measured now.
 
     Raises:
@@ -209,7 +209,7 @@ def row_name(settings: FinetuneSettings) -> str:
     return settings.name or Path(settings.output).name
 
 
-def protocol_of(settings: FinetuneSettings, images: LabelledImages) -> dict[str, Any]:
+def protocol_of(settings: FinetuneSettings, images: LabeledImages) -> dict[str, Any]:
     """Everything that must agree for two results to be comparable."""
     return {
         "data": settings.data.name,
@@ -262,7 +262,7 @@ def summary(result: Result) -> str:
         lines += ["by coarse classes", *_rows(result, COARSE)]
     if "norm/mean" in result.metrics:
         mean, std = result.metrics["norm/mean"], result.metrics["norm/std"]
-        lines.append(f"distance from the centre of the ball: {mean:.4f}, deviation {std:.2g}")
+        lines.append(f"distance from the center of the ball: {mean:.4f}, deviation {std:.2g}")
     if "delta/backbone" in result.metrics:
         relative, c = result.metrics["delta/backbone"], result.metrics["delta/backbone/curvature"]
         lines.append(f"relative delta of the features: {relative:.3f}, which gives c = {c:.3f}")

@@ -54,7 +54,7 @@ class TrainStep:
         self._mean = torch.tensor(architecture.mean, device=world.device).view(3, 1, 1)
         self._std = torch.tensor(architecture.std, device=world.device).view(3, 1, 1)
 
-    def normalise(self, batch: Tensor) -> Tensor:
+    def normalize(self, batch: Tensor) -> Tensor:
         """uint8 (N, 3, S, S) as the network expects it, on its device."""
         return (batch.to(self.world.device).float() / 255 - self._mean) / self._std
 
@@ -73,7 +73,7 @@ class TrainStep:
         torch.manual_seed((self.settings.seed << 32) + step * self.world.size + self.world.rank)
         self.optimizer.zero_grad(set_to_none=True)
         with self.autocast():
-            _, projections = self.network(self.normalise(batch))
+            _, projections = self.network(self.normalize(batch))
         sampler = self.settings.sampler
         gathered = gather(projections).reshape(sampler.classes, sampler.samples, -1)
         loss = metric_loss(gathered, self.settings.loss)
@@ -102,7 +102,7 @@ class TrainStep:
         return norm
 
     def _norms(self, projections: Tensor) -> dict[str, Tensor]:
-        """Mean and deviation of the distance from the centre of the ball, where there is one."""
+        """Mean and deviation of the distance from the center of the ball, where there is one."""
         settings = self.settings.loss
         if settings.geometry == "sphere":
             return {}

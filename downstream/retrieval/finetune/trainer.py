@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from downstream.retrieval.datasets import LabelledImages, open_images
+from downstream.retrieval.datasets import LabeledImages, open_images
 from downstream.retrieval.finetune.images import TrainImages, sound, stack
 from downstream.retrieval.finetune.network import build_network
 from downstream.retrieval.finetune.run_folder import FinetuneFolder
@@ -48,7 +48,7 @@ class Trainer:
         torch.manual_seed(settings.seed)
         if settings.train.threads is not None:
             torch.set_num_threads(settings.train.threads)
-        self.images: LabelledImages = open_images(settings.data)
+        self.images: LabeledImages = open_images(settings.data)
         rows = self.images.rows("train")
         if not len(rows):
             raise InputError(f"{self.images.root}: no images to train on")

@@ -51,7 +51,7 @@ def prepare(root: Path, archives: Sequence[Path], say: Say) -> MiniplacesIndexes
     """Unpack, read and check MiniPlaces below ``root``, and write what the commands read.
 
     Written are ``annotations/scenes_{train,val}.json``, in which every image has one box, the
-    whole image, labelled with its scene; ``annotations/instances_{train,val}.json``, the outlined
+    whole image, labeled with its scene; ``annotations/instances_{train,val}.json``, the outlined
     objects of the images that have any (a subset brings these along); an index of each,
     ``index-scenes-train`` and so on; and for a subset whose scenes have unequal numbers of
     images, the same of its balanced part. Everything is in COCO's form, ids counted from 1.

@@ -1,4 +1,4 @@
-"""What all readers share: options, the judgement of boxes, the form of messages."""
+"""What all readers share: options, the judgment of boxes, the form of messages."""
 
 from __future__ import annotations
 

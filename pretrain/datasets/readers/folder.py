@@ -38,7 +38,7 @@ def stream(
     Args:
         images: the folder.
         options: of all readers.
-        class_folders: an image gets one box, the whole image, labelled with the first folder of
+        class_folders: an image gets one box, the whole image, labeled with the first folder of
             its path; images outside folders are refused. Without it images have no boxes.
         cache: database of sizes (``headers.SizeReader``).
     """

@@ -18,7 +18,7 @@ from pretrain.datasets.scenes.surfaces import (
     mottled,
     wall,
 )
-from pretrain.datasets.scenes.textures import colour, mix, noise, ramp, wave
+from pretrain.datasets.scenes.textures import color, mix, noise, ramp, wave
 
 
 def kitchen(size: int, rng: np.random.Generator) -> Background:
@@ -32,7 +32,7 @@ def kitchen(size: int, rng: np.random.Generator) -> Background:
     picture = below(front, ground, horizon)
     if rng.random() < 0.5:
         thick = rng.uniform(0.02, 0.06)
-        rim = np.broadcast_to(colour(rng, value=(0.2, 0.9), saturation=(0, 0.4)), picture.shape)
+        rim = np.broadcast_to(color(rng, value=(0.2, 0.9), saturation=(0, 0.4)), picture.shape)
         picture = below(below(picture, rim, horizon), ground, horizon + thick)
     return Background(picture, horizon, 0.8)
 
@@ -55,11 +55,11 @@ def office(size: int, rng: np.random.Generator) -> Background:
                 rng, (x + 0 * y, y + 0 * x), 1 / size, (0.02, 1.0),
                 saturation=(0.1, 0.8), value=(0.1, 0.9),
             )  # fmt: skip
-        wood = colour(rng, (0.0, 0.15), (0.0, 0.6), (0.2, 0.95))
+        wood = color(rng, (0.0, 0.15), (0.0, 0.6), (0.2, 0.95))
         front = mix(front, wood, frame)
         front = mix(front, view, (pane * (1 - bars)).astype(np.float32))
     ground = floor(rng, size, horizon, str(rng.choice(["boards", "boards", "stone", "cloth"])))
-    skirting = colour(rng, (0, 1), (0.0, 0.3), (0.3, 1.0))
+    skirting = color(rng, (0, 1), (0.0, 0.3), (0.3, 1.0))
     front = below(front, np.broadcast_to(skirting, front.shape), horizon - rng.uniform(0.01, 0.04))
     return Background(below(front, ground, horizon), horizon, 0.8)
 
@@ -76,7 +76,7 @@ def street(size: int, rng: np.random.Generator) -> Background:
             columns = int(rng.integers(5, 14))
             heights = rng.uniform(0.05, 0.4, columns) * (1 - 0.2 * layer)
             edge = (horizon - np.repeat(heights, -(-size // columns))[:size]).astype(np.float32)
-            tone = colour(rng, (0, 1), (0.0, 0.35), (0.25, 0.75))
+            tone = color(rng, (0, 1), (0.0, 0.35), (0.25, 0.75))
             lit = wave(x * rng.uniform(20, 45), 0.5, 0.3) * wave(y * rng.uniform(20, 45), 0.5, 0.3)
             facade = mix(tone, tone * np.float32(rng.uniform(0.5, 1.6)), lit.astype(np.float32))
             back = below(back, facade, edge[None, :])
@@ -86,7 +86,7 @@ def street(size: int, rng: np.random.Generator) -> Background:
         lane = np.abs(x - 0.5 - np.float32(rng.uniform(-0.6, 0.6)) * depth)
         stripe = np.clip((0.05 * depth - lane) * size, 0, 1)
         stripe = stripe * wave(np.float32(rng.uniform(1, 2)) / np.maximum(depth, 0.02), 0.5, 0.1)
-        ground = mix(ground, colour(rng, (0.1, 0.2), (0, 0.5), (0.8, 1)), stripe.astype(np.float32))
+        ground = mix(ground, color(rng, (0.1, 0.2), (0, 0.5), (0.8, 1)), stripe.astype(np.float32))
     pavement = floor(rng, size, horizon, str(rng.choice(["tiles", "stone"])))
     picture = below(back, pavement, horizon)
     return Background(below(picture, ground, horizon + rng.uniform(0.02, 0.15)), horizon, 0.7)
@@ -101,7 +101,7 @@ def forest(size: int, rng: np.random.Generator) -> Background:
         back = mottled(
             rng, size, season, (0.15, 0.8), (0.05, 0.8), cells=(7, 7), octaves=6, persistence=0.8
         )
-        bark = colour(rng, (0.0, 0.15), (0.1, 0.6), (0.1, 0.6))
+        bark = color(rng, (0.0, 0.15), (0.1, 0.6), (0.1, 0.6))
         trunks = np.zeros((1, size), dtype=np.float32)
         for _ in range(int(rng.integers(2, 9))):
             half = rng.uniform(0.008, 0.03)
@@ -140,9 +140,9 @@ def sea(size: int, rng: np.random.Generator) -> Background:
         depth = 1 / np.maximum(y - np.float32(horizon) + 0.1, 0.03)
         swell = noise(rng, size, size, (6, 3), octaves=3)
         crests = wave(depth * np.float32(rng.uniform(1, 3)) + 3 * swell, 0.3, 0.4)
-        foam = mix(water, colour(rng, hue, (0.0, 0.3), (0.7, 1.0)), crests * np.float32(0.45))
+        foam = mix(water, color(rng, hue, (0.0, 0.3), (0.7, 1.0)), crests * np.float32(0.45))
         return Background(below(heaven(rng, size), foam, horizon), None, 0.25)
-    top, deep = colour(rng, hue, (0.2, 0.8), (0.5, 1.0)), colour(rng, hue, (0.4, 1.0), (0.1, 0.5))
+    top, deep = color(rng, hue, (0.2, 0.8), (0.5, 1.0)), color(rng, hue, (0.4, 1.0), (0.1, 0.5))
     water = mix(top, deep, np.broadcast_to(y, (size, size)))
     web = np.abs(noise(rng, size, size, (6, 5), octaves=2) - 0.5)
     caustic = ramp(web, 0.06, 0.0) * (1 - y) * np.float32(rng.uniform(0.1, 0.6))
@@ -175,7 +175,7 @@ def space(size: int, rng: np.random.Generator) -> Background:
     picture = mottled(rng, size, (0, 1), (0.1, 0.9), (0.0, 0.18), cells=(2, 2), octaves=4)
     for _ in range(int(rng.integers(0, 3))):
         cloud = ramp(noise(rng, size, size, (2.5, 2.5), octaves=6), 0.45, 0.85)
-        tint = colour(rng, (0, 1), (0.2, 0.9), (0.3, 0.9))
+        tint = color(rng, (0, 1), (0.2, 0.9), (0.3, 0.9))
         picture = mix(picture, tint, cloud * np.float32(rng.uniform(0.4, 1.0)))
     count = int(size * math.exp(rng.uniform(math.log(0.3), math.log(3.0))))
     rows, columns = rng.integers(0, size, (2, count))

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
 from pretrain.datasets.scenes.outlines import Points
-from pretrain.datasets.scenes.textures import Colour, Field, Pattern, colour, mix
+from pretrain.datasets.scenes.textures import Color, Field, Pattern, color, mix
 
 Sprite = NDArray[np.float32]
 """Straight (not premultiplied) red, green, blue, alpha in [0, 1], (h, w, 4)."""
@@ -22,7 +22,7 @@ class Part:
     """Polygons of one material, painted after (so over) the parts before it.
 
     Attributes:
-        role: "a", "b", "c": a free colour of the object with a pattern; "dark", "pale", "metal",
+        role: "a", "b", "c": a free color of the object with a pattern; "dark", "pale", "metal",
             "glass": a material; "hole": cuts through to the background.
         pieces: polygons.
     """
@@ -36,10 +36,10 @@ Drawing = list[Part]
 
 @dataclass(frozen=True)
 class Material:
-    """Two colours and the pattern that mixes them."""
+    """Two colors and the pattern that mixes them."""
 
-    first: Colour
-    second: Colour
+    first: Color
+    second: Color
     pattern: Pattern
 
 
@@ -53,12 +53,12 @@ class Style:
 
     @staticmethod
     def draw(rng: np.random.Generator) -> Style:
-        """Random colours and patterns: hue is uniform, so colour tells nothing of the category."""
+        """Random colors and patterns: hue is uniform, so color tells nothing of the category."""
         materials = {}
         vivid = (0.1, 0.85) if rng.random() < 0.8 else (0.0, 0.2)
         for role in ("a", "b", "c"):
-            first = colour(rng, saturation=vivid, value=(0.25, 0.95))
-            second = colour(rng, saturation=vivid, value=(0.15, 1.0))
+            first = color(rng, saturation=vivid, value=(0.25, 0.95))
+            second = color(rng, saturation=vivid, value=(0.15, 1.0))
             materials[role] = Material(first, second, Pattern.draw(rng))
         for role, value in {"dark": (0.05, 0.3), "metal": (0.35, 0.75), "pale": (0.7, 1.0)}.items():
             materials[role] = _tinted(rng, (0.0, 0.3), value)
@@ -69,7 +69,7 @@ class Style:
 def _tinted(
     rng: np.random.Generator, saturation: tuple[float, float], value: tuple[float, float]
 ) -> Material:
-    first = colour(rng, saturation=saturation, value=value)
+    first = color(rng, saturation=saturation, value=value)
     second = np.clip(first * rng.uniform(0.6, 1.4), 0.0, 1.0).astype(np.float32)
     pattern = Pattern.draw(rng)
     fade = Pattern("fade", pattern.frequency, pattern.cos, pattern.sin, 0.5, 0.0, 1.0)
@@ -100,7 +100,7 @@ def render(
 
     Args:
         drawing: the parts, back to front.
-        style: colours and textures.
+        style: colors and textures.
         transform: (2, 2), applied to all outlines.
         pixels: longest side of the result.
         light: unit vector on the screen toward the light.

@@ -108,8 +108,8 @@ def ring(x: float, y: float, rx: float, ry: float, width: float) -> list[Points]
 def turned(points: Points, degrees: float, x: float = 0.0, y: float = 0.0) -> Points:
     """The points turned clockwise about (x, y)."""
     c, s = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
-    centre = np.array([x, y])
-    result: Points = (points - centre) @ np.array([[c, s], [-s, c]]) + centre
+    center = np.array([x, y])
+    result: Points = (points - center) @ np.array([[c, s], [-s, c]]) + center
     return result
 
 

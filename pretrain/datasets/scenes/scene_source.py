@@ -18,7 +18,7 @@ class Light:
 
     Attributes:
         toward: unit vector on the screen (x right, y down) toward the light.
-        gain: brightness per colour channel, (3,), about 1.
+        gain: brightness per color channel, (3,), about 1.
     """
 
     toward: tuple[float, float]

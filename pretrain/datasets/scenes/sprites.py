@@ -27,9 +27,9 @@ EDGES = {"as it is": 0.35, "crisp": 0.2, "feathered": 0.25, "blurred": 0.2}
 
 @functools.cache
 def load_cutout(path: Path) -> Image.Image:
-    """A cut-out as red, green, blue and alpha, the colours multiplied with alpha.
+    """A cut-out as red, green, blue and alpha, the colors multiplied with alpha.
 
-    So no colour of transparent pixels comes in when it is resized and turned.
+    So no color of transparent pixels comes in when it is resized and turned.
     """
     with _opened(path) as image:
         cutout = image.convert("RGBA").convert("RGBa")
@@ -60,7 +60,7 @@ def posed(cutout: Image.Image, transform: NDArray[np.float64], pixels: int) -> S
     scaled = _scaled(cutout, factor)  # antialiased, which an affine map is not
     width, height = (max(3, math.ceil(side * factor)) for side in extent)
     # Bilinear, for what overshoots would leave a bright rim that marks everything pasted.
-    # Pillow maps places of the result to places of the source; both centres stay.
+    # Pillow maps places of the result to places of the source; both centers stay.
     a, b, c, d = np.linalg.inv(transform).ravel()
     x, y = width / 2, height / 2
     data = (
@@ -74,7 +74,7 @@ def posed(cutout: Image.Image, transform: NDArray[np.float64], pixels: int) -> S
 
 
 def tinted(image: NDArray[np.floating[Any]], rng: np.random.Generator) -> NDArray[np.float32]:
-    """The image (h, w, 3) with other brightness, contrast and colour temperature."""
+    """The image (h, w, 3) with other brightness, contrast and color temperature."""
     gain = rng.uniform(0.7, 1.1) * np.exp(rng.normal(0, 0.06, 3))
     gamma = math.exp(rng.normal(0, 0.15))
     result: NDArray[np.float32] = np.clip(image**gamma * gain, 0, 1).astype(np.float32)
@@ -85,7 +85,7 @@ def edged(sprite: Sprite, rng: np.random.Generator) -> Sprite:
     """The sprite with an edge of a random kind.
 
     crisp: alpha made steep. feathered: it fades inwards over some pixels. blurred: alpha and
-    colours together out of focus.
+    colors together out of focus.
     """
     kind = pick(EDGES, rng)
     strength = rng.uniform()
@@ -116,8 +116,8 @@ def pick(choices: Mapping[str, float], rng: np.random.Generator) -> str:
 
 def _straight(premultiplied: NDArray[Any]) -> Sprite:
     alpha = np.clip(premultiplied[..., 3:], 0, 1)
-    colours = np.clip(premultiplied[..., :3] / np.maximum(alpha, 1 / 512), 0, 1)
-    return np.concatenate([colours, alpha], axis=2).astype(np.float32)
+    colors = np.clip(premultiplied[..., :3] / np.maximum(alpha, 1 / 512), 0, 1)
+    return np.concatenate([colors, alpha], axis=2).astype(np.float32)
 
 
 def _blurred(field: NDArray[np.float32], radius: float) -> NDArray[np.float32]:

@@ -5,16 +5,16 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from pretrain.datasets.scenes.textures import Field, Span, colour, mix, noise, ramp, wave
+from pretrain.datasets.scenes.textures import Field, Span, color, mix, noise, ramp, wave
 
 Picture = NDArray[np.float32]
 """Red, green, blue in [0, 1], (size, size, 3)."""
 
 
 def grid(size: int) -> tuple[Field, Field]:
-    """Pixel centres as shares of the side: x (1, size) and y (size, 1)."""
-    centre: Field = (np.arange(size, dtype=np.float32) + np.float32(0.5)) / np.float32(size)
-    return centre[None, :], centre[:, None]
+    """Pixel centers as shares of the side: x (1, size) and y (size, 1)."""
+    center: Field = (np.arange(size, dtype=np.float32) + np.float32(0.5)) / np.float32(size)
+    return center[None, :], center[:, None]
 
 
 def mottled(
@@ -28,8 +28,8 @@ def mottled(
     octaves: int = 5,
     persistence: float = 0.5,
 ) -> Picture:
-    """Noise between two colours of the ranges; cells, octaves, persistence as of ``noise``."""
-    first, second = (colour(rng, hue, saturation, value) for _ in range(2))
+    """Noise between two colors of the ranges; cells, octaves, persistence as of ``noise``."""
+    first, second = (color(rng, hue, saturation, value) for _ in range(2))
     field = noise(rng, size, size, cells, octaves=octaves, persistence=persistence)
     return mix(first, second, ramp(field, 0.25, 0.75))
 
@@ -56,7 +56,7 @@ def masonry(
     """Bricks, tiles or boards, each of its own shade, with joints.
 
     Args:
-        rng: source of colours.
+        rng: source of colors.
         surface: coordinates on the surface, each (size, size).
         stretch: surface units per pixel, for antialiased joints.
         brick: width and height.
@@ -77,10 +77,10 @@ def masonry(
     )
     table = rng.random(1024, dtype=np.float32)
     cell = (row * 31 + column * 17).astype(np.int64) % 1024
-    base = colour(rng, hue, saturation, value)
-    other = colour(rng, hue, saturation, value)
+    base = color(rng, hue, saturation, value)
+    other = color(rng, hue, saturation, value)
     stones = mix(base, base + (other - base) * np.float32(rng.uniform(0.2, 1.0)), table[cell])
-    mortar = colour(rng, hue, (0.0, 0.3), (0.3, 0.9))
+    mortar = color(rng, hue, (0.0, 0.3), (0.3, 0.9))
     return mix(stones, mortar, lines * np.float32(0.8))
 
 
@@ -103,7 +103,7 @@ def wall(rng: np.random.Generator, size: int, kind: str) -> Picture:
     plaster = mottled(rng, size, (0, 1), (0.0, 0.35), (0.45, 0.95), cells=(2, 2))
     if kind == "stripes":
         band = wave(u * rng.uniform(6, 24) + 0 * v, rng.uniform(0.2, 0.6), 0.1)
-        return mix(plaster, colour(rng, (0, 1), (0.0, 0.4), (0.4, 0.95)), band * np.float32(0.6))
+        return mix(plaster, color(rng, (0, 1), (0.0, 0.4), (0.4, 0.95)), band * np.float32(0.6))
     return plaster
 
 
@@ -128,7 +128,7 @@ def floor(rng: np.random.Generator, size: int, horizon: float, kind: str) -> Pic
         ground = mottled(rng, size, (0, 1), (0.05, 0.6), (0.4, 0.95), cells=(3, 3))
         f = rng.uniform(1.0, 3.0)
         bands = wave(u * f, 0.5, stretch * f) + wave(v * f, 0.5, stretch * f)
-        ground = mix(ground, colour(rng, (0, 1), (0.1, 0.8), (0.3, 0.9)), bands * np.float32(0.35))
+        ground = mix(ground, color(rng, (0, 1), (0.1, 0.8), (0.3, 0.9)), bands * np.float32(0.35))
     else:
         ground = mottled(rng, size, (0, 1), (0.0, 0.3), (0.2, 0.7), cells=(8, 3))
     return grain(rng, ground, rng.uniform(0.05, 0.25))
@@ -146,8 +146,8 @@ def heaven(rng: np.random.Generator, size: int) -> Picture:
     """A graded sky, clear, cloudy, dusky or dull."""
     _, y = grid(size)
     hue = float(rng.choice([0.58, 0.6, 0.55, 0.05, 0.75, 0.12]))
-    top = colour(rng, (hue - 0.05, hue + 0.05), (0.1, 0.8), (0.35, 0.95))
-    low = colour(rng, (hue - 0.2, hue + 0.2), (0.0, 0.4), (0.6, 1.0))
+    top = color(rng, (hue - 0.05, hue + 0.05), (0.1, 0.8), (0.35, 0.95))
+    low = color(rng, (hue - 0.2, hue + 0.2), (0.0, 0.4), (0.6, 1.0))
     sky = mix(top, low, np.broadcast_to(y, (size, size)))
     if rng.random() < 0.8:
         flat = rng.uniform(1.0, 3.0)
@@ -155,5 +155,5 @@ def heaven(rng: np.random.Generator, size: int) -> Picture:
         cloud = noise(rng, size, size, (cells * flat, cells), octaves=5)
         low_edge = rng.uniform(0.4, 0.6)
         cover = ramp(cloud, low_edge, low_edge + rng.uniform(0.1, 0.3))
-        sky = mix(sky, colour(rng, (0, 1), (0.0, 0.15), (0.6, 1.0)), cover * np.float32(0.9))
+        sky = mix(sky, color(rng, (0, 1), (0.0, 0.15), (0.6, 1.0)), cover * np.float32(0.9))
     return sky

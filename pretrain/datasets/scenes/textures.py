@@ -1,4 +1,4 @@
-"""Colours, noise and patterns, shared by objects and backgrounds."""
+"""Colors, noise and patterns, shared by objects and backgrounds."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from PIL import Image
 
 Field = NDArray[np.float32]
 """A scalar per pixel, (h, w)."""
-Colour = NDArray[np.float32]
+Color = NDArray[np.float32]
 """Red, green, blue in [0, 1], (3,)."""
 
 Span = tuple[float, float]
 
 
-def colour(
+def color(
     rng: np.random.Generator,
     hue: Span = (0.0, 1.0),
     saturation: Span = (0.0, 1.0),
     value: Span = (0.0, 1.0),
-) -> Colour:
-    """A random colour; hue 0 and 1 are red, and ranges may leave [0, 1]."""
+) -> Color:
+    """A random color; hue 0 and 1 are red, and ranges may leave [0, 1]."""
     h, s, v = rng.uniform(*hue) % 1.0, rng.uniform(*saturation), rng.uniform(*value)
     return np.array(colorsys.hsv_to_rgb(h, s, v), dtype=np.float32)
 
@@ -89,7 +89,7 @@ _ODDS = (0.30, 0.16, 0.11, 0.09, 0.07, 0.15, 0.12)
 
 @dataclass(frozen=True)
 class Pattern:
-    """How a surface mixes its two colours, over object coordinates (longest side 1)."""
+    """How a surface mixes its two colors, over object coordinates (longest side 1)."""
 
     kind: str
     frequency: float
@@ -114,7 +114,7 @@ class Pattern:
         )
 
     def share(self, rng: np.random.Generator, x: Field, y: Field, pixel: float) -> Field:
-        """The share of the second colour; ``pixel`` is the side of a pixel in object units."""
+        """The share of the second color; ``pixel`` is the side of a pixel in object units."""
         f, c, s = (np.float32(value) for value in (self.frequency, self.cos, self.sin))
         u: Field = c * x + s * y
         v: Field = c * y - s * x

@@ -5,14 +5,14 @@ answers, past objects are the negatives, and distance replaces the cosine. The p
 shared with the method; its raw output is mapped into the ball. What else the settings allow is
 for ablations: ``settings.py`` lists it, ``distances.py`` has the distances.
 
-The curvature may be learned. Its parameter is log c: c is positive whatever the optimiser does,
+The curvature may be learned. Its parameter is log c: c is positive whatever the optimizer does,
 and a step changes c by a factor, so that one learning rate serves 0.05 and 5 alike (the slope of
 a softplus would shrink with c). After every step log c is put back between
 ``HCLSettings.curvature_bounds``, and no farther than ``HCLSettings.curvature_step`` from where it
 was: at the rim all distances go like 1/√c, so that the slope of the loss in log c is as large as
 the loss, and one plain step of a large rate can cross the whole range. It is
 float64, since at usual rates its steps are smaller than float32 can tell apart, and takes no
-weight decay, which would pull c towards 1.
+weight decay, which would pull c toward 1.
 """
 
 from __future__ import annotations
@@ -179,7 +179,7 @@ class HCL(Method):
 
     @torch.no_grad()
     def statistics(self) -> Metrics:
-        """Of the last forward, before the optimiser's step: see ``pretrain.losses.stats``.
+        """Of the last forward, before the optimizer's step: see ``pretrain.losses.stats``.
 
         ``norm/object``, ``norm/scene`` (mean distance to the origin) and ``ball/object/...``,
         ``ball/scene/...`` compare the two crops of this rank's rows. Both are encoded once more

@@ -22,9 +22,9 @@ def shapes(tmp_path_factory) -> Path:
     rng = np.random.default_rng(1)
     for label in range(CLASSES):
         (root / f"class{label}").mkdir()
-        colour = rng.integers(30, 225, 3)
+        color = rng.integers(30, 225, 3)
         for number in range(EACH):
-            noise = rng.normal(0, 45, (36, 40, 3)) + colour + rng.normal(0, 30, 3)
+            noise = rng.normal(0, 45, (36, 40, 3)) + color + rng.normal(0, 30, 3)
             picture = Image.fromarray(noise.clip(0, 255).astype(np.uint8))
             picture.save(root / f"class{label}/{number}.png")
     return root

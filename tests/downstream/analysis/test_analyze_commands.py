@@ -234,10 +234,10 @@ def test_norms_are_those_of_the_network(ball_run, released_run, tmp_path):
     ).projections.norm(dim=1)
     found = record.values["ball"]
     assert found["norm of the output"]["mean"] == pytest.approx(float(raw.mean()), rel=1e-6)
-    # Neither clipped nor at the rim: a point lies twice its input's norm from the centre.
-    assert found["distance from the centre"]["mean"] == pytest.approx(2 * float(raw.mean()))
+    # Neither clipped nor at the rim: a point lies twice its input's norm from the center.
+    assert found["distance from the center"]["mean"] == pytest.approx(2 * float(raw.mean()))
     assert found["share at the largest norm"] == 0
-    released = record.values["released"]["distance from the centre"]
+    released = record.values["released"]["distance from the center"]
     assert released["mean"] == pytest.approx(2)
     assert len(record.warnings) == 1
     assert "released: all points of the ball lie 2 from" in record.warnings[0]
@@ -263,7 +263,7 @@ def test_norms_of_a_pretrained_run(random_run, object_set, tmp_path):
     retrieve = ["retrieve", str(random_run), "--output", str(tmp_path / "r"), *map(str, words)]
     assert hcl.main(retrieve) == 0
     measured = json.loads((tmp_path / "r/result.json").read_text())["metrics"]
-    assert values["distance from the centre"]["mean"] == pytest.approx(measured["norm/object"])
+    assert values["distance from the center"]["mean"] == pytest.approx(measured["norm/object"])
     assert values["scenes"]["mean"] == pytest.approx(measured["norm/scene"])
     assert analyze("delta", random_run, "--output", tmp_path / "d", *words) == 0
     assert "ball, c=0.1" in read_record(tmp_path / "d").values
@@ -275,7 +275,7 @@ def test_arrays_with_a_ball(tmp_path, capsys):
     arrays = {"embeddings": points, "labels": np.arange(30) % 3, "ball": points, "c": 2.0}
     np.savez(tmp_path / "p.npz", **arrays)
     assert analyze("norms", tmp_path / "p.npz", "--output", tmp_path / "n") == 0
-    found = read_record(tmp_path / "n").values["p"]["distance from the centre"]["mean"]
+    found = read_record(tmp_path / "n").values["p"]["distance from the center"]["mean"]
     lengths = np.linalg.norm(points, axis=1)
     assert found == pytest.approx((2 / 2**0.5 * np.arctanh(2**0.5 * lengths)).mean())
     capsys.readouterr()

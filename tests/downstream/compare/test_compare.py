@@ -164,7 +164,7 @@ def test_every_section_is_there_and_filled(real, tmp_path, capsys):
     assert set(page.ids) & SECTIONS == SECTIONS - {"precision", "categories"}
     # losses 3, detection 2, recall at 1, 5, 10, norms 2
     assert len(page.graphics) == 10
-    # views 2, detections 2, neighbour sheets 4
+    # views 2, detections 2, neighbor sheets 4
     assert len(page.images) == 8
     assert "hcl retrieve" in page.text
     assert "hcl pretrain quickstart" in page.text
@@ -206,16 +206,16 @@ def test_plots_follow_light_and_dark(real, tmp_path):
     assert "prefers-color-scheme: dark" in text
 
 
-def luminance(colour: str) -> float:
-    parts = [int(colour[n : n + 2], 16) / 255 for n in (1, 3, 5)]
+def luminance(color: str) -> float:
+    parts = [int(color[n : n + 2], 16) / 255 for n in (1, 3, 5)]
     linear = [p / 12.92 if p <= 0.03928 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
-@pytest.mark.parametrize("colour", PALETTE)
+@pytest.mark.parametrize("color", PALETTE)
 @pytest.mark.parametrize("card", ["#f6f7f9", "#1c2027"], ids=["light", "dark"])
-def test_colours_stand_out(colour, card):
-    bright, dim = sorted((luminance(colour), luminance(card)), reverse=True)
+def test_colors_stand_out(color, card):
+    bright, dim = sorted((luminance(color), luminance(card)), reverse=True)
     assert (bright + 0.05) / (dim + 0.05) >= 3.0
 
 
@@ -340,7 +340,7 @@ def test_missing_pieces_are_tolerated(tmp_path):
     there = {"table", "losses", "detection", "retrieval", "metrics", "provenance"}
     assert set(page.ids) & SECTIONS == there
     assert not page.images
-    assert "Neighbour sheets: run hcl retrieve." in page.text
+    assert "Neighbor sheets: run hcl retrieve." in page.text
     assert "unreadable lines of metrics.jsonl" in text
 
 

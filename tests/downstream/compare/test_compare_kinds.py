@@ -11,7 +11,7 @@ import hcl
 from downstream.compare import cost, versus
 from downstream.compare.curves import category_figures, training_figures
 from downstream.compare.figures import seed_curves
-from downstream.compare.significance import analyse
+from downstream.compare.significance import analyze
 from downstream.results.collect import collect
 from downstream.results.result import Result, read_result, write_result
 from downstream.results.table import sheet, warnings
@@ -50,7 +50,7 @@ def test_coco_bootstrap_is_for_cocos_metric_alone(tmp_path, annotations, metric,
     for seed, name in enumerate(("plain", "better"), 1):
         measured_by(tmp_path / "runs" / name, name, annotations, metric, seed)
     found = collect([tmp_path / "runs"])
-    analysis = analyse(found, resamples=20, say=quiet)
+    analysis = analyze(found, resamples=20, say=quiet)
     assert not analysis.intervals
     assert not analysis.pairs
     assert not analysis.curves
@@ -71,7 +71,7 @@ def test_each_metric_has_its_own_published_rows_and_best(tmp_path, annotations):
     table = sheet(found)
     assert not any(cell.best for _, cells in table.rows for cell in cells)
     assert any("protocols differ in metric: coco" in line for line in warnings(found))
-    analysis = analyse(found, resamples=20, say=quiet)
+    analysis = analyze(found, resamples=20, say=quiet)
     assert {row for row, _ in analysis.intervals} == {"coco"}
 
 
@@ -79,7 +79,7 @@ def test_results_without_a_metric_go_by_their_set(tmp_path):
     voc = tmp_path / "voc_2007_test.json"
     write_truth(voc)
     measured_by(tmp_path / "runs", "old", voc, None, 1)
-    assert "VOC 2007" in analyse(collect([tmp_path / "runs"]), resamples=5, say=quiet).notes[0]
+    assert "VOC 2007" in analyze(collect([tmp_path / "runs"]), resamples=5, say=quiet).notes[0]
 
 
 def test_unfinished_runs_are_named(tmp_path, annotations, capsys):

@@ -22,7 +22,7 @@ from downstream.compare.significance import (
     MEASURES,
     Analysis,
     Pair,
-    analyse,
+    analyze,
     corrected,
     significance,
 )
@@ -56,7 +56,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def analysis(folder):
-    return analyse(collect([folder]), resamples=200, say=quiet)
+    return analyze(collect([folder]), resamples=200, say=quiet)
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_copied_annotations_are_the_same_test_set(folder, analysis, tmp_path):
         result = read_result(tmp_path / name)
         provenance = {**result.provenance, "val": {"annotations": str(copied)}}
         write_result(result.model_copy(update={"provenance": provenance}), tmp_path / name)
-    again = analyse(collect([tmp_path]), resamples=200, say=quiet)
+    again = analyze(collect([tmp_path]), resamples=200, say=quiet)
     assert not again.notes
     assert again.intervals == analysis.intervals
     assert again.pairs == analysis.pairs
@@ -183,7 +183,7 @@ def test_too_few_draws_for_the_tests_are_warned_of():
 def test_rows_below_the_floor_are_not_told_apart(folder, analysis, monkeypatch):
     assert analysis.pairs[0].tested == MEASURES
     monkeypatch.setattr("downstream.compare.significance.FLOOR", 100.5)
-    below = analyse(collect([folder]), resamples=40, say=quiet)
+    below = analyze(collect([folder]), resamples=40, say=quiet)
     assert below.pairs[0].tested == ()
     assert not any(cell.best for _, cells in significance(below).rows for cell in cells)
     small = [Value(0.9, None, 1), Value(0.2, None, 1)]
@@ -194,7 +194,7 @@ def test_rows_below_the_floor_are_not_told_apart(folder, analysis, monkeypatch):
 
 
 def test_no_resampling_when_none_is_asked_for(folder):
-    analysis = analyse(collect([folder]), resamples=0, say=quiet)
+    analysis = analyze(collect([folder]), resamples=0, say=quiet)
     assert analysis.curves
     assert not analysis.pairs
     assert significance(analysis) is None
@@ -213,14 +213,14 @@ def test_what_cannot_be_compared_is_said(folder, tmp_path):
     result = read_result(tmp_path / "moco-hcl-0")
     more = {"metrics": {**result.metrics, "bbox/AP": 1.0}}
     write_result(result.model_copy(update=more), tmp_path / "moco-hcl-0")
-    notes = analyse(collect([tmp_path]), resamples=10, say=quiet).notes
+    notes = analyze(collect([tmp_path]), resamples=10, say=quiet).notes
     assert len(notes) == 4
     assert re.search("moco-0: no saved detections", notes[0])
     assert re.search("other.json: not the annotations that .*moco-1 was measured on", notes[1])
     assert re.search("/gone/instances.json are not here, .* give them with --annot", notes[2])
     assert re.search("bbox/AP is 1.0000 in the result and .* by its saved detections", notes[3])
     with pytest.raises(InputError, match=r"--annotations .*absent: no such file"):
-        analyse(collect([tmp_path]), annotations=tmp_path / "absent", say=quiet)
+        analyze(collect([tmp_path]), annotations=tmp_path / "absent", say=quiet)
 
 
 def test_published_table_is_the_seed_papers():

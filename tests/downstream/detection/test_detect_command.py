@@ -91,7 +91,7 @@ def test_same_seed_same_numbers_and_random_is_said(
     polygon = ["INPUT.MASK_FORMAT=polygon"]
     first = run(small_config, toy_rle, tmp_path / "a", *polygon)
     shown = capsys.readouterr().out
-    assert "RANDOM initialisation" in shown
+    assert "RANDOM initialization" in shown
     assert "INPUT.MASK_FORMAT is bitmask" in shown
     assert first.run == "random"
     assert first.provenance["weights"]["initialisation"] == "random"

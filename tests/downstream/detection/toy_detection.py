@@ -93,9 +93,9 @@ def write_toy(folder: Path, *, images: int = 8, rle: bool = False, seed: int = 0
                 x, y = (int(v) for v in rng.integers(0, SIDE - size, 2))
                 corners = (x, y, x + size - 1, y + size - 1)
                 mask = Image.new("L", (SIDE, SIDE))
-                for canvas, colour in ((mask, 1), (image, (230, 200, 40 * (category - 2)))):
+                for canvas, color in ((mask, 1), (image, (230, 200, 40 * (category - 2)))):
                     draw = ImageDraw.Draw(canvas)
-                    (draw.rectangle if category == 3 else draw.ellipse)(corners, fill=colour)
+                    (draw.rectangle if category == 3 else draw.ellipse)(corners, fill=color)
                 coded = mask_util.encode(np.asfortranarray(mask))
                 polygon = [x, y, x + size, y, x + size, y + size, x, y + size]
                 annotations.append(

@@ -30,13 +30,13 @@ def words(place: Path, output: str, *more: str) -> list[str]:
     return ["probe", str(place / "run"), *sides[0], *sides[1], "--output", output, *more]
 
 
-def test_objects_told_apart_by_colour(place: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+def test_objects_told_apart_by_color(place: Path, tmp_path: Path, monkeypatch, capsys) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     output = tmp_path / "out"
     assert hcl.main(words(place, str(output))) == 0
     result = json.loads((output / "result.json").read_text())
     assert result["task"] == "probe"
-    assert result["metrics"]["linear@1"] > 0.9  # colours are easy, even for random features
+    assert result["metrics"]["linear@1"] > 0.9  # colors are easy, even for random features
     assert result["metrics"]["knn@1"] > 0.6
     assert result["metrics"]["linear@5"] == 1.0
     assert result["provenance"]["gradient"] < 1e-5
@@ -83,11 +83,11 @@ def test_scenes_have_several_categories(place: Path, tmp_path: Path, monkeypatch
 def test_class_folders(place: Path, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     for side, shift in (("train", 0), ("val", 1)):
-        for label, colour in (("leaf", (20, 150, 20)), ("sky", (60, 90, 200))):
+        for label, color in (("leaf", (20, 150, 20)), ("sky", (60, 90, 200))):
             folder = tmp_path / side / label
             folder.mkdir(parents=True)
             for number in range(6):
-                value = tuple(c + 3 * number + shift for c in colour)
+                value = tuple(c + 3 * number + shift for c in color)
                 Image.new("RGB", (40, 30), value).save(folder / f"{number}.png")
     sides = ["--train", str(tmp_path / "train"), "--val", str(tmp_path / "val")]
     arguments = ["probe", str(place / "run"), *sides, "--labels", "image"]

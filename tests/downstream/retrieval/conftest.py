@@ -6,19 +6,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from finetune_parts import COLOURS, TINY
+from finetune_parts import COLORS, TINY
 from PIL import Image
 
 
 @pytest.fixture(scope="session")
 def class_folder(tmp_path_factory) -> Path:
-    """Six classes of five noisy pictures; one is grey, one has a palette, one is RGBA, one CMYK."""
+    """Six classes of five noisy pictures; one is gray, one has a palette, one is RGBA, one CMYK."""
     root = tmp_path_factory.mktemp("classes")
     rng = np.random.default_rng(0)
-    for label, colour in enumerate(COLOURS):
+    for label, color in enumerate(COLORS):
         (root / f"class{label}").mkdir()
         for number in range(5):
-            noise = rng.normal(0, 40, (40, 48, 3)) + colour
+            noise = rng.normal(0, 40, (40, 48, 3)) + color
             picture = Image.fromarray(noise.clip(0, 255).astype(np.uint8))
             mode = {0: "L", 1: "P", 2: "RGBA"}.get(number) if label == 5 else None
             if label == 0 and number == 0:

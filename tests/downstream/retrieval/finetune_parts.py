@@ -16,7 +16,7 @@ from pretrain.distributed import World
 
 ALONE = World(0, 1, 0, 1, torch.device("cpu"))
 TINY = {"img_size": 32, "patch_size": 8, "depth": 2, "embed_dim": 32, "num_heads": 2}
-COLOURS = [
+COLORS = [
     (200, 40, 40),
     (40, 200, 40),
     (40, 40, 200),

@@ -19,7 +19,7 @@ from pretrain.core.errors import InputError
 
 @pytest.fixture
 def coco_set(tmp_path) -> Path:
-    """Two images in folders of the same file name; class by colour; one box small, one bad."""
+    """Two images in folders of the same file name; class by color; one box small, one bad."""
     images, annotations = [], []
     boxes = [(1, [4, 4, 20, 24]), (2, [40, 10, 20, 20]), (3, [10, 40, 18, 18]), (1, [50, 50, 6, 6])]
     for number, part in enumerate(("a", "b"), start=1):
@@ -73,9 +73,9 @@ def test_every_object_of_enough_pixels_is_a_file_in_the_folder_of_its_class(coco
         pixels = read_image(str(coco_set / "out" / name))
         assert pixels.shape == (3, 16, 16)
         channel = {"r": 0, "g": 1, "b": 2}[name[0]]
-        colour = [0, 0, 0]
-        colour[channel] = 100 if "/a_" in name else 200
-        assert torch.equal(pixels, torch.tensor(colour).view(3, 1, 1).expand(3, 16, 16)), name
+        color = [0, 0, 0]
+        color[channel] = 100 if "/a_" in name else 200
+        assert torch.equal(pixels, torch.tensor(color).view(3, 1, 1).expand(3, 16, 16)), name
     images = class_folders.read(coco_set / "out", train_classes=1)
     assert images.counts() == {"train": (2, 1), "test": (4, 2)}
 

@@ -202,7 +202,7 @@ def test_a_tuned_backbone_is_tuned_further_below_a_new_layer(values, tmp_path):
         build_network(ModelSettings(run=str(tmp_path), dim=4))
 
 
-def test_histograms_are_shares_of_colours():
+def test_histograms_are_shares_of_colors():
     black, half = torch.zeros(3, 4, 4, dtype=torch.uint8), torch.zeros(3, 4, 4, dtype=torch.uint8)
     half[0, :2], half[2, :2] = 255, 64
     found = histograms([black[None], half[None]])

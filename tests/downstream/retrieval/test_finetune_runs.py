@@ -17,7 +17,7 @@ from torch import Tensor
 
 import hcl
 from downstream.results.result import read_result
-from downstream.retrieval.datasets import LabelledImages, class_folders
+from downstream.retrieval.datasets import LabeledImages, class_folders
 from downstream.retrieval.finetune.config import load_settings
 from downstream.retrieval.finetune.finetuned_model import load_finetuned
 from downstream.retrieval.finetune.network import build_network
@@ -103,7 +103,7 @@ from pretrain.core.settings import parse
 settings = parse(FinetuneSettings, json.loads(sys.argv[1]), source="test")
 with distributed.process_group("cpu") as world:
     trainer = Trainer(settings, world, ["test"])
-    trainer.stepper.normalise = lambda batch: batch.double() / 255
+    trainer.stepper.normalize = lambda batch: batch.double() / 255
     trainer.fit()
 """
 
@@ -113,7 +113,7 @@ def in_this_process(values: dict) -> dict[str, Tensor]:
     try:
         made = changed(values, output=f"{values['output']}-1")
         trainer = Trainer(settings_of(made), ALONE, ["test"])
-        trainer.stepper.normalise = lambda batch: batch.double() / 255
+        trainer.stepper.normalize = lambda batch: batch.double() / 255
         trainer.fit()
     finally:
         torch.set_default_dtype(torch.float32)
@@ -175,7 +175,7 @@ def test_command_trains_evaluates_and_evaluates_again(values, tmp_path, capsys):
     assert "holds another result (ks)" in capsys.readouterr().err
     assert hcl.main([*other, "--delta", "1", "--histogram", "--overwrite"]) == 0
     second = read_result(again)
-    # Pictures of one colour with noise: nearly all neighbours are of the class.
+    # Pictures of one color with noise: nearly all neighbors are of the class.
     assert second.metrics["recall/colours/euclidean@1"] > 0.8
     assert second.protocol["ks"] == [1, 3]
     relative = second.metrics["delta/backbone"]
@@ -199,7 +199,7 @@ def test_evaluation_keeps_to_its_run_and_replaces_no_other_result(
     assert hcl.main(["retrieve", "eval", str(run)]) == 0
     assert "result.json: already there" in capsys.readouterr().out
 
-    # A ranking by colours joins the result, and what joined it before stays.
+    # A ranking by colors joins the result, and what joined it before stays.
     for more in (["--delta", "1"], ["--histogram"]):
         assert hcl.main(["retrieve", "eval", str(run), *more]) == 0
         assert "result.json: written" in capsys.readouterr().out
@@ -345,7 +345,7 @@ def test_set_without_training_images_is_refused(values, class_folder, tmp_path):
     (tmp_path / "s/test/a").symlink_to(class_folder / "class0")
     with pytest.raises(InputError, match="no images to train on"):
         train(changed(values, data={"root": str(tmp_path / "s")}))
-    assert isinstance(class_folders.read(tmp_path / "s"), LabelledImages)
+    assert isinstance(class_folders.read(tmp_path / "s"), LabeledImages)
 
 
 def test_one_run_in_a_folder_and_starting_over(values, tmp_path, capsys):

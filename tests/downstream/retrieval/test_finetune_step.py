@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from finetune_parts import ALONE, COLOURS, changed, settings_of
+from finetune_parts import ALONE, COLORS, changed, settings_of
 from PIL import Image
 from torch import Tensor, nn
 
 from downstream.retrieval.datasets import class_folders
-from downstream.retrieval.finetune.images import CentredImages, TrainImages, random_part
+from downstream.retrieval.finetune.images import CenterdImages, TrainImages, random_part
 from downstream.retrieval.finetune.loss import ball_points, metric_loss
 from downstream.retrieval.finetune.network import Architecture, Network, build_network
 from downstream.retrieval.finetune.sampler import UniqueClassSampler
@@ -125,7 +125,7 @@ def test_released_ball_points_have_one_norm_and_raw_ones_do_not():
 
 
 def fp16_step(values: dict, *, scaled: bool) -> float:
-    """Norm of the gradient that reaches the optimiser in an fp16 step."""
+    """Norm of the gradient that reaches the optimizer in an fp16 step."""
     optim = {"clip_norm": 3.0, "clip_scaled": scaled}
     settings = settings_of(changed(values, optim=optim, train={"precision": "fp16"}))
     torch.manual_seed(0)
@@ -210,15 +210,15 @@ def test_crops_are_a_function_of_the_draw(class_folder):
     assert not torch.equal(first, other)
 
 
-def test_every_colour_mode_is_read(class_folder):
+def test_every_color_mode_is_read(class_folder):
     images = class_folders.read(class_folder)
-    dataset = CentredImages(images, size=32, resize=36)
+    dataset = CenterdImages(images, size=32, resize=36)
     for row in range(len(images)):
         picture = dataset[row]
         assert isinstance(picture, Tensor)
         assert picture.shape == (3, 32, 32)
-        colour = picture.float().mean((1, 2))
-        assert (colour - torch.tensor(COLOURS[images.labels[row]]).float()).abs().max() < 25
+        color = picture.float().mean((1, 2))
+        assert (color - torch.tensor(COLORS[images.labels[row]]).float()).abs().max() < 25
 
 
 def test_test_crop_is_that_of_torchvision(tmp_path):
@@ -230,7 +230,7 @@ def test_test_crop_is_that_of_torchvision(tmp_path):
     pixels = rng.integers(0, 255, (53, 81, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "a/1.png")
     Image.fromarray(pixels.transpose(1, 0, 2)).save(tmp_path / "b/1.png")
-    dataset = CentredImages(class_folders.read(tmp_path), size=32, resize=40)
+    dataset = CenterdImages(class_folders.read(tmp_path), size=32, resize=40)
     published = v2.Compose(
         [v2.Resize(40, interpolation=v2.InterpolationMode.BICUBIC), v2.CenterCrop(32)]
     )

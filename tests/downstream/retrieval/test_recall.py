@@ -22,7 +22,7 @@ ENGINES = ("faiss", "torch")
 
 
 def brute_force(points: np.ndarray, c: float | None, k: int) -> list[list[int]]:
-    """Neighbour lists by the textbook formula, one pair at a time in Python."""
+    """Neighbor lists by the textbook formula, one pair at a time in Python."""
     if c is None:
         points = points / np.linalg.norm(points, axis=1)[:, None]
     ranking = []
@@ -196,7 +196,7 @@ def test_points_of_equal_norm_rank_as_their_directions():
 
 
 def test_norms_matter_in_the_ball_alone():
-    # Two directions; the odd points lie near the centre and so near one another.
+    # Two directions; the odd points lie near the center and so near one another.
     points = np.array([[0.9, 0.0], [0.1, 0.0], [0.0, 0.9], [0.0, 0.1]])
     assert nearest(make_space(points, "hyperbolic", 1.0), 1)[:, 0].tolist() == [1, 3, 3, 1]
     assert nearest(make_space(points, "euclidean"), 1)[:, 0].tolist() == [1, 0, 3, 2]

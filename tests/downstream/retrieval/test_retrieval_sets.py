@@ -29,9 +29,9 @@ from pretrain.core.errors import InputError
 from pretrain.core.settings import parse
 
 
-def picture(path: Path, colour=(200, 30, 30), mode="RGB") -> None:
+def picture(path: Path, color=(200, 30, 30), mode="RGB") -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", (12, 10), colour).convert(mode).save(path)
+    Image.new("RGB", (12, 10), color).convert(mode).save(path)
 
 
 @pytest.fixture

@@ -51,7 +51,7 @@ def test_result_holds_every_metric(done):
         assert values == sorted(values)
         assert all(0 <= value <= 1 for value in values)
     assert result.metrics["recall/chance@1"] == pytest.approx(5 / 17)
-    assert result.metrics["recall/backbone/euclidean@1"] > 0.6, "colours are easy to tell apart"
+    assert result.metrics["recall/backbone/euclidean@1"] > 0.6, "colors are easy to tell apart"
     low, middle, high = (result.metrics[f"norm/object/q{q}"] for q in (10, 50, 90))
     assert 0 < low <= middle <= high
     assert result.metrics["norm/scene"] > 0

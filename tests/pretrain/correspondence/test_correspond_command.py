@@ -250,7 +250,7 @@ def test_duplicates_damaged_images_and_images_without_boxes(
 ) -> None:
     out = odd_set / "out"
     assert hcl.main(["correspond", *command_line(odd_set, out, [])]) == 0
-    assert "1 images have no neighbours" in capsys.readouterr().out
+    assert "1 images have no neighbors" in capsys.readouterr().out
     index, table = Index.open(odd_set / "index"), PairTable.open(out / "pairs")
     neighbours = np.load(out / "neighbours.npy")
     assert neighbours[2, 0] == 5
@@ -281,7 +281,7 @@ def test_an_image_damaged_meanwhile(odd_set: Path, capsys: pytest.CaptureFixture
     broken.write_bytes(b"")
     capsys.readouterr()
     assert hcl.main(["correspond", *command_line(odd_set, out, [])]) == 2
-    assert f"{broken}: the file is empty, but it is a neighbour" in capsys.readouterr().err
+    assert f"{broken}: the file is empty, but it is a neighbor" in capsys.readouterr().err
 
 
 def test_no_image_can_be_read(odd_set: Path, tmp_path: Path) -> None:

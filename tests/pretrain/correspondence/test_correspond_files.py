@@ -10,7 +10,7 @@ import torch
 from pretrain.core.errors import InputError
 from pretrain.core.locks import alone_in
 from pretrain.correspondence import shard_files
-from pretrain.correspondence.encode import _batches, centre_view
+from pretrain.correspondence.encode import _batches, center_view
 from pretrain.correspondence.shard_files import Shards
 
 
@@ -98,13 +98,13 @@ def test_batches_are_full_but_for_the_last() -> None:
 
 
 @pytest.mark.parametrize("shape", [(300, 400), (400, 300), (50, 31), (20, 20)])
-def test_centre_view_is_that_of_torchvision(shape: tuple[int, int]) -> None:
+def test_center_view_is_that_of_torchvision(shape: tuple[int, int]) -> None:
     from torchvision.transforms import functional as tv
 
     generator = torch.Generator().manual_seed(0)
     image = torch.randint(0, 256, (3, *shape), dtype=torch.uint8, generator=generator)
     for size, short in ((224, 256), (32, 37)):
         expected = tv.center_crop(tv.resize(image, [short], antialias=True), [size, size])
-        view = centre_view(image, size)[0]
+        view = center_view(image, size)[0]
         assert view.shape == (3, size, size)
         assert (view.int() - expected.int()).abs().max() <= 1

@@ -49,7 +49,7 @@ def test_duplicates_find_each_other_and_not_themselves(engine):
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_unreadable_images_and_more_neighbours_than_images(engine):
+def test_unreadable_images_and_more_neighbors_than_images(engine):
     points = features(6)
     points[2] = 0
     found = search(points, engine, 8, block=4)

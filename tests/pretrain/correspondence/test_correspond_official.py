@@ -18,7 +18,7 @@ import hcl
 from pretrain.core.errors import InputError
 from pretrain.correspondence.official import (
     read_correspondences,
-    read_neighbours,
+    read_neighbors,
     read_proposals,
 )
 from pretrain.correspondence.regions import Regions
@@ -159,10 +159,10 @@ def change(path: str, value: Any) -> Callable[[dict[str, Any]], None]:
         (change("pseudo_annotations.knn_image_id.2", 1), "knn_image_id[2]: must be a list of"),
         (
             change("pseudo_annotations.knn_bbox_pair.2", []),
-            "knn_bbox_pair[2]: must be a list of 2, one per neighbour",
+            "knn_bbox_pair[2]: must be a list of 2, one per neighbor",
         ),
         (
-            # The key is in the neighbour, a.jpg, which is 300 x 200 px.
+            # The key is in the neighbor, a.jpg, which is 300 x 200 px.
             change("pseudo_annotations.knn_bbox_pair.0.0.0", [10, 20, 100, 110, 210, 6, 100, 97]),
             "knn_bbox_pair[0][0][0]: box [210, 6, 100, 97] is outside its image of 300 x 200 px",
         ),
@@ -191,15 +191,15 @@ def test_other_files(index, tmp_path, content, message):
         read_correspondences(tmp_path / "y.json", index)
 
 
-def test_neighbours(index, write):
-    found, order = read_neighbours(write(DOCUMENT), index, 2)
+def test_neighbors(index, write):
+    found, order = read_neighbors(write(DOCUMENT), index, 2)
     assert order == [2, 0, 1]
     assert found.tolist() == [[2, 1], [0, 2], [0, 1]]
     own = copy.deepcopy(DOCUMENT)
     own["pseudo_annotations"]["knn_image_id"][1] = [1, 2]
-    assert read_neighbours(write(own), index, 2)[0][0].tolist() == [1, -1]
-    with pytest.raises(InputError, match=re.escape("knn_image_id[0]: 2 neighbours; set --nei")):
-        read_neighbours(write(DOCUMENT), index, 3)
+    assert read_neighbors(write(own), index, 2)[0][0].tolist() == [1, -1]
+    with pytest.raises(InputError, match=re.escape("knn_image_id[0]: 2 neighbors; set --nei")):
+        read_neighbors(write(DOCUMENT), index, 3)
 
 
 def test_proposals(index, write):
@@ -225,7 +225,7 @@ def test_there_and_back(index, write, tmp_path, capsys):
     file, back = write(DOCUMENT), tmp_path / "back.json"
     arguments = ["--official", str(file), "--index", str(index.folder), "-o", str(tmp_path / "out")]
     assert hcl.main(["correspond", *arguments, "--to-official", str(back)]) == 0
-    assert "3 images, 6 neighbours, 7 pairs" in capsys.readouterr().out
+    assert "3 images, 6 neighbors, 7 pairs" in capsys.readouterr().out
     document = json.loads(back.read_text())
     # The same, in the order of the index.
     order = [1, 2, 0]
@@ -252,7 +252,7 @@ def test_there_and_back(index, write, tmp_path, capsys):
     assert hcl.main(["correspond", "show", str(tmp_path / "out"), *picture]) == 0
 
 
-def test_neighbours_and_proposals_in_the_place_of_our_own(base, tmp_path):
+def test_neighbors_and_proposals_in_the_place_of_our_own(base, tmp_path):
     index = Index.open(base / "index")
     names = [index.file_name(row) for row in range(len(index))][::-1]
     ids = list(range(len(names)))

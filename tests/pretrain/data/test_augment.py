@@ -45,7 +45,7 @@ def either_way(request, monkeypatch) -> None:
 def some_images(count: int, size: int = SIZE) -> torch.Tensor:
     generator = torch.Generator().manual_seed(count)
     images = torch.randint(0, 256, (count, 3, size, size), dtype=torch.uint8, generator=generator)
-    images[0] = images[0, :1]  # grey
+    images[0] = images[0, :1]  # gray
     images[-1, :, :4] = 0
     images[-1, :, 4:8] = 255
     return images
@@ -99,7 +99,7 @@ def test_settings_that_draw_nothing_are_the_identity():
         (HUE, tv.adjust_hue, [-0.5, -0.1, 0.05, 0.1, 0.5], 5e-6),
     ],
 )
-def test_colour_operations_are_those_of_torchvision(either_way, kind, operation, values, tolerance):
+def test_color_operations_are_those_of_torchvision(either_way, kind, operation, values, tolerance):
     images = some_images(5)
     found = apply(images, factors(5, kind, values), PLAIN)
     assert (found - each(images, operation, values)).abs().max() < tolerance
@@ -123,7 +123,7 @@ def test_every_order_of_the_jitter_is_that_of_torchvision(either_way):
     assert (found[0] - apply(images[:1], parameters[23:], PLAIN)[0]).abs().max() > 1e-2
 
 
-def test_grey(either_way):
+def test_gray(either_way):
     images = some_images(4)
     found = apply(images, table(4, GRAY=[1, 0, 1, 0]), PLAIN)
     expected = images.float() / 255

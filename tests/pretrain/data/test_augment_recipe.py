@@ -1,4 +1,4 @@
-"""The device's colours against the usual recipe: Pillow images and torchvision's transforms."""
+"""The device's colors against the usual recipe: Pillow images and torchvision's transforms."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ PLAIN = AugmentSettings(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), blur_referenc
 
 
 def scene(seed: int) -> Image.Image:
-    """Soft colours, a few hard edges, a little noise."""
+    """Soft colors, a few hard edges, a little noise."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[0:SIDE, 0:SIDE] / SIDE
     waves = [np.sin(5 * (a * x + b * y) + 3 * c) for a, b, c in rng.uniform(0, 2, (3, 3))]
@@ -116,7 +116,7 @@ def usual_recipe(p: AugmentSettings) -> T.Compose:
 
 
 def measurements(views: torch.Tensor) -> dict[str, np.ndarray]:
-    """Per view: level and contrast of the channels, colour, sharpness, and which way it looks."""
+    """Per view: level and contrast of the channels, color, sharpness, and which way it looks."""
     right = views[..., SIDE // 2 :].mean((1, 2, 3)) - views[..., : SIDE // 2].mean((1, 2, 3))
     found = {
         "colour": (views.amax(1) - views.amin(1)).mean((1, 2)),

@@ -36,7 +36,7 @@ PLAN = ViewPlan(
 )
 VIEWS = ViewSettings(size=16, min_box_area=16, context=24)
 AUGMENT = AugmentSettings()
-COLOURS = AUGMENT.by_view(list(PLAN.sides))
+COLORS = AUGMENT.by_view(list(PLAN.sides))
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ def batches(index, batch_size=4, start=0, total=7, **options) -> list[Batch]:
 
 
 def final(batch: Batch) -> dict[str, torch.Tensor]:
-    return device.views(batch, torch.device("cpu"), COLOURS, PLAN.sides)
+    return device.views(batch, torch.device("cpu"), COLORS, PLAN.sides)
 
 
 def assert_same(a: list[Batch], b: list[Batch]) -> None:
@@ -280,7 +280,7 @@ def test_objects_are_uniform_over(over):
     objects = np.array([chosen(*place, ViewSettings())["object"][0] // 40 for place in places])
     assert chi_square(np.bincount(objects, minlength=6)) < 20.52  # 5 degrees of freedom, 0.999
     pairs = 6 * objects[:-1] + objects[1:]
-    assert chi_square(np.bincount(pairs, minlength=36)) < 66.62  # 35: neighbours independent
+    assert chi_square(np.bincount(pairs, minlength=36)) < 66.62  # 35: neighbors independent
 
 
 def test_scale_and_aspect_of_random_crops_are_uniform_over_rows():

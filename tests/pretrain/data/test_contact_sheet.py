@@ -8,10 +8,10 @@ from PIL import Image
 import hcl
 from pretrain.data import contact_sheet
 from pretrain.data.augment import AugmentSettings
-from pretrain.data.contact_sheet import CELL, WARNING, denormalised, sample, sheet
+from pretrain.data.contact_sheet import CELL, WARNING, denormalized, sample, sheet
 from pretrain.data.index import Index
 from pretrain.data.loader import build_loader
-from pretrain.data.pairs import Neighbour, PairTable
+from pretrain.data.pairs import Neighbor, PairTable
 from pretrain.data.plan import Crop, ViewPlan
 from pretrain.data.views import ViewSettings
 from pretrain.datasets.source import DataSettings, open_index
@@ -61,11 +61,11 @@ def test_without_augmentation_before_and_after_agree(index):
         assert torch.equal(one.before[name], one.after[name])
 
 
-def test_denormalised():
+def test_denormalized():
     settings = AugmentSettings()
     view = torch.full((3, 2, 2), 0.5)
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (settings.mean, settings.std))
-    assert (denormalised((view - mean) / std, settings) == 128).all()
+    assert (denormalized((view - mean) / std, settings) == 128).all()
 
 
 def test_views_stand_where_they_should_and_fallbacks_are_marked(index):
@@ -94,7 +94,7 @@ def test_windows_are_drawn_on_the_image(index):
     middle = round((y1 + y2) / 2 * scale)
     for x in (x1 * scale, x2 * scale - 1):
         edge = overview[middle, max(0, round(x) - 1) : round(x) + 2]
-        assert (edge == contact_sheet.COLOURS[1]).all(-1).any()
+        assert (edge == contact_sheet.COLORS[1]).all(-1).any()
     plain = overview.reshape(-1, 3)
     assert (plain == (255, 255, 255)).all(1).any()  # boxes
 
@@ -137,7 +137,7 @@ def test_command(index, config, tmp_path, capsys):
 
 def test_command_with_pairs(index, config, tmp_path, capsys):
     boxes = np.array([[2, 2, 30, 30]], np.float32)
-    rows = [[Neighbour((row + 1) % 8, boxes, boxes)] if row else [] for row in range(8)]
+    rows = [[Neighbor((row + 1) % 8, boxes, boxes)] if row else [] for row in range(8)]
     PairTable.build(index.fingerprint, rows).write(tmp_path / "pairs")
     out = tmp_path / "sheet.png"
     arguments = ["data", "show", str(index.folder), "--config", config, "--out", str(out)]

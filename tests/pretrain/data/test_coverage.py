@@ -13,7 +13,7 @@ from pretrain.data.augment import AugmentSettings
 from pretrain.data.batches import ViewDataset
 from pretrain.data.coverage import Fallbacks, fallback_share, lack_of_boxes, objects_per_image
 from pretrain.data.index import Index
-from pretrain.data.pairs import Neighbour, PairTable
+from pretrain.data.pairs import Neighbor, PairTable
 from pretrain.data.plan import Batch, Crop, Region, ViewPlan
 from pretrain.data.views import ViewSettings, count_objects
 from pretrain.datasets.index_writer import build_index
@@ -54,7 +54,7 @@ def test_objects_per_image(index):
 )
 def test_share_is_that_of_the_batches(index, regions, settings):
     boxes = np.array([[0, 0, 20, 20]], np.float32)
-    rows = [[] if row in (3, 4, 8) else [Neighbour(0, boxes, boxes)] for row in range(10)]
+    rows = [[] if row in (3, 4, 8) else [Neighbor(0, boxes, boxes)] for row in range(10)]
     table = PairTable.build(index.fingerprint, rows)
     views = ViewSettings(size=8, min_box_area=0, **settings)
     pairs = table if plan(*regions).pairs else None

@@ -157,7 +157,7 @@ def test_the_optional_decoder_finds_truncation(rgb, lost):
 
 def test_the_optional_decoder_leaves_cmyk_to_the_others(rgb):
     pytest.importorskip("simplejpeg", reason="simplejpeg is optional and not installed")
-    with pytest.raises(ValueError, match="colour space CMYK"):
+    with pytest.raises(ValueError, match="color space CMYK"):
         decode_simplejpeg(encode(rgb.convert("CMYK"), "JPEG"))
 
 

@@ -15,7 +15,7 @@ SIDES = {"a": SIZE, "b": SIZE}
 
 
 def some_sources(count: int = 9, seed: int = 0) -> tuple[Sources, list[torch.Tensor]]:
-    """Images of many sizes: soft colours with noise, windows from a pixel to the whole."""
+    """Images of many sizes: soft colors with noise, windows from a pixel to the whole."""
     rng = np.random.default_rng(seed)
     images, windows = [], {"a": [], "b": []}
     for number in range(count):

@@ -16,7 +16,7 @@ from pretrain.data.augment import AugmentSettings
 from pretrain.data.batches import ViewDataset
 from pretrain.data.contact_sheet import CELL, GAP, LINE, WIDE, sample, sheet
 from pretrain.data.index import Index
-from pretrain.data.pairs import Neighbour, PairTable, choose_pair, pair_stream
+from pretrain.data.pairs import Neighbor, PairTable, choose_pair, pair_stream
 from pretrain.data.plan import Batch, Crop, ViewPlan
 from pretrain.data.views import ViewSettings
 from pretrain.data.weak_images import choose_row
@@ -84,7 +84,7 @@ def table(index, tmp_path) -> PairTable:
     rows = []
     for row in range(ROWS):
         others = [] if row in LONELY else [(row + 1) % ROWS, (row + 4) % ROWS]
-        rows.append([Neighbour(o, boxes(3, row, rng), boxes(3, o, rng)) for o in others])
+        rows.append([Neighbor(o, boxes(3, row, rng), boxes(3, o, rng)) for o in others])
     PairTable.build(index.fingerprint, rows).write(tmp_path / "pairs")
     return PairTable.open(tmp_path / "pairs")
 
@@ -162,7 +162,7 @@ def test_query_and_key_show_the_windows_of_their_images(index, table, tmp_path, 
             assert (views["view"][place, 0] == 20 * row).all()
             seen.add((row, pair.row))
     assert len({row for row, _ in seen}) >= ROWS - len(LONELY) - 1
-    assert len(seen) > ROWS - len(LONELY)  # neighbours change with the epoch
+    assert len(seen) > ROWS - len(LONELY)  # neighbors change with the epoch
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -350,7 +350,7 @@ def test_a_spawned_worker_gets_the_name_of_the_table(table):
     content = pickle.dumps(table)
     assert len(content) < 500
     assert np.array_equal(pickle.loads(content).query, table.query)
-    held = PairTable.build("x", [[Neighbour(0, table.query[:1], table.key[:1])]])
+    held = PairTable.build("x", [[Neighbor(0, table.query[:1], table.key[:1])]])
     again = pickle.loads(pickle.dumps(held))
     assert again.fingerprint == "x"
     assert np.array_equal(again.key, table.key[:1])
@@ -375,7 +375,7 @@ def test_a_sample_of_the_sheet_is_what_the_loader_gives(index, table):
         if "which is unreadable" in one.title:
             alone.append(row)
     assert len(alone) == len(batch.bad)
-    assert set(alone) == {1}  # of whose two neighbours one is broken
+    assert set(alone) == {1}  # of whose two neighbors one is broken
     assert len(alone) < 4
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pretrain.core.errors import InputError
 from pretrain.data.jitter import jitter
 from pretrain.data.pairs import (
-    Neighbour,
+    Neighbor,
     Pair,
     PairTable,
     choose_pair,
@@ -64,8 +64,8 @@ def test_the_jittered_box_is_distributed_as_written():
     area = w * h * rng.uniform(0.5, 2, draws)
     aspect = np.exp(rng.uniform(math.log(0.5), math.log(2), draws))
     new = np.stack([np.sqrt(area * aspect), np.sqrt(area / aspect)], 1)
-    centre = np.array([350, 350]) + rng.uniform(-0.5, 0.5, (draws, 2)) * [w, h]
-    boxes = np.concatenate([centre - new / 2, centre + new / 2], 1)
+    center = np.array([350, 350]) + rng.uniform(-0.5, 0.5, (draws, 2)) * [w, h]
+    boxes = np.concatenate([center - new / 2, center + new / 2], 1)
     common = np.clip(
         np.minimum(boxes[:, 2:], box[2:]) - np.maximum(boxes[:, :2], box[:2]), 0, None
     ).prod(1)
@@ -213,9 +213,9 @@ def table() -> PairTable:
     return PairTable.build(
         "abc",
         [
-            [Neighbour(1, boxes(1), boxes(2)), Neighbour(2, boxes(3, 4, 5), boxes(30, 40, 50.5))],
-            [Neighbour(0, boxes(), boxes())],
-            [Neighbour(0, boxes(7), boxes(8))],
+            [Neighbor(1, boxes(1), boxes(2)), Neighbor(2, boxes(3, 4, 5), boxes(30, 40, 50.5))],
+            [Neighbor(0, boxes(), boxes())],
+            [Neighbor(0, boxes(7), boxes(8))],
         ],
     )
 
@@ -224,7 +224,7 @@ def size_of(row: int) -> tuple[int, int]:
     return [(40, 20), (12, 12), (60, 9)][row]
 
 
-def test_a_pair_is_uniform_over_neighbours_and_then_over_their_pairs():
+def test_a_pair_is_uniform_over_neighbors_and_then_over_their_pairs():
     counts: dict[Pair, int] = {}
     trials = 1200
     for epoch in range(trials):

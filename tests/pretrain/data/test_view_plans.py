@@ -1,4 +1,4 @@
-"""Views of different sizes and colours in one plan."""
+"""Views of different sizes and colors in one plan."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pretrain.data import device, loader, views
 from pretrain.data.augment import AugmentSettings, ViewAugmentSettings, apply, draw
 from pretrain.data.decode import read_image
 from pretrain.data.index import Index
-from pretrain.data.pairs import Neighbour, PairTable, choose_pair, pair_stream
+from pretrain.data.pairs import Neighbor, PairTable, choose_pair, pair_stream
 from pretrain.data.plan import Batch, Crop, ViewPlan
 from pretrain.data.sampler import BatchSampler
 from pretrain.data.views import ViewSettings
@@ -78,7 +78,7 @@ def test_sides_of_a_plan():
     assert list(PLAN.sides) == [crop.name for crop in PLAN.crops]
 
 
-def test_views_and_parameters_are_of_the_crops_own_size_and_colours(index):
+def test_views_and_parameters_are_of_the_crops_own_size_and_colors(index):
     patch = AUGMENT.of("patch")
     for batch, keys in zip(
         batches(index), BatchSampler(13, 4, 5, start_step=0, total_steps=7), strict=True
@@ -129,16 +129,16 @@ PLAIN = AugmentSettings(
         "sharper": ViewAugmentSettings(blur_sigma=(10.0, 12.0)),
     },
 )
-COLOURED = ViewPlan(
+COLORED = ViewPlan(
     24, tuple(Crop(name, "image", False) for name in ("kept", "inverted", "sharper", "blurred"))
 )
 
 
 @pytest.mark.parametrize("device_crops", [False, True])
-def test_each_view_has_its_own_colours(index, device_crops):
-    cut = batches(index, COLOURED, PLAIN, total=1)[0].images["kept"]
-    batch = batches(index, COLOURED, PLAIN, total=1, device_crops=device_crops)[0]
-    found = final(batch, COLOURED, PLAIN)
+def test_each_view_has_its_own_colors(index, device_crops):
+    cut = batches(index, COLORED, PLAIN, total=1)[0].images["kept"]
+    batch = batches(index, COLORED, PLAIN, total=1, device_crops=device_crops)[0]
+    found = final(batch, COLORED, PLAIN)
     x = cut.float() / 255
     assert torch.equal(found["kept"], x)
     assert torch.equal(found["inverted"], torch.where(cut >= 128, 1 - x, x))
@@ -149,7 +149,7 @@ def test_each_view_has_its_own_colours(index, device_crops):
         assert torch.equal(found[name], own)
 
 
-def test_colours_of_a_view_that_there_is_not(index):
+def test_colors_of_a_view_that_there_is_not(index):
     augment = AugmentSettings(views={"view_2": ViewAugmentSettings(solarize_p=1.0)})
     message = "augment.views: no view 'view_2'; this method has patch, view, large"
     with pytest.raises(InputError, match=message):
@@ -181,7 +181,7 @@ def test_the_partners_jpeg_file_leaves_the_rows_own_image_as_it_is(index, option
         ),
     )
     boxes = np.array([[3, 4, 33, 40]], np.float32)
-    rows = [[Neighbour((row + 5) % 13, boxes, boxes + 3)] for row in range(13)]
+    rows = [[Neighbor((row + 5) % 13, boxes, boxes + 3)] for row in range(13)]
     table = PairTable.build(index.fingerprint, rows)
     found = batches(index, plan, AugmentSettings(), pairs=table, **options)
     for batch, keys in zip(found, BatchSampler(13, 4, 5, start_step=0, total_steps=7), strict=True):

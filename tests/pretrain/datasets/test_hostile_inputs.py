@@ -116,12 +116,12 @@ def test_cmyk_as_adobe_writes_it(rgb, tmp_path):
 
 
 def test_grayscale_16_bits_and_palette_with_alpha(rgb, tmp_path):
-    grey = rgb.convert("L")
-    (tmp_path / "a.jpg").write_bytes(encoded(grey, "PNG"))
+    gray = rgb.convert("L")
+    (tmp_path / "a.jpg").write_bytes(encoded(gray, "PNG"))
     found = read_image(tmp_path / "a.jpg", SIZE)
-    assert torch.equal(found[0], torch.from_numpy(np.array(grey)))
+    assert torch.equal(found[0], torch.from_numpy(np.array(gray)))
     assert torch.equal(found[0], found[2])
-    deep = np.asarray(grey).astype(np.uint16) * 257
+    deep = np.asarray(gray).astype(np.uint16) * 257
     (tmp_path / "b.png").write_bytes(encoded(Image.fromarray(deep), "PNG"))
     assert torch.equal(read_image(tmp_path / "b.png", SIZE), found)
     palette = rgb.convert("P")
@@ -132,7 +132,7 @@ def test_grayscale_16_bits_and_palette_with_alpha(rgb, tmp_path):
 
 
 def test_animated_gif_is_its_first_frame(tmp_path):
-    frames = [Image.new("P", SIZE, colour) for colour in (1, 2, 3)]
+    frames = [Image.new("P", SIZE, color) for color in (1, 2, 3)]
     for frame in frames:
         frame.putpalette([0, 0, 0, 250, 10, 20, 9, 99, 9, 1, 2, 3])
     frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])

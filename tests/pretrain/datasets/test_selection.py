@@ -127,5 +127,5 @@ def test_command(tmp_path, capsys):
     assert "published" not in capsys.readouterr().out
 
 
-def test_the_published_counts_are_recognised():
+def test_the_published_counts_are_recognized():
     assert "(the same)" in compare_with_paper(dict(PAPER))

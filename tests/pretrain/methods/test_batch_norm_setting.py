@@ -43,7 +43,7 @@ def views(method: KeyedMethod | HCL, seed: int = 0) -> dict[str, Tensor]:
 
 
 @pytest.fixture
-def travelled(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+def traveled(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Sizes of what goes through ``all_gather``, which with one process is an identity."""
     sizes: list[int] = []
 
@@ -58,17 +58,17 @@ def travelled(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 @pytest.mark.parametrize("kind", ["shuffled", "local", "synchronised", "plain"])
 @pytest.mark.parametrize("name", ["moco", "densecl"])
 def test_images_travel_only_where_keys_are_permuted_over_processes(
-    name: str, kind: str, travelled: list[int]
+    name: str, kind: str, traveled: list[int]
 ) -> None:
     method = build(name, batch_norm=kind, symmetric=False)
     method.begin_step(0, 1)
     method(views(method))
     keys = BATCH * DIM * (2 if name == "densecl" else 1)  # global, and one pooled dense key
     if kind == "shuffled":
-        assert BATCH * 3 * SIZE * SIZE in travelled
-        assert sum(travelled) > keys
+        assert BATCH * 3 * SIZE * SIZE in traveled
+        assert sum(traveled) > keys
     else:
-        assert sum(travelled) == keys
+        assert sum(traveled) == keys
 
 
 @pytest.mark.parametrize("kind", ["shuffled", "local"])
@@ -142,12 +142,12 @@ class Flat(Moco):
 
 
 @pytest.mark.parametrize("kind", ["shuffled", "local", "synchronised"])
-def test_a_network_without_batch_norm_needs_nothing(kind: str, travelled: list[int]) -> None:
+def test_a_network_without_batch_norm_needs_nothing(kind: str, traveled: list[int]) -> None:
     settings = parse_method({"name": "moco", "queue": 24, "batch_norm": kind}, source="test")
     method: Any = Flat(settings, context())  # type: ignore[arg-type]
     method.begin_step(0, 1)
     method(views(method))
-    assert travelled == [BATCH * DIM] * 2
+    assert traveled == [BATCH * DIM] * 2
 
 
 @pytest.mark.parametrize(

@@ -186,7 +186,7 @@ class Companions(nn.Module):
 @pytest.mark.parametrize("kind", ["moco", "densecl"])
 @pytest.mark.parametrize("view", [0, 1, KEY_VIEW])
 def test_key_shares_no_statistics_with_its_query(kind: str, view: int) -> None:
-    """Batch norm leaks: a key normalised with the companions of its query can be told by them."""
+    """Batch norm leaks: a key normalized with the companions of its query can be told by them."""
     batch, group = 16, 4
     context = Context(small_encoder(dim=batch), 64, batch, batch, seed=3)
     method: Moco = (
@@ -226,5 +226,5 @@ def test_losses_and_queues_stay_in_float32(name: str) -> None:
         fresh = queue.rows[:BATCH]
         assert fresh.dtype == torch.float32
         assert fresh.isfinite().all()
-        # More digits than bfloat16 has: normalised or mapped to the ball after the network.
+        # More digits than bfloat16 has: normalized or mapped to the ball after the network.
         assert not torch.equal(fresh, fresh.bfloat16().float())

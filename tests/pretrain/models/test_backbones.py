@@ -20,7 +20,7 @@ from pretrain.models import (
     build_backbone,
     group_batch_norm,
     momentum_copy,
-    synchronise_batch_norm,
+    synchronize_batch_norm,
 )
 from pretrain.pretrained import Description, load_pretrained
 
@@ -57,7 +57,7 @@ def test_embeds_images_of_two_sizes(name: str, options: dict[str, Any], width: i
     assert all(parameter.grad is not None for parameter in encoder.parameters())
 
 
-def test_torchvision_s_initialisation_is_untouched() -> None:
+def test_torchvision_s_initialization_is_untouched() -> None:
     torch.manual_seed(5)
     ours = build_backbone("resnet18").state_dict()
     torch.manual_seed(5)
@@ -66,7 +66,7 @@ def test_torchvision_s_initialisation_is_untouched() -> None:
     assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
 
 
-def test_timm_s_initialisation_is_untouched() -> None:
+def test_timm_s_initialization_is_untouched() -> None:
     import timm
 
     torch.manual_seed(5)
@@ -180,10 +180,10 @@ def test_head_is_grouped_too() -> None:
     torch.testing.assert_close(group_batch_norm(encoder, 4)(images), expected)
 
 
-def test_synchronised_batch_norm_keeps_its_activation() -> None:
+def test_synchronized_batch_norm_keeps_its_activation() -> None:
     network = build_backbone("timm/mobilenetv3_small_050").train()
     expected = network(noise())
-    synchronise_batch_norm(network)
+    synchronize_batch_norm(network)
     torch.testing.assert_close(network(noise()), expected)
     assert not any(type(layer).__name__ == "BatchNormAct2d" for layer in network.modules())
 
@@ -194,7 +194,7 @@ def test_batch_norm_that_cannot_be_grouped_is_refused() -> None:
         group_batch_norm(levit, 2)
     from timm.layers import EvoNorm2dB0
 
-    for convert in (synchronise_batch_norm, lambda module: group_batch_norm(module, 2)):
+    for convert in (synchronize_batch_norm, lambda module: group_batch_norm(module, 2)):
         with pytest.raises(InputError, match="'0' is of kind EvoNorm2dB0"):
             convert(nn.Sequential(EvoNorm2dB0(8)))
 

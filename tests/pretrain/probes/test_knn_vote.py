@@ -39,9 +39,9 @@ def by_hand(queries: Any, bank: Any, labels: Any, k: int, temperature: float) ->
 )
 def test_vote__equals_one_written_out(k: int, temperature: float) -> None:
     generator = torch.Generator().manual_seed(k)
-    centres = torch.randn(6, 5, generator=generator, dtype=torch.float64)
+    centers = torch.randn(6, 5, generator=generator, dtype=torch.float64)
     labels = torch.randint(6, (90,), generator=generator)
-    bank = F.normalize(centres[labels] + torch.randn(90, 5, generator=generator).double(), dim=1)
+    bank = F.normalize(centers[labels] + torch.randn(90, 5, generator=generator).double(), dim=1)
     # More than a chunk of queries.
     queries = F.normalize(torch.randn(700, 5, generator=generator).double(), dim=1)
     voted, nearest = classify(queries, bank, labels, k=k, temperature=temperature)
@@ -147,7 +147,7 @@ def test_whole_images__are_those_of_one_category(tmp_path: Path) -> None:
     np.testing.assert_array_equal(bank.labels, bank.rows % 2)
 
 
-def test_own_queries__are_labelled_by_name(tmp_path: Path) -> None:
+def test_own_queries__are_labeled_by_name(tmp_path: Path) -> None:
     data = index_of(tmp_path / "a", objects(10), ("cat", "dog", "emu"))
     test = index_of(tmp_path / "b", objects(6), ("dog", "fox", "cat"))
     bank, queries = choose_items(data, test, "object", 1000)
@@ -158,9 +158,9 @@ def test_own_queries__are_labelled_by_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("images", "names", "message"),
     [
-        ([[]] * 10, ("a", "b"), "0 labelled boxes; a probe needs labels of two"),
-        ([[(1, 0)]] * 10, ("a", "b"), "10 labelled boxes, all of the same category"),
-        (objects(4), ("a", "b", "c"), "only 4 labelled images"),
+        ([[]] * 10, ("a", "b"), "0 labeled boxes; a probe needs labels of two"),
+        ([[(1, 0)]] * 10, ("a", "b"), "10 labeled boxes, all of the same category"),
+        (objects(4), ("a", "b", "c"), "only 4 labeled images"),
     ],
 )
 def test_labels_of_no_use__are_refused(

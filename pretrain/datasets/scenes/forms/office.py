@@ -180,10 +180,10 @@ def laptop(rng: np.random.Generator) -> Drawing:
     half, tall, deep = u(0.5, 0.65), u(0.6, 0.85), u(0.2, 0.45)
     lean, flare, rim = u(-0.08, 0.12), u(0.05, 0.2), u(0.04, 0.07)
     screen = polygon((-half + lean, -tall), (half + lean, -tall), (half, 0), (-half, 0))
-    centre = np.array([lean / 2, -tall / 2])
+    center = np.array([lean / 2, -tall / 2])
     shrink = np.array([1 - rim / half, 1 - 2 * rim / tall])
     base = polygon((-half, 0), (half, 0), (half + flare, deep), (-half - flare, deep))
-    parts = [Part("a", [screen]), Part("glass", [(screen - centre) * shrink + centre])]
+    parts = [Part("a", [screen]), Part("glass", [(screen - center) * shrink + center])]
     windows = []
     for _ in range(int(rng.integers(0, 4))):
         x, y = u(-half * 0.7, half * 0.2), u(-tall * 0.8, -tall * 0.35)

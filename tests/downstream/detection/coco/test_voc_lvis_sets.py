@@ -177,7 +177,7 @@ def test_lvis_federated_rules() -> None:
     assert ap()["AP"] == pytest.approx(100)
     assert ap()["APr"] == ap()["APf"] == pytest.approx(100)
     assert ap(wrong(2, 2)) == ap()  # nobody looked for category 2 there
-    assert ap(wrong(2, 1)) == ap()  # not every object of category 1 there is labelled
+    assert ap(wrong(2, 1)) == ap()  # not every object of category 1 there is labeled
     assert ap(wrong(1, 1))["APr"] < 100  # a mistake
     assert ap(wrong(1, 2))["APf"] < 100
     # Of one image the best 300 count: these push the right ones out.

@@ -63,8 +63,8 @@ def test_sliding_windows_reach_all_corners_and_cover_every_pixel_at_each_scale()
         assert covered.all()
     # The filter stops at a number; it must not be the upper part of the image that is left.
     kept, _ = select(boxes, FilterSettings(top=20))
-    centres = (boxes[kept, 1] + boxes[kept, 3]) / 2
-    assert 180 < centres.mean() < 300
+    centers = (boxes[kept, 1] + boxes[kept, 3]) / 2
+    assert 180 < centers.mean() < 300
 
 
 def test_random_rectangles_are_uniform_in_log_area_and_log_aspect():

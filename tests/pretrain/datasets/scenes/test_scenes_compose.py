@@ -13,7 +13,7 @@ from pretrain.datasets.scenes.scene_source import Background, Light, ObjectImage
 
 
 class Squares:
-    """A source other than the procedural one: full squares on grey."""
+    """A source other than the procedural one: full squares on gray."""
 
     name = "squares"
     description = "Squares"
@@ -44,9 +44,9 @@ class Squares:
         return Background(np.full((size, size, 3), 0.5, dtype=np.float32), None, 0.0, "grey")
 
 
-def square(x: int, y: int, side: int, depth: float, labelled: bool = True) -> Layer:
+def square(x: int, y: int, side: int, depth: float, labeled: bool = True) -> Layer:
     sprite = np.ones((side, side, 4), dtype=np.float32)
-    return Layer(sprite, x, y, depth, CATEGORIES[0] if labelled else None)
+    return Layer(sprite, x, y, depth, CATEGORIES[0] if labeled else None)
 
 
 def test_nearer_layers_cover_farther_ones() -> None:
@@ -85,12 +85,12 @@ def test_the_border_hides_too_and_small_ones_go() -> None:
 
 
 def test_clutter_occludes_but_is_no_object() -> None:
-    kept, masks = visible([square(0, 0, 20, 0.1), square(0, 10, 20, 0.2, labelled=False)], 64)
+    kept, masks = visible([square(0, 0, 20, 0.1), square(0, 10, 20, 0.2, labeled=False)], 64)
     assert [layer.category for layer in kept] == [CATEGORIES[0], None]
     assert masks[0].sum() == 200
 
 
-def test_any_source_can_be_composed_and_masks_are_where_its_colours_are() -> None:
+def test_any_source_can_be_composed_and_masks_are_where_its_colors_are() -> None:
     matches = []
     for seed in range(6):
         scene = compose(Squares(), 128, 0.0, np.random.default_rng(seed))

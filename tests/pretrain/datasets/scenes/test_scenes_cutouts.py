@@ -28,11 +28,11 @@ WORLD = World(
     ),
     ("north", "south"),
 )
-COLOURS = {"disc": (220, 30, 30), "box": (30, 200, 40), "bar": (40, 60, 230)}
+COLORS = {"disc": (220, 30, 30), "box": (30, 200, 40), "bar": (40, 60, 230)}
 
 
 def cutout(path: Path, kind: str, side: int, shade: int = 0) -> Picture:
-    """An antialiased form in one colour; transparent pixels are white, which must never show."""
+    """An antialiased form in one color; transparent pixels are white, which must never show."""
     fine = 4
     alpha = Image.new("L", (side * fine, side * fine))
     pen, end = ImageDraw.Draw(alpha), side * fine
@@ -41,9 +41,9 @@ def cutout(path: Path, kind: str, side: int, shade: int = 0) -> Picture:
     else:
         pen.rectangle((8, 8, end - 8, end - 8 if kind == "box" else end // 3), fill=255)
     image = Image.new("RGBA", (side, side), (255, 255, 255, 0))
-    colour = Image.new("RGBA", (side, side), tuple(max(c - shade, 0) for c in COLOURS[kind]))
+    color = Image.new("RGBA", (side, side), tuple(max(c - shade, 0) for c in COLORS[kind]))
     mask = alpha.reduce(fine)
-    image.paste(colour, (0, 0), mask.point(lambda value: 255 if value else 0))
+    image.paste(color, (0, 0), mask.point(lambda value: 255 if value else 0))
     image.putalpha(mask)
     image.save(path)
     return Picture(path.stem, path)
@@ -67,7 +67,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> CutoutSource:
                     cutout(folder / f"{kind}_{split}_{n}.png", kind, 60 + 20 * n, 20 * n)
                     for n in range(2)
                 )
-                for kind in COLOURS
+                for kind in COLORS
             },
             (cutout(folder / f"other_{split}.png", "disc", 70, 100),),
             tuple(photo(folder / f"ground_{split}_{n}.jpg", 10 * number + n) for n in range(3)),
@@ -88,7 +88,7 @@ def test_a_set_of_scenes_keeps_the_splits_apart(source: CutoutSource, tmp_path: 
         assert info["packages"] == {"small": "1-2"}
         assert info["pictures"][split] == {"cutouts": 6, "distractors": 1, "backgrounds": 3}
         assert info["contexts"] == {"north": ["disc", "box"], "south": ["box", "bar"]}
-        assert [c["name"] for c in document["categories"]] == list(COLOURS)
+        assert [c["name"] for c in document["categories"]] == list(COLORS)
         assert len(document["images"]) == count
         names = {c["id"]: c["name"] for c in document["categories"]}
         for image in document["images"]:
@@ -128,7 +128,7 @@ def test_a_sprite_is_the_picture_without_fringes(tmp_path: Path) -> None:
         extent = abs(math.cos(angle)) + abs(math.sin(angle))
         radius = 32 / extent
         assert alpha.sum() == pytest.approx(math.pi * radius**2, rel=0.05)
-        seen = alpha > 0.4  # below, eight bits of a product say little of the colour
+        seen = alpha > 0.4  # below, eight bits of a product say little of the color
         # The white of transparent pixels would lift green and blue at the edge.
         for channel, value in ((red, 220), (green, 30), (blue, 30)):
             assert np.abs(channel[seen] - value / 255).max() < 0.06
@@ -170,9 +170,9 @@ def test_edges_are_of_every_kind_and_leave_the_inside_alone(tmp_path: Path) -> N
         assert 0 <= sprite.min() <= sprite.max() <= 1
         assert 0.75 < (alpha >= 0.5).sum() / solid < 1.1
         height, width = alpha.shape
-        centre = sprite[height // 2 - 5 : height // 2 + 5, width // 2 - 5 : width // 2 + 5]
-        np.testing.assert_allclose(centre[..., 3], 1, atol=0.01)
-        np.testing.assert_allclose(centre[..., 0], 220 / 255, atol=0.02)
+        center = sprite[height // 2 - 5 : height // 2 + 5, width // 2 - 5 : width // 2 + 5]
+        np.testing.assert_allclose(center[..., 3], 1, atol=0.01)
+        np.testing.assert_allclose(center[..., 0], 220 / 255, atol=0.02)
         partial.append(int(((alpha > 0.02) & (alpha < 0.98)).sum()))
     crisp, as_it_is = min(partial), int(((plain[..., 3] > 0.02) & (plain[..., 3] < 0.98)).sum())
     assert crisp < as_it_is < max(partial) / 2

@@ -52,14 +52,14 @@ def test_same_stream_same_sprite() -> None:
     assert np.array_equal(draw(3, 40, 1), draw(3, 40, 1))
 
 
-def test_colour_tells_little_and_form_tells_much_of_the_category() -> None:
-    labels, colours, forms = [], [], []
+def test_color_tells_little_and_form_tells_much_of_the_category() -> None:
+    labels, colors, forms = [], [], []
     for number in range(len(CATEGORIES)):
         for seed in range(12):
             sprite = draw(number, 32, 100 + seed)
             solid = sprite[..., 3] >= 0.5
             labels.append(number)
-            colours.append(sprite[solid][:, :3].mean(axis=0))
+            colors.append(sprite[solid][:, :3].mean(axis=0))
             alpha = Image.fromarray((sprite[..., 3] * 255).astype(np.uint8))
             small = np.asarray(alpha.resize((12, 12), Image.Resampling.BOX), dtype=np.float64)
             ratio = np.log(sprite.shape[1] / sprite.shape[0])
@@ -72,5 +72,5 @@ def test_colour_tells_little_and_form_tells_much_of_the_category() -> None:
         nearest = np.array(labels)[distance.argmin(axis=1)]
         return float((nearest == np.array(labels)).mean())
 
-    assert accuracy(colours) < 0.10  # chance is 0.025
+    assert accuracy(colors) < 0.10  # chance is 0.025
     assert accuracy(forms) > 0.5
