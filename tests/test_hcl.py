@@ -57,3 +57,13 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
     )
     os.close(write)
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_no_commands_arguments_need_torch() -> None:
+    code = (
+        "import sys, hcl\n"
+        "for name, entry in hcl.COMMANDS.walk():\n"
+        "    entry.load().parser()\n"
+        "    assert 'torch' not in sys.modules, name\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -16,7 +16,6 @@ from downstream.retrieval.datasets.labeled_images import (
     collect,
     halves,
 )
-from downstream.retrieval.objects import choose_objects, with_context
 from pretrain.core.errors import InputError
 from pretrain.datasets.readers.coco import read as read_coco
 
@@ -48,6 +47,8 @@ def read(
     Raises:
         InputError: the set cannot be read, or a category lacks its supercategory.
     """
+    from downstream.retrieval.objects import choose_objects, with_context  # which loads torch
+
     report = read_coco(annotations, images, on_bad_box="drop")
     objects = choose_objects(report, min_side=min_side, max_per_category=None)
     names = class_names(objects.categories, annotations, classes)
