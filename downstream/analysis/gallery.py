@@ -14,7 +14,7 @@ from downstream.analysis import draw
 from downstream.analysis.embeddings import TestSet
 from downstream.analysis.negative_weights import Anchor
 from downstream.figures.style import short
-from downstream.retrieval.finetune.images import CenterdImages, sound
+from downstream.retrieval.finetune.images import CenteredImages, sound
 from downstream.retrieval.spaces import Rows
 
 SIDE = 112
@@ -81,7 +81,7 @@ def _picture(
     left, top = corner
     size = tested.settings.model.size
     resize = tested.settings.test.resize or size
-    shown = CenterdImages(tested.images, size=SIDE, resize=round(SIDE * resize / size))
+    shown = CenteredImages(tested.images, size=SIDE, resize=round(SIDE * resize / size))
     at = int(tested.rows[row])
     pixels = sound(shown[at]).permute(1, 2, 0).numpy()
     axes.imshow(pixels, extent=(left, left + 1, top + 1, top), interpolation="antialiased")

@@ -19,7 +19,8 @@ class Options(Settings):
     """Of one probe.
 
     Attributes:
-        run: run folder of `hcl pretrain`, or a checkpoint.
+        run: run folder or checkpoint of `hcl pretrain` or `hcl retrieve train`; or
+            `color-histogram`, what can be told without a network.
         train: learned from: ANNOTATIONS IMAGES in COCO's format, or one folder: a prepared index,
             or class folders.
         val: tested on, likewise.

@@ -14,15 +14,14 @@ from torch import Tensor
 
 from downstream.probe import linear, scores
 from downstream.probe.intervals import SampleResults, intervals, multilabel_results
+from downstream.probe.network import FrozenNetwork, open_network
 from downstream.probe.options import Options
 from downstream.probe.samples import Samples, choose_samples, features, source
 from downstream.results.result import Result, finished, write_result
-from downstream.retrieval.run_evaluation import device_of, row_name
+from downstream.retrieval.run_evaluation import device_of
 from pretrain.core.errors import InputError
-from pretrain.core.files import sha256
 from pretrain.data.loader import choose_workers
 from pretrain.environment import machine, versions
-from pretrain.pretrained import PretrainedEncoder, load_pretrained
 from pretrain.probes.encode import Forward
 from pretrain.probes.knn import classify
 
@@ -42,15 +41,15 @@ def probe(options: Options, command: list[str]) -> tuple[Result, bool]:
     """
     start = time.monotonic()
     device = device_of(options.device)
-    pretrained = load_pretrained(options.run)
-    size = options.size or pretrained.description.size
+    network = open_network(options.run)
+    size = options.size or network.size
     train, val = choose_samples(
         source(options.train, options.on_bad_box, "--train"),
         source(options.val, options.on_bad_box, "--val"),
         options.labels,
         options.limit or MOST,
     )
-    name = options.name or row_name(pretrained)
+    name = options.name or network.name
     protocol: dict[str, Any] = {
         "labels": options.labels,
         "size": size,
@@ -62,24 +61,23 @@ def probe(options: Options, command: list[str]) -> tuple[Result, bool]:
         "k": options.k,
         "temperature": options.temperature,
     }
-    identity = {"weights_sha256": sha256(pretrained.checkpoint)}
     if not options.fresh:
-        known = finished(options.output, "probe", name, protocol, identity)
+        known = finished(options.output, "probe", name, protocol, network.identity)
         if known is not None:
             return known, True
 
-    how = _forward(pretrained, size, options, device)
-    encoder = pretrained.encoder.to(device).eval()
+    how = _forward(network, size, options, device)
+    backbone = network.backbone.to(device).eval()
     log.info("features of %d + %d samples at %d px", len(train.items), len(val.items), size)
-    known_features, train = features(encoder, train, how)
-    asked_features, val = features(encoder, val, how)
+    known_features, train = features(backbone, train, how)
+    asked_features, val = features(backbone, val, how)
     for option, part in (("--train", train), ("--val", val)):
         if not len(part.items):
             raise InputError(f"{option}: none of its images can be read")
     for matrix in (known_features, asked_features):
         if not matrix.isfinite().all():
             raise InputError(
-                f"{pretrained.checkpoint}: its features are not finite: the run has diverged; "
+                f"{network.source}: its features are not finite: the run has diverged; "
                 "take an earlier checkpoint"
             )
     encoded = time.monotonic()
@@ -88,7 +86,7 @@ def probe(options: Options, command: list[str]) -> tuple[Result, bool]:
     facts: dict[str, Any] = {}
     judged = SampleResults(val.items.rows, {})
     if "linear" in options.kinds:
-        logits, facts = _linear(known_features, train, asked_features)
+        logits, facts = _linear(known_features, train, asked_features, device)
         if val.targets.ndim == 2:
             metrics["linear/map"] = scores.mean_average_precision(logits, val.targets)
             judged = multilabel_results(val.items.rows, logits, val.targets)
@@ -100,7 +98,7 @@ def probe(options: Options, command: list[str]) -> tuple[Result, bool]:
             }
             judged.right["linear@1"] = scores.named(logits, val.targets, 1).numpy()
     if "knn" in options.kinds:
-        voted = _knn(known_features, train, asked_features, options)
+        voted = _knn(known_features, train, asked_features, options, device)
         right = voted == val.targets
         metrics |= {
             "knn@1": float(right.double().mean()),
@@ -114,10 +112,8 @@ def probe(options: Options, command: list[str]) -> tuple[Result, bool]:
         protocol=protocol,
         provenance={
             "command": shlex.join(command),
-            "checkpoint": str(pretrained.checkpoint),
-            **identity,
-            "method": pretrained.description.method,
-            "step": pretrained.step,
+            **network.identity,
+            **network.facts,
             "categories": len(train.items.categories),
             "readable": {"train": len(train.items), "val": len(val.items)},
             **facts,
@@ -135,14 +131,11 @@ def probe(options: Options, command: list[str]) -> tuple[Result, bool]:
     return result, False
 
 
-def _forward(
-    pretrained: PretrainedEncoder, size: int, options: Options, device: torch.device
-) -> Forward:
-    description = pretrained.description
+def _forward(network: FrozenNetwork, size: int, options: Options, device: torch.device) -> Forward:
     return Forward(
         size=size,
-        mean=description.mean,
-        std=description.std,
+        mean=network.mean,
+        std=network.std,
         device=device,
         memory_format=torch.contiguous_format,
         autocast=nullcontext,
@@ -160,7 +153,9 @@ def _reference(train: Samples, val: Samples) -> dict[str, float]:
     return {"majority": float((val.targets == frequency.argmax()).double().mean())}
 
 
-def _linear(known: Tensor, train: Samples, asked: Tensor) -> tuple[Tensor, dict[str, Any]]:
+def _linear(
+    known: Tensor, train: Samples, asked: Tensor, device: torch.device
+) -> tuple[Tensor, dict[str, Any]]:
     """Logits of what is asked for, float64 (Q, C), and how they came about."""
     rows = torch.from_numpy(train.items.rows)
     place = torch.unique(rows, return_inverse=True)[1]
@@ -171,10 +166,11 @@ def _linear(known: Tensor, train: Samples, asked: Tensor) -> tuple[Tensor, dict[
     score = scores.mean_average_precision if several else partial(scores.top, k=1)
     classifier, tried = linear.choose(
         known,
-        train.targets.to(known.device),
-        held_out.to(known.device),
+        train.targets,
+        held_out,
         score,
         classes=len(train.items.categories),
+        device=device,
     )
     return classifier.logits(asked), {
         "penalty": classifier.penalty,
@@ -183,12 +179,14 @@ def _linear(known: Tensor, train: Samples, asked: Tensor) -> tuple[Tensor, dict[
     }
 
 
-def _knn(known: Tensor, train: Samples, asked: Tensor, options: Options) -> Tensor:
+def _knn(
+    known: Tensor, train: Samples, asked: Tensor, options: Options, device: torch.device
+) -> Tensor:
     """The label voted for, int64 (Q,)."""
     unit = torch.nn.functional.normalize
     voted, _ = classify(
-        unit(asked, dim=1),
-        unit(known, dim=1),
+        unit(asked.to(device), dim=1),
+        unit(known.to(device), dim=1),
         train.targets,
         k=options.k,
         temperature=options.temperature,

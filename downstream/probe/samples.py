@@ -9,13 +9,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from downstream.probe.options import Labels
 from pretrain.core.errors import InputError
 from pretrain.core.settings import parse
 from pretrain.datasets.source import DataSettings
-from pretrain.models import Encoder
 from pretrain.probes.encode import Forward, encode
 from pretrain.probes.items import Items, choose_items
 
@@ -72,11 +71,10 @@ def _scenes(objects: Items, limit: int) -> Samples:
     return Samples(kept, targets[torch.from_numpy(kept.labels)])
 
 
-def features(encoder: Encoder, samples: Samples, how: Forward) -> tuple[Tensor, Samples]:
-    """Features float32 (N, F) of the backbone, and the samples that could be read."""
-    found, readable = encode(encoder, samples.items, how, unit=False)
-    mask = readable.cpu()
-    return found[readable], Samples(samples.items.take(mask.numpy()), samples.targets[mask])
+def features(backbone: nn.Module, samples: Samples, how: Forward) -> tuple[Tensor, Samples]:
+    """Features float32 (N, F) in main memory, and the samples that could be read."""
+    found, mask = encode(backbone, samples.items, how, unit=False, store=torch.device("cpu"))
+    return found[mask], Samples(samples.items.take(mask.numpy()), samples.targets[mask])
 
 
 def source(given: Sequence[Path], on_bad_box: str, option: str) -> DataSettings:

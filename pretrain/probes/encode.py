@@ -14,11 +14,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from pretrain.data.decode import ImageError, read_image
 from pretrain.data.views import Window, resize, scaled, whole_pixels
-from pretrain.models import Encoder
 from pretrain.models.evaluation import evaluating
 from pretrain.probes.items import Items
 
@@ -55,29 +54,41 @@ class Forward:
 
 @torch.no_grad()
 def encode(
-    encoder: Encoder, items: Items, how: Forward, *, unit: bool = True
+    backbone: nn.Module,
+    items: Items,
+    how: Forward,
+    *,
+    unit: bool = True,
+    store: torch.device | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Features float32 (N, F) of the items, and bool (N,): the image could be read.
 
-    ``unit`` scales every row to length 1.
-
     The backbone is as before afterwards: its batch norm is in evaluation meanwhile, and no
     random number is drawn.
+
+    Args:
+        backbone: images (n, 3, H, W) to features (n, ``num_features``).
+        items: regions of images.
+        how: the way from an image to the backbone.
+        unit: scale every row to length 1.
+        store: where the features of all items are kept; None: ``how.device``.
     """
+    store = how.device if store is None else store
     mean = torch.tensor(how.mean, device=how.device).view(3, 1, 1)
     std = torch.tensor(how.std, device=how.device).view(3, 1, 1)
-    width: int = encoder.backbone.num_features  # type: ignore[assignment]
-    features = torch.zeros(len(items), width, device=how.device)
-    readable = torch.zeros(len(items), dtype=torch.bool, device=how.device)
+    width: int = backbone.num_features  # type: ignore[assignment]
+    features = torch.zeros(len(items), width, device=store)
+    readable = torch.zeros(len(items), dtype=torch.bool, device=store)
     crops = _crops(items, how)
-    with evaluating(encoder.backbone):
+    with evaluating(backbone):
         while batch := list(islice(crops, how.batch)):
-            places = torch.tensor([place for place, _ in batch], device=how.device)
+            places = torch.tensor([place for place, _ in batch], device=store)
             images = torch.stack([crop for _, crop in batch]).to(how.device)
             images = ((images.float() / 255 - mean) / std).to(memory_format=how.memory_format)
             with how.autocast():
-                found = encoder.backbone(images)
-            features[places] = F.normalize(found.float(), dim=1) if unit else found.float()
+                found = backbone(images)
+            found = F.normalize(found.float(), dim=1) if unit else found.float()
+            features[places] = found.to(store)
             readable[places] = True
     return features, readable
 

@@ -68,7 +68,7 @@ class KnnProbe:
         rank, size = distributed.rank_and_size()
         bank, labels = self._gathered_bank(rank, size)
         share = self.queries.shares(size)[rank]
-        queries, readable = encode(self._encoder, share, self._how)
+        queries, readable = encode(self._encoder.backbone, share, self._how)
         wanted = torch.from_numpy(share.labels)[readable.cpu()]
         sums = torch.zeros(5, dtype=torch.float64)
         if len(wanted) and len(labels):
@@ -111,7 +111,7 @@ class KnnProbe:
     def _gathered_bank(self, rank: int, size: int) -> tuple[Tensor, Tensor]:
         """Features (N, F) of the whole bank on the device and labels (N,) on the CPU."""
         shares = self.bank.shares(size)
-        features, readable = encode(self._encoder, shares[rank], self._how)
+        features, readable = encode(self._encoder.backbone, shares[rank], self._how)
         counts = [len(share) for share in shares]
         # A collective wants equal shapes.
         missing = max(counts) - counts[rank]

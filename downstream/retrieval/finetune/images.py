@@ -73,7 +73,7 @@ class TrainImages(Dataset[Tensor | InputError]):
         return crop.flip(2) if rng.random() < self.settings.flip else crop
 
 
-class CenterdImages(Dataset[Tensor | InputError]):
+class CenteredImages(Dataset[Tensor | InputError]):
     """Central squares, uint8 (3, size, size), of images resized to a shorter side."""
 
     def __init__(self, images: LabeledImages, *, size: int, resize: int) -> None:

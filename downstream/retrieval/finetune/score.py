@@ -13,14 +13,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from downstream.color_histogram import histograms
 from downstream.results.published import rows_beside
 from downstream.results.result import Result, write_result
 from downstream.retrieval.datasets import LabeledImages, open_images
 from downstream.retrieval.datasets.dataset_specs import KNOWN
 from downstream.retrieval.datasets.labeled_images import coarse
 from downstream.retrieval.finetune.finetuned_model import FinetunedModel
-from downstream.retrieval.finetune.histogram import histograms
-from downstream.retrieval.finetune.images import CenterdImages, sound, stack
+from downstream.retrieval.finetune.images import CenteredImages, sound, stack
 from downstream.retrieval.finetune.loss import ball_points
 from downstream.retrieval.finetune.network import Network
 from downstream.retrieval.finetune.settings import FinetuneSettings, LossSettings
@@ -55,7 +55,7 @@ def test_images(
     """
     size = settings.model.size
     loader: DataLoader[Tensor | InputError] = DataLoader(
-        CenterdImages(images, size=size, resize=settings.test.resize or size),
+        CenteredImages(images, size=size, resize=settings.test.resize or size),
         sampler=list(rows),
         batch_size=settings.test.batch,
         num_workers=settings.data.workers,

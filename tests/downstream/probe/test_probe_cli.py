@@ -96,6 +96,51 @@ def test_class_folders(place: Path, tmp_path: Path, monkeypatch) -> None:
     assert (metrics["linear@1"], metrics["knn@1"], metrics["majority"]) == (1.0, 1.0, 0.5)
 
 
+def test_color_alone(place: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    arguments = words(place, str(tmp_path / "out"))
+    arguments[1] = "color-histogram"
+    assert hcl.main(arguments) == 0
+    result = json.loads((tmp_path / "out/result.json").read_text())
+    assert result["run"] == "color-histogram"
+    assert result["metrics"]["knn@1"] > 0.9  # the categories of this set differ in color
+    assert result["provenance"]["features"] == "histogram of 4x4x4 colors"
+
+
+def test_a_fine_tuned_network(place: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for name in ("red", "blue", "green", "grey"):
+        (tmp_path / "classes" / name).mkdir(parents=True)
+        for n in range(3):
+            Image.new("RGB", (40, 40), name).save(tmp_path / "classes" / name / f"{n}.png")
+    run = tmp_path / "tuned"
+    settings = (
+        "data.name=folder",
+        f"data.root={tmp_path / 'classes'}",
+        "data.workers=0",
+        "model.backbone=resnet10t",
+        "model.freeze=null",
+        "model.batch_norm=trained",
+        "model.weights=null",
+        "model.dim=8",
+        "model.size=32",
+        "sampler.classes=2",
+        "train.steps=0",
+        "train.tensorboard=false",
+        "train.precision=fp32",
+    )
+    preset = "grocery_sphere"
+    assert hcl.main(["retrieve", "train", preset, f"output={run}", *settings]) == 0
+    capsys.readouterr()
+    arguments = words(place, str(tmp_path / "out"))
+    arguments[1] = str(run)
+    assert hcl.main(arguments) == 0
+    result = json.loads((tmp_path / "out/result.json").read_text())
+    assert result["run"] == "tuned"
+    assert result["protocol"]["size"] == 32
+    assert 0.9 < result["metrics"]["linear@1"] <= 1
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from downstream.retrieval.datasets import class_folders
-from downstream.retrieval.finetune.images import CenterdImages, TrainImages, random_part
+from downstream.retrieval.finetune.images import CenteredImages, TrainImages, random_part
 from downstream.retrieval.finetune.loss import ball_points, metric_loss
 from downstream.retrieval.finetune.network import Architecture, Network, build_network
 from downstream.retrieval.finetune.sampler import UniqueClassSampler
@@ -212,7 +212,7 @@ def test_crops_are_a_function_of_the_draw(class_folder):
 
 def test_every_color_mode_is_read(class_folder):
     images = class_folders.read(class_folder)
-    dataset = CenterdImages(images, size=32, resize=36)
+    dataset = CenteredImages(images, size=32, resize=36)
     for row in range(len(images)):
         picture = dataset[row]
         assert isinstance(picture, Tensor)
@@ -230,7 +230,7 @@ def test_test_crop_is_that_of_torchvision(tmp_path):
     pixels = rng.integers(0, 255, (53, 81, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "a/1.png")
     Image.fromarray(pixels.transpose(1, 0, 2)).save(tmp_path / "b/1.png")
-    dataset = CenterdImages(class_folders.read(tmp_path), size=32, resize=40)
+    dataset = CenteredImages(class_folders.read(tmp_path), size=32, resize=40)
     published = v2.Compose(
         [v2.Resize(40, interpolation=v2.InterpolationMode.BICUBIC), v2.CenterCrop(32)]
     )

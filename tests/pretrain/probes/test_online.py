@@ -259,7 +259,7 @@ def test_features__are_those_of_exact_crops(scenes: Path, threads: int) -> None:
     network = encoder()
     items, _ = choose_items(DataSettings(**data(scenes)), None, "object", 20)
     random, numbers = torch.get_rng_state(), np.random.get_state()[1].copy()
-    features, readable = encode(network, items, how(batch=6, threads=threads))
+    features, readable = encode(network.backbone, items, how(batch=6, threads=threads))
     assert torch.equal(torch.get_rng_state(), random)
     assert (np.random.get_state()[1] == numbers).all()
     assert readable.all()
@@ -281,7 +281,7 @@ def test_layers__get_their_own_mode_back(scenes: Path) -> None:
     frozen: Any = network.backbone.bn1
     frozen.eval()
     items, _ = choose_items(DataSettings(**data(scenes)), None, "object", 3)
-    encode(network, items, how())
+    encode(network.backbone, items, how())
     modes = {name: module.training for name, module in network.named_modules()}
     assert [name for name, training in modes.items() if not training] == ["backbone.bn1"]
 
@@ -325,8 +325,8 @@ def test_pack__gives_the_images(scenes: Path, tmp_path: Path) -> None:
     items, _ = choose_items(DataSettings(**chosen), None, "object", 10)
     from_pack, _ = choose_items(DataSettings(**chosen, pack=packed), None, "object", 10)
     assert from_pack.pack is not None
-    expected, _ = encode(encoder(), items, how())
-    found, _ = encode(encoder(), from_pack, how())
+    expected, _ = encode(encoder().backbone, items, how())
+    found, _ = encode(encoder().backbone, from_pack, how())
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
