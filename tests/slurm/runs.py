@@ -21,7 +21,7 @@ from slurm.status import AT_WORK, WAITING, look
 
 ROOT = Path(hcl.__file__).resolve().parent
 PROFILE = ["--cluster", "cpu", "--set", "cpus_per_task=1", "--set", "mem_gb=3.5"]
-SMALL = ["--images", "2", "--val", "1", "--size", "64", "--workers", "1", "--overwrite"]
+SMALL = ["--images", "2", "--val", "1", "--size", "64", "--workers", "1", "--fresh"]
 
 
 def words(scenes: Path, output: str, *more: str, group: int = 2) -> list[str]:

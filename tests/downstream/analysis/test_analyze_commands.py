@@ -166,7 +166,7 @@ def test_models_of_different_images_are_not_compared(
 def test_overwriting_leaves_no_old_figure(sphere_run, tmp_path):
     assert analyze("hard-negatives", sphere_run, "--output", tmp_path, "--anchors", 3) == 0
     assert (tmp_path / "gallery.png").is_file()
-    assert analyze("norms", sphere_run, "--output", tmp_path, "--overwrite") == 0
+    assert analyze("norms", sphere_run, "--output", tmp_path, "--fresh") == 0
     assert check_folder(tmp_path) == ["norms", "classes_1"]
     assert {path.name for path in tmp_path.iterdir()} == {
         *("analysis.json", "report.html", "norms.png", "norms.svg"),

@@ -110,7 +110,7 @@ def test_runs_that_differ_in_more_are_refused(runs, tmp_path, capsys):
     assert not (tmp_path / "a").exists()
     assert sweep(*runs, other, *words, "--allow", "model.dim", "optim.lr") == 0
     data = finished(tmp_path / "data", 0.5, protocol={"data_fingerprint": "b" * 64})
-    assert sweep(*runs, data, *words, "--overwrite") == 2
+    assert sweep(*runs, data, *words, "--fresh") == 2
     assert "protocol.data_fingerprint" in capsys.readouterr().err
 
 
@@ -144,7 +144,7 @@ def test_each_geometry_over_its_own_temperature(tmp_path, capsys):
     assert record.values[f"ball / {own}"]["loss.temperature = 0.4"]["mean"] == pytest.approx(0.4)
     assert "single run" in record.warnings[0]
     mixed = finished(tmp_path / "m", 0.3, loss={"geometry": "mixed"})
-    assert sweep(*made, mixed, *words, "--allow", "loss.curvature", "--overwrite") == 2
+    assert sweep(*made, mixed, *words, "--allow", "loss.curvature", "--fresh") == 2
     assert "no one temperature" in capsys.readouterr().err
 
 
@@ -230,7 +230,7 @@ def test_a_record_of_another_schema_is_told(runs, tmp_path, capsys):
     (tmp_path / "a/analysis.json").write_text(json.dumps({"kind": "sweep"}))
     assert sweep(*words) == 2
     assert "not an analysis of schema 1" in capsys.readouterr().err
-    assert sweep(*words, "--overwrite") == 0
+    assert sweep(*words, "--fresh") == 0
 
 
 def test_ticks_of_logarithmic_axes():

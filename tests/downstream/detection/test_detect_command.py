@@ -74,7 +74,7 @@ def test_end_to_end(
     assert (output / "result.json").stat().st_mtime_ns == before
     assert hcl.main([*arguments, "SOLVER.MAX_ITER=2"]) == 2
     assert "--fresh" in capsys.readouterr().err
-    assert hcl.main([*arguments, "--overwrite", "SOLVER.MAX_ITER=2"]) == 0
+    assert hcl.main([*arguments, "--fresh", "SOLVER.MAX_ITER=2"]) == 0
     assert read_result(output).protocol["iterations"] == 2
     lines = (output / "metrics.json").read_text().splitlines()
     assert json.loads(lines[0])["iteration"] == 0
@@ -139,7 +139,7 @@ def test_files_of_others_stay(
     kept = tmp_path / "out/model_0000009.pth"
     kept.parent.mkdir()
     kept.write_text("precious")
-    assert hcl.main(command(small_config, toy, tmp_path / "out", "--overwrite")) == 2
+    assert hcl.main(command(small_config, toy, tmp_path / "out", "--fresh")) == 2
     assert "model_0000009.pth: in the way" in capsys.readouterr().err
     assert kept.read_text() == "precious"
 

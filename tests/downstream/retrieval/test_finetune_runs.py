@@ -173,7 +173,7 @@ def test_command_trains_evaluates_and_evaluates_again(values, tmp_path, capsys):
     other = ["retrieve", "eval", values["output"], "test.ks=[1,3]", "--output", str(again)]
     assert hcl.main([*other, "--delta", "1", "--histogram"]) == 2
     assert "holds another result (ks)" in capsys.readouterr().err
-    assert hcl.main([*other, "--delta", "1", "--histogram", "--overwrite"]) == 0
+    assert hcl.main([*other, "--delta", "1", "--histogram", "--fresh"]) == 0
     second = read_result(again)
     # Pictures of one color with noise: nearly all neighbors are of the class.
     assert second.metrics["recall/colours/euclidean@1"] > 0.8
@@ -221,7 +221,7 @@ def test_evaluation_keeps_to_its_run_and_replaces_no_other_result(
         assert hcl.main(["retrieve", "eval", *words]) == 2
         assert f"holds another result ({differs})" in capsys.readouterr().err
     assert read_result(run).metrics == joined
-    assert hcl.main(["retrieve", "eval", str(older), "--overwrite"]) == 0
+    assert hcl.main(["retrieve", "eval", str(older), "--fresh"]) == 0
     assert read_result(run).provenance["step"] == 2
     loose = older.rename(tmp_path / "loose.pt")
     assert hcl.main(["retrieve", "eval", str(loose)]) == 2

@@ -136,7 +136,7 @@ def test_a_finished_result_is_reused_unless_asked(random_run, object_set, tmp_pa
     assert call(random_run, *object_set, tmp_path, "--ks", "1") == 0
     assert "already there" in capsys.readouterr().out
     assert path.stat().st_mtime_ns == before
-    assert call(random_run, *object_set, tmp_path, "--ks", "1", "--overwrite") == 0
+    assert call(random_run, *object_set, tmp_path, "--ks", "1", "--fresh") == 0
     assert path.stat().st_mtime_ns > before
 
 
@@ -153,7 +153,7 @@ def test_another_result_is_not_overwritten(
     write_result(read_result(done).model_copy(update={"task": "detection"}), output)
     assert call(random_run, *object_set, output) == 2
     assert "holds another result (task)" in capsys.readouterr().err
-    assert call(random_run, *object_set, output, "--overwrite") == 0
+    assert call(random_run, *object_set, output, "--fresh") == 0
     assert read_result(output).task == "retrieval"
 
 
@@ -291,7 +291,7 @@ def test_unusable_device(random_run, object_set, tmp_path, capsys):
     assert "--device cuda:99" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("option", [["--ks", "0"], ["--context", "-1"], ["--batch", "x"]])
+@pytest.mark.parametrize("option", [["--ks", "0"], ["--context", "-1"], ["--batch-size", "x"]])
 def test_bad_options_exit_2(random_run, object_set, tmp_path, option):
     with pytest.raises(SystemExit) as stop:
         call(random_run, *object_set, tmp_path, *option)

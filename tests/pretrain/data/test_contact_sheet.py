@@ -121,7 +121,7 @@ def config(index, tmp_path) -> str:
 def test_command(index, config, tmp_path, capsys):
     index.path(3).write_bytes(b"no image")
     out = tmp_path / "new/sheet.png"
-    arguments = ["data", "show", str(index.folder), "--config", config, "--out", str(out)]
+    arguments = ["data", "show", str(index.folder), "--config", config, "--output", str(out)]
     assert hcl.main([*arguments, "--rows", "0,3,4"]) == 0
     output = capsys.readouterr().out
     assert "3 rows, 1 of them with too few boxes, 1 unreadable" in output
@@ -140,7 +140,7 @@ def test_command_with_pairs(index, config, tmp_path, capsys):
     rows = [[Neighbor((row + 1) % 8, boxes, boxes)] if row else [] for row in range(8)]
     PairTable.build(index.fingerprint, rows).write(tmp_path / "pairs")
     out = tmp_path / "sheet.png"
-    arguments = ["data", "show", str(index.folder), "--config", config, "--out", str(out)]
+    arguments = ["data", "show", str(index.folder), "--config", config, "--output", str(out)]
     arguments += ["--rows", "0,4", "method.crops=pair_key", "hcl=null"]
     assert hcl.main(arguments) == 2
     assert "data.pairs: not set, but the views view_1, view_2" in capsys.readouterr().err
@@ -161,13 +161,13 @@ def test_command_with_pairs(index, config, tmp_path, capsys):
 )
 def test_mistakes(index, config, tmp_path, capsys, more, message):
     arguments = ["data", "show", str(index.folder), "--config", config]
-    assert hcl.main([*arguments, "--out", str(tmp_path / "a.png"), *more]) == 2
+    assert hcl.main([*arguments, "--output", str(tmp_path / "a.png"), *more]) == 2
     assert message in capsys.readouterr().err
 
 
 def test_out_that_cannot_be_written(index, config, tmp_path, capsys):
     (tmp_path / "file").write_text("")
     out = str(tmp_path / "file/sheet.png")
-    arguments = ["data", "show", str(index.folder), "--config", config, "--out", out]
+    arguments = ["data", "show", str(index.folder), "--config", config, "--output", out]
     assert hcl.main(arguments) == 2
     assert "cannot be written" in capsys.readouterr().err

@@ -175,7 +175,7 @@ def test_stats_command(index, tmp_path, capsys):
 
 @pytest.mark.coco
 def test_real_coco(coco_tiny, tmp_path, capsys):
-    arguments = ["data", "prepare", "coco", str(coco_tiny), "--index", str(tmp_path / "index")]
+    arguments = ["data", "prepare", "coco", str(coco_tiny), "--output", str(tmp_path / "index")]
     assert hcl.main(arguments) == 0
     assert hcl.main(["data", "check", str(tmp_path / "index")]) == 0
     assert hcl.main(["data", "stats", str(tmp_path / "index")]) == 0

@@ -144,7 +144,7 @@ def test_openimages(scenes, tmp_path, run):
     assert len(index) == 48
     chosen = tmp_path / "ids.txt"
     chosen.write_text("".join(f"{index.path(row).stem}\n" for row in range(5)))
-    status, _, _ = run("openimages", root, "--split", chosen, "--index", tmp_path / "five")
+    status, _, _ = run("openimages", root, "--split", chosen, "--output", tmp_path / "five")
     assert len(Index.open(tmp_path / "five")) == 5
 
 

@@ -180,7 +180,9 @@ def test_errors_of_processes_end_in_a_line(
     more = ["HCL.ACCUMULATE=2", "SOLVER.IMS_PER_BATCH=3"]
     assert hcl.main(command(small_config, toy, tmp_path / "out", *more)) == 2
     assert "multiple of HCL.ACCUMULATE (2)" in capsys.readouterr().err
-    assert hcl.main(command(small_config, toy, tmp_path / "out", "--num-gpus", "0")) == 2
+    with pytest.raises(SystemExit):
+        hcl.main(command(small_config, toy, tmp_path / "out", "--num-gpus", "0"))
+    assert "must be a whole number from 1" in capsys.readouterr().err
 
 
 def test_accumulated_gradients_are_the_mean_of_the_parts(

@@ -325,14 +325,13 @@ def test_the_command(index, tmp_path, capsys):
     assert "min_side 12.0 instead of 96.0" in capsys.readouterr().err
 
 
-def test_progress_is_written_where_there_is_a_terminal(index, tmp_path, capsys, monkeypatch):
-    assert run(index.folder, tmp_path / "quiet", "--method", "grid") == 0
-    assert capsys.readouterr().err == ""
+def test_progress_is_a_line_in_a_file_and_a_bar_on_a_terminal(index, tmp_path, capsys, monkeypatch):
+    assert run(index.folder, "-o", tmp_path / "quiet", "--method", "grid") == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("images: 20/20, ")
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
-    assert run(index.folder, tmp_path / "out", "--method", "grid") == 0
-    written = capsys.readouterr().err
-    assert "0/20 images" in written
-    assert "20/20 images" in written
+    assert run(index.folder, "-o", tmp_path / "out", "--method", "grid") == 0
+    assert "| 0/20 [" in capsys.readouterr().err
 
 
 def test_the_command_reads_a_detectors_results(index, tmp_path, capsys):

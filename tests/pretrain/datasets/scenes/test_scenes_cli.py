@@ -35,7 +35,7 @@ def test_another_set_is_named_and_replaced_only_on_request(
     message = capsys.readouterr().err
     assert f"{out}: holds other scenes (seed 0 instead of 4)" in message
     assert "--fresh" in message
-    assert run(out, *SMALL, "--seed", 4, "--overwrite") == 0
+    assert run(out, *SMALL, "--seed", 4, "--fresh") == 0
     assert json.loads(annotation_file(out, "train").read_text())["info"]["seed"] == 4
     assert [path.name for path in tmp_path.iterdir()] == ["set"]
 
@@ -48,7 +48,7 @@ def test_a_damaged_set_is_noticed_and_mended(
     (out / "train/000000000002.jpg").unlink()
     assert run(out, *SMALL) == 2
     assert "1 images of 'train' are missing, the first 000000000002.jpg" in capsys.readouterr().err
-    assert run(out, *SMALL, "--overwrite") == 0
+    assert run(out, *SMALL, "--fresh") == 0
     assert (out / "train/000000000002.jpg").is_file()
     annotation_file(out, "val").unlink()
     assert run(out, *SMALL) == 2
@@ -91,14 +91,14 @@ def test_strange_files_are_never_overwritten(
     strange = tmp_path / "photos"
     strange.mkdir()
     (strange / "holiday.jpg").write_bytes(b"precious")
-    assert run(strange, *SMALL, "--overwrite") == 2
+    assert run(strange, *SMALL, "--fresh") == 2
     assert f"{strange}: holds something other than generated scenes" in capsys.readouterr().err
     assert (strange / "holiday.jpg").read_bytes() == b"precious"
 
     out = tmp_path / "set"
     assert run(out, *SMALL) == 0
     (out / "notes.txt").write_text("precious")
-    assert run(out, *SMALL, "--seed", 4, "--overwrite") == 2
+    assert run(out, *SMALL, "--seed", 4, "--fresh") == 2
     assert "also holds 'notes.txt'" in capsys.readouterr().err
     assert (out / "notes.txt").read_text() == "precious"
 
