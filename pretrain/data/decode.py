@@ -17,8 +17,6 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg
 
-from pretrain.data.jpeg_header import jpeg_size
-
 try:
     simplejpeg: Any = importlib.import_module("simplejpeg")
 except ImportError:  # optional: the same pixels without it, a little later
@@ -27,6 +25,14 @@ except ImportError:  # optional: the same pixels without it, a little later
 JPEG = b"\xff\xd8\xff"
 SIMPLE_COLORS = ("YCbCr", "Gray", "RGB")
 """What simplejpeg turns into RGB as Pillow does; CMYK is not among it."""
+
+_FRAMES = frozenset(
+    {*range(0xC0, 0xC4), *range(0xC5, 0xC8), *range(0xC9, 0xCC), *range(0xCD, 0xD0)}
+)
+"""Markers of frame headers (ITU T.81, table B.1)."""
+
+_ALONE = frozenset({0x01, *range(0xD0, 0xD9)})
+"""Markers without a length."""
 
 MAX_PIXELS = 178_956_970
 """More are taken for an attack on the memory; Pillow's own limit for other kinds of file."""
@@ -169,3 +175,25 @@ def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:
 
 def _size(image: Tensor) -> tuple[int, int]:
     return image.shape[2], image.shape[1]
+
+
+def jpeg_size(content: bytes) -> tuple[int, int] | None:
+    """Width and height, px, that a JPEG claims to have; None if it has no frame header.
+
+    It is known before memory for the pixels is taken.
+    """
+    at, end = 2, len(content)
+    while at + 9 <= end:
+        if content[at] != 0xFF:
+            return None
+        marker = content[at + 1]
+        if marker == 0xFF:  # filling
+            at += 1
+        elif marker in _ALONE:
+            at += 2
+        elif marker in _FRAMES:
+            height = int.from_bytes(content[at + 5 : at + 7])
+            return int.from_bytes(content[at + 7 : at + 9]), height
+        else:
+            at += 2 + int.from_bytes(content[at + 2 : at + 4])
+    return None

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from downstream.retrieval.datasets import LabeledImages, open_images
 from downstream.retrieval.finetune.images import TrainImages, sound, stack
-from downstream.retrieval.finetune.network import build_network
+from downstream.retrieval.finetune.initial_network import build_network
 from downstream.retrieval.finetune.run_folder import FinetuneFolder
 from downstream.retrieval.finetune.sampler import UniqueClassSampler
 from downstream.retrieval.finetune.settings import FinetuneSettings

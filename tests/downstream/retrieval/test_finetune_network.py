@@ -11,7 +11,7 @@ from finetune_parts import TINY, changed, settings_of, train
 from downstream.color_histogram import histograms
 from downstream.retrieval.finetune import network as networks
 from downstream.retrieval.finetune.finetuned_model import load_finetuned
-from downstream.retrieval.finetune.network import build_network
+from downstream.retrieval.finetune.initial_network import build_network
 from downstream.retrieval.finetune.settings import (
     ModelSettings,
 )

@@ -20,7 +20,7 @@ from downstream.results.result import read_result
 from downstream.retrieval.datasets import LabeledImages, class_folders
 from downstream.retrieval.finetune.config import load_settings
 from downstream.retrieval.finetune.finetuned_model import load_finetuned
-from downstream.retrieval.finetune.network import build_network
+from downstream.retrieval.finetune.initial_network import build_network
 from downstream.retrieval.finetune.step import DivergedError
 from downstream.retrieval.finetune.trainer import Trainer
 from pretrain import checkpoint

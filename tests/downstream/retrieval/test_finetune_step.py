@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from downstream.retrieval.datasets import class_folders
 from downstream.retrieval.finetune.images import CenteredImages, TrainImages, random_part
+from downstream.retrieval.finetune.initial_network import build_network
 from downstream.retrieval.finetune.loss import ball_points, metric_loss
-from downstream.retrieval.finetune.network import Architecture, Network, build_network
+from downstream.retrieval.finetune.network import Architecture, Network
 from downstream.retrieval.finetune.sampler import UniqueClassSampler
 from downstream.retrieval.finetune.settings import (
     AugmentSettings,

@@ -15,8 +15,7 @@ from PIL import Image
 
 from pretrain.core.errors import InputError
 from pretrain.data.augment import AugmentSettings
-from pretrain.data.decode import ImageError, read_image
-from pretrain.data.jpeg_header import jpeg_size
+from pretrain.data.decode import ImageError, jpeg_size, read_image
 from pretrain.data.loader import build_loader
 from pretrain.data.plan import Crop, ViewPlan
 from pretrain.data.views import ViewSettings
