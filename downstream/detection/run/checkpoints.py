@@ -11,7 +11,7 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from torch import Tensor, nn
 
-from downstream.detection.weights.files import load_torch
+from downstream.weight_files import load_torch
 from pretrain.core.errors import InputError
 from pretrain.core.files import replacing, sha256, write_text
 

@@ -29,7 +29,7 @@ from downstream.detection.coco.sets import CocoSet
 from downstream.detection.model import compat
 from downstream.detection.run.checkpoints import Checkpointer
 from downstream.detection.run.inference import Mapper, Say, evaluate_detector
-from downstream.detection.weights.files import load_torch
+from downstream.weight_files import load_torch
 from pretrain.core.errors import InputError
 from pretrain.core.text import duration
 

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from downstream.detection.model.config import TIMM_FPN
-from downstream.detection.weights.files import load_safetensors, load_torch
 from downstream.detection.weights.layouts import find_resnet
+from downstream.weight_files import load_safetensors, load_torch
 from pretrain.core.errors import InputError
 from pretrain.core.files import sha256
 from pretrain.export.detectron2_format import (

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import pickle
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from downstream.retrieval.finetune.efficientnet import is_first_port, to_timm
 from downstream.retrieval.finetune.finetuned_model import is_finetuned, load_finetuned
 from downstream.retrieval.finetune.network import Architecture, Network, create_timm_network
 from downstream.retrieval.finetune.settings import ModelSettings
+from downstream.weight_files import load_safetensors, load_torch
 from pretrain.core.errors import InputError
 from pretrain.models.backbones import import_timm
 from pretrain.pretrained import load_pretrained
@@ -130,20 +129,10 @@ def _load(backbone: nn.Module, file: Path) -> None:
 
 def _read(file: Path) -> dict[str, Tensor]:
     if file.suffix == ".safetensors":
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-        try:
-            tensors: dict[str, Tensor] = load_file(file)
-        except (SafetensorError, OSError) as error:
-            raise InputError(f"{file}: cannot be read: {error}") from None
-        return tensors
-    try:
-        state = torch.load(file, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError) as error:
-        raise InputError(f"{file}: cannot be read: {str(error).splitlines()[0]}") from None
+        return load_safetensors(file)[0]
+    state = load_torch(file)
     for key in ("state_dict", "model"):
-        state = state.get(key, state) if isinstance(state, dict) else state
+        state = state.get(key, state)
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise InputError(f"{file}: holds no tensors by name")
     return state
