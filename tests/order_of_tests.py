@@ -17,10 +17,10 @@ QUICK = {
     *("test_coco_reader", "test_source", "test_scenes_compose", "test_proposal_filters"),
     *("test_poincare_golden", "test_poincare_oracles", "test_hcl_golden", "test_dense_golden"),
     *("test_moco_hcl", "test_byol", "test_orl", "test_densecl", "test_queue", "test_networks"),
-    *("test_knn_vote", "test_correspond_files", "test_checkpoint", "test_export", "test_dry_run"),
+    *("test_knn_vote", "test_correspond_files", "test_checkpoint", "test_export"),
     *("test_recall", "test_measures", "test_finetune_step", "test_intervals", "test_evaluate"),
     *("test_protocol_configs", "test_triplet_weights", "test_comparison"),
-    *("test_compare", "test_graph", "test_commands", "test_presets_and_explain"),
+    *("test_graph", "test_commands", "test_presets_and_explain"),
 }
 """Files of ``make test-quick``: some of every package."""
 

@@ -53,7 +53,7 @@ class BootstrapSettings(MethodSettings):
     Attributes:
         momentum: of the target network at the first step; it grows to 1 along half a cosine.
         predictor_hidden: width of a predictor's hidden layer.
-        synchronize: batch norm over the global batch; otherwise over each process' share.
+        synchronise: batch norm over the global batch; otherwise over each process' share.
     """
 
     momentum: Annotated[float, Field(ge=0, le=1)] = 0.99

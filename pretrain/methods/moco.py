@@ -57,7 +57,7 @@ class MocoSettings(MethodSettings):
             batch, so images travel between processes; one process with two groups computes what
             two with one group each compute. ``local``: the same groups, but keys permuted within
             each process' batch, so no image travels; the sampler deals rows to processes at
-            random, so groups mix all the same. ``synchronized``: statistics of the global batch,
+            random, so groups mix all the same. ``synchronised``: statistics of the global batch,
             no permutation. ``plain``: those of each process' batch, no permutation; batch norm
             leaks. Networks without batch norm need none of this and get none.
         norm_group: samples that share statistics in ``shuffled`` and ``local``; the official
