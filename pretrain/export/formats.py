@@ -19,8 +19,8 @@ from pretrain.export.detectron2_format import (
 )
 from pretrain.export.features import LAYERS, timm_features, torchvision_features
 from pretrain.export.file_format import FileFormat, contiguous, save
-from pretrain.export.networks import FC_KEYS, WRITTEN, load_timm, load_torchvision
-from pretrain.export.tensors import check_tensors
+from pretrain.export.networks import WRITTEN, load_timm, load_torchvision
+from pretrain.export.tensors import FC_KEYS, check_tensors
 from pretrain.models.backbones import TIMM, is_timm, timm_arguments
 from pretrain.pretrained import PretrainedEncoder
 

@@ -1,29 +1,18 @@
-"""Other libraries' networks: the shapes of their tensors, and loading exported ones."""
+"""Other libraries' networks, holding exported tensors."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cache
 from typing import Any
 
-import torch
 import torchvision
 from torch import Tensor, nn
 
-from pretrain.export.tensors import check_tensors
+from pretrain.export.tensors import check_tensors, resnet_shapes
 from pretrain.models.backbones import import_timm
 
-FC_KEYS = ("fc.weight", "fc.bias")
 WRITTEN = {"source": "the exported file", "remedy": "nothing was written"}
 """Parts of the message about a tensor that is wrong in a file that was just written."""
-
-
-@cache
-def resnet_shapes(architecture: str) -> dict[str, torch.Size]:
-    """Of every tensor of a torchvision ResNet but its classifier."""
-    with torch.device("meta"):
-        state = getattr(torchvision.models, architecture)(weights=None).state_dict()
-    return {name: value.shape for name, value in state.items() if name not in FC_KEYS}
 
 
 def load_torchvision(backbone: str, state: dict[str, Tensor]) -> tuple[int, nn.Module]:

@@ -3,11 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 
 import torch
+import torchvision
 from torch import Tensor
 
 from pretrain.core.errors import InputError
+
+FC_KEYS = ("fc.weight", "fc.bias")
+"""Of a torchvision ResNet's classifier, which is no part of a backbone."""
+
+
+@cache
+def resnet_shapes(architecture: str) -> dict[str, torch.Size]:
+    """Of every tensor of a torchvision ResNet but its classifier."""
+    with torch.device("meta"):
+        state = getattr(torchvision.models, architecture)(weights=None).state_dict()
+    return {name: value.shape for name, value in state.items() if name not in FC_KEYS}
 
 
 def check_tensors(

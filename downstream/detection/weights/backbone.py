@@ -27,8 +27,7 @@ from pretrain.export.detectron2_format import (
     provenance_of,
     read_detectron2,
 )
-from pretrain.export.networks import resnet_shapes
-from pretrain.export.tensors import check_tensors
+from pretrain.export.tensors import check_tensors, resnet_shapes
 from pretrain.models.backbones import TIMM, build_backbone, is_timm
 from pretrain.pretrained import PretrainedEncoder, load_pretrained
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pretrain.core.errors import InputError
 from pretrain.export.detectron2_format import DEPTH
-from pretrain.export.networks import resnet_shapes
+from pretrain.export.tensors import resnet_shapes
 
 COUNTER = ".num_batches_tracked"
 
