@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import inspect
 import textwrap
 import types
@@ -17,9 +16,11 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from pretrain.core.command import Command
+from pretrain.core.config import read_yaml
 from pretrain.core.errors import InputError
 from pretrain.core.presets import configs_root
 from pretrain.core.settings import documentation
+from pretrain.core.text import nearest
 
 WIDTH = 96
 MAX_PRESETS = 6
@@ -182,7 +183,7 @@ def presets_with(kind: str, key: str) -> dict[str, list[str]]:
     """The values that presets give a setting themselves, each with the presets' names."""
     found: dict[str, list[str]] = {}
     for file in sorted((configs_root() / kind).glob("*.yaml")):
-        value: Any = yaml.safe_load(file.read_text(encoding="utf-8"))
+        value: Any = read_yaml(file)
         for part in key.split("."):
             if not isinstance(value, dict) or part not in value:
                 break
@@ -248,10 +249,10 @@ def _nearest(key: str, known: Mapping[str, Mapping[str, Any]]) -> str:
     keys = list(dict.fromkeys(name for settings in known.values() for name in settings))
     last = key.rpartition(".")[2]
     near = [name for name in keys if name.rpartition(".")[2] == last][:5]
-    near = near or difflib.get_close_matches(key, keys, n=3, cutoff=0.5)
+    near = near or nearest(key, keys, 3, 0.5)
     if not near:
         words = {name.rpartition(".")[2]: name for name in reversed(keys)}
-        near = [words[word] for word in difflib.get_close_matches(last, words, n=3, cutoff=0.6)]
+        near = [words[word] for word in nearest(last, words, 3, 0.6)]
     if near:
         return "did you mean " + " or ".join(f"'{name}'" for name in near) + "?"
     top = dict.fromkeys(name.split(".", maxsplit=1)[0] for name in keys)

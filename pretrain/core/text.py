@@ -20,8 +20,13 @@ def suggest(
         prefix: stands before the suggested name, as in ``hcl pretrain``.
         cutoff: from 0 to 1, how alike they must be.
     """
-    near = difflib.get_close_matches(name, list(known), n=1, cutoff=cutoff)
+    near = nearest(name, known, 1, cutoff)
     return f"did you mean '{prefix}{near[0]}'?" if near else otherwise
+
+
+def nearest(name: str, known: Iterable[str], count: int, cutoff: float) -> list[str]:
+    """The known names most like ``name``, at most ``count``; ``cutoff`` as in ``suggest``."""
+    return difflib.get_close_matches(name, list(known), n=count, cutoff=cutoff)
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

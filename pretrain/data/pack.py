@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pretrain.core.errors import InputError
+from pretrain.core.files import sha256
 from pretrain.data.decode import ImageError
 from pretrain.data.index import Index
 
@@ -157,9 +158,7 @@ class Pack:
         """
         for number, shard in enumerate(self.meta["shards"]):
             file = shard_file(self.folder, number)
-            with file.open("rb") as content:
-                found = hashlib.file_digest(content, "sha256").hexdigest()
-            if found != shard["sha256"]:
+            if sha256(file) != shard["sha256"]:
                 raise InputError(
                     f"{file}: the content has changed since it was written (sha256); delete the "
                     "folder and pack again"
