@@ -159,7 +159,7 @@ def _batch_norm(facts: Facts) -> Iterator[str]:
             "that the network can tell it from the negatives by them, and the loss falls without "
             "features being learned; set method.batch_norm=shuffled"
         )
-    elif settings.batch_norm != "synchronised" and settings.norm_group < 8:
+    elif settings.batch_norm != "synchronized" and settings.norm_group < 8:
         yield (
             f"method.norm_group={settings.norm_group}: batch statistics of so few samples are "
             "noise; set it to 16 or 32, with an optim.batch_size of at least twice that"

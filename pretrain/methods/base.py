@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from pydantic import model_validator
 from torch import Tensor, nn
 
 import pretrain.methods
@@ -46,6 +47,19 @@ class MethodSettings(Settings):
     """
 
     name: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _earlier_spelling(cls, values: Any) -> Any:
+        """Files of earlier versions say ``synchronise`` and ``batch_norm: synchronised``."""
+        if not isinstance(values, dict):
+            return values
+        values = dict(values)
+        if "synchronise" in values:
+            values.setdefault("synchronize", values.pop("synchronise"))
+        if values.get("batch_norm") == "synchronised":
+            values["batch_norm"] = "synchronized"
+        return values
 
 
 Losses = dict[str, Tensor]

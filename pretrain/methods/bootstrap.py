@@ -53,12 +53,12 @@ class BootstrapSettings(MethodSettings):
     Attributes:
         momentum: of the target network at the first step; it grows to 1 along half a cosine.
         predictor_hidden: width of a predictor's hidden layer.
-        synchronise: batch norm over the global batch; otherwise over each process' share.
+        synchronize: batch norm over the global batch; otherwise over each process' share.
     """
 
     momentum: Annotated[float, Field(ge=0, le=1)] = 0.99
     predictor_hidden: Annotated[int, Field(ge=1)] = 4096
-    synchronise: bool = True
+    synchronize: bool = True
 
 
 class Bootstrap(KeyedMethod):
@@ -91,7 +91,7 @@ class Bootstrap(KeyedMethod):
         self.predictors = nn.ModuleDict(
             {name: build_head("mlp_bn", dim, hidden, dim) for name in pairs}
         )
-        if settings.synchronise:
+        if settings.synchronize:
             synchronize_batch_norm(self.encoder_q)
             synchronize_batch_norm(self.predictors)
         self.encoder_k = momentum_copy(self.encoder_q)

@@ -57,7 +57,7 @@ class MocoSettings(MethodSettings):
             batch, so images travel between processes; one process with two groups computes what
             two with one group each compute. ``local``: the same groups, but keys permuted within
             each process' batch, so no image travels; the sampler deals rows to processes at
-            random, so groups mix all the same. ``synchronised``: statistics of the global batch,
+            random, so groups mix all the same. ``synchronized``: statistics of the global batch,
             no permutation. ``plain``: those of each process' batch, no permutation; batch norm
             leaks. Networks without batch norm need none of this and get none.
         norm_group: samples that share statistics in ``shuffled`` and ``local``; the official
@@ -71,7 +71,7 @@ class MocoSettings(MethodSettings):
     queue: int = 65536
     queue_start: Literal["random", "empty"] = "random"
     symmetric: bool = True
-    batch_norm: Literal["shuffled", "local", "synchronised", "plain"] = "shuffled"
+    batch_norm: Literal["shuffled", "local", "synchronized", "plain"] = "shuffled"
     norm_group: int = 32
     crops: Region = "object_context"
     loss_path: LossPath = "auto"
@@ -110,7 +110,7 @@ class Moco(TwoViewMethod):
         if self._permuted:
             _check_group(settings.norm_group, self.context, local=kind == "local")
             group_batch_norm(self.encoder_q, settings.norm_group, self.context.local_batch)
-        elif kind == "synchronised":
+        elif kind == "synchronized":
             synchronize_batch_norm(self.encoder_q)
 
     def begin_step(self, step: int, total_steps: int) -> None:

@@ -22,7 +22,7 @@ from pretrain.models import EncoderSettings
 BATCH = 16
 MOCO = {"name": "moco", "queue": 24, "norm_group": 4}
 DENSE = {"name": "densecl", "queue": 24, "norm_group": 4, "symmetric": True}
-GLOBAL = {"name": "moco", "queue": 24, "batch_norm": "synchronised"}
+GLOBAL = {"name": "moco", "queue": 24, "batch_norm": "synchronized"}
 ORL = {"name": "orl", "predictor_hidden": 12, "patch_size": 16}
 
 # Settings of the method, of the branch (None: without it), and steps.

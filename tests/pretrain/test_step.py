@@ -28,7 +28,7 @@ from pretrain.step import TrainStep, rows_a_forward, split_views
 
 ROOT = Path(pretrain.__file__).parent.parent
 ROWS, SIZE = 8, 32
-BYOL = {"name": "byol", "predictor_hidden": 12, "synchronise": False}
+BYOL = {"name": "byol", "predictor_hidden": 12, "synchronize": False}
 MOCO = {"name": "moco", "queue": 20, "norm_group": 2}
 
 

@@ -170,12 +170,12 @@ def _check_parts(config: Any, world: int) -> None:
             f"SOLVER.IMS_PER_BATCH is {batch}: it must be a multiple of HCL.ACCUMULATE ({parts}) "
             f"times the processes ({world})"
         )
-    synchronised = [k for k, norm in norms(config).items() if norm in ("SyncBN", "nnSyncBN")]
+    synchronized = [k for k, norm in norms(config).items() if norm in ("SyncBN", "nnSyncBN")]
     # timm's batch norms have no counterpart of detectron2's own synchronization.
-    other = "BN" if synchronised[:1] == ["HCL.TIMM.NORM"] else "naiveSyncBN"
-    if world > 1 and synchronised and not str(config.MODEL.DEVICE).startswith("cuda"):
+    other = "BN" if synchronized[:1] == ["HCL.TIMM.NORM"] else "naiveSyncBN"
+    if world > 1 and synchronized and not str(config.MODEL.DEVICE).startswith("cuda"):
         raise InputError(
-            f"{synchronised[0]} is SyncBN, which torch has on CUDA alone where there are several "
+            f"{synchronized[0]} is SyncBN, which torch has on CUDA alone where there are several "
             f"processes; on the CPU set it to {other}, or use one process"
         )
 

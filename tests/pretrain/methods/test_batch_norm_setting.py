@@ -55,7 +55,7 @@ def traveled(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return sizes
 
 
-@pytest.mark.parametrize("kind", ["shuffled", "local", "synchronised", "plain"])
+@pytest.mark.parametrize("kind", ["shuffled", "local", "synchronized", "plain"])
 @pytest.mark.parametrize("name", ["moco", "densecl"])
 def test_images_travel_only_where_keys_are_permuted_over_processes(
     name: str, kind: str, traveled: list[int]
@@ -91,7 +91,7 @@ def test_local__permutes_the_rows_of_a_process(monkeypatch: pytest.MonkeyPatch) 
     torch.testing.assert_close(own, method.encoder_k(images()))
 
 
-@pytest.mark.parametrize("kind", ["synchronised", "plain"])
+@pytest.mark.parametrize("kind", ["synchronized", "plain"])
 def test_without_permutation__statistics_are_those_of_the_whole_batch(kind: str) -> None:
     method = build(batch_norm=kind)
     reference = Encoder(context().encoder).train()
@@ -141,7 +141,7 @@ class Flat(Moco):
         return encoder
 
 
-@pytest.mark.parametrize("kind", ["shuffled", "local", "synchronised"])
+@pytest.mark.parametrize("kind", ["shuffled", "local", "synchronized"])
 def test_a_network_without_batch_norm_needs_nothing(kind: str, traveled: list[int]) -> None:
     settings = parse_method({"name": "moco", "queue": 24, "batch_norm": kind}, source="test")
     method: Any = Flat(settings, context())  # type: ignore[arg-type]
@@ -203,3 +203,11 @@ def test_forwards_of_a_step__are_all_enqueued_in_order(name: str) -> None:
     if isinstance(base, DenseCL):
         queues.append(base.dense_queue_2)
     assert all(queue is not None and queue._pointer == 2 * BATCH for queue in queues)
+
+
+def test_earlier_spelling_is_read() -> None:
+    moco: Any = parse_method({"name": "moco", "batch_norm": "synchronised"}, source="test")
+    assert moco.batch_norm == "synchronized"
+    byol: Any = parse_method({"name": "byol", "synchronise": False}, source="test")
+    assert byol.synchronize is False
+    assert "synchronise" not in byol.model_dump()
