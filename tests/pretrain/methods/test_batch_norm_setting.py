@@ -137,7 +137,8 @@ class Flat(Moco):
 
     def build_encoder(self) -> Encoder:
         encoder = super().build_encoder()
-        encoder.backbone = nn.Sequential(nn.Flatten(), nn.Linear(3 * SIZE * SIZE, 512))
+        width = next(layer.in_features for layer in encoder.head if isinstance(layer, nn.Linear))
+        encoder.backbone = nn.Sequential(nn.Flatten(), nn.Linear(3 * SIZE * SIZE, width))
         return encoder
 
 
