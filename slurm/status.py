@@ -170,7 +170,7 @@ def _queued(job: Job, spec: Spec, last: dict[str, Any], entry: Entry) -> tuple[s
         if last["kind"] == "start" and silent > STALE_S:
             return "stale", f"no sign of life for {duration(silent)}"
         return "running", {"requeue": "requeueing", "stopped": "ending"}.get(last["kind"], "")
-    if entry.state == "CANCELED":
+    if entry.state == "CANCELLED":
         return _unknown(last) if last["kind"] == "none" else ("cancelled", "")
     words = {"NODE_FAIL": "its node failed", "TIMEOUT": "time limit, before it had saved"}
     return "failed", words.get(entry.state, entry.state.lower().replace("_", " "))

@@ -128,7 +128,7 @@ def test_states_without_a_cluster() -> None:
         return found.state, found.why
 
     assert state("PENDING", "", "Priority") == ("queued", "Priority")
-    assert state("CANCELED", "", "") == ("cancelled", "before it began")
+    assert state("CANCELLED", "", "") == ("cancelled", "before it began")
     assert look(job, None).why == "Slurm does not answer"
     job.note("start", node="n1", world=1, before=None)
     job.pulse()
