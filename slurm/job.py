@@ -31,6 +31,8 @@ class Spec(Settings):
         needs: folders of the jobs it waits for.
         submitted: seconds since 1970.
         directory: where it was submitted and runs.
+        saves_on_stop: of the command. It stands here so that the job says why a command failed
+            whose code cannot be loaded at all.
     """
 
     name: str
@@ -41,6 +43,7 @@ class Spec(Settings):
     needs: tuple[str, ...] = ()
     submitted: float
     directory: str
+    saves_on_stop: bool = False
 
 
 class Job:

@@ -69,6 +69,7 @@ def plan(
         InputError: as ``prepare``.
     """
     run = check_command(words)
+    command, _ = read_words(words)
     title = name or (f"{words[0]}-{Path(run).name}" if run else words[0])
     return Spec(
         name=title,
@@ -79,6 +80,7 @@ def plan(
         needs=tuple(str(job.folder) for job in needs),
         submitted=time.time(),
         directory=str(Path.cwd()),
+        saves_on_stop=command is not None and command.saves_on_stop,
     )
 
 

@@ -21,7 +21,6 @@ from typing import IO
 
 from pretrain.core.exit_status import STOPPED
 from slurm import job_queue
-from slurm.commands import find
 from slurm.job import Job
 
 SIGNALS = (signal.SIGUSR2, signal.SIGTERM)
@@ -57,8 +56,6 @@ class _Run:
         import submitit
 
         self.job, self.spec = job, job.spec()
-        # Other commands are ended, and begin again later.
-        self.saves = find(self.spec.words)[0].saves_on_stop
         self.on_slurm = self.spec.cluster.kind == "slurm"
         self.rank, self.world, self.node = 0, 1, socket.gethostname()
         self.environment = dict(os.environ)
@@ -142,7 +139,7 @@ class _Run:
                 status = self.child.wait(0.5)
                 break
             except subprocess.TimeoutExpired:
-                if self.signal is not None and not self.saves:
+                if self.signal is not None and not self.spec.saves_on_stop:
                     self.child.kill()  # what it has done so far is on disk
         reader.join(5)
         return status

@@ -93,7 +93,7 @@ import hcl
 source = Path(hcl.__file__)
 text = source.read_text()
 for number in range(50):
-    source.write_text(text.replace("name, rest =", f"print('code {number}'); name, rest ="))
+    source.write_text(text.replace("command, rest =", f"print('code {number}'); command, rest ="))
     assert hcl.main(["submit", *sys.argv[1:], "--name", f"n{number}", "data", "--help"]) == 0
 source.write_text("raise RuntimeError('edited')")
 assert hcl.main(["submit", *sys.argv[1:], "--name", "raises", "data", "--help"]) == 0
@@ -118,7 +118,9 @@ def test_fifty_jobs_run_the_code_they_were_submitted_with(until: Until, tmp_path
     assert done.returncode == 0, done.stderr
 
     def all_ended() -> list[dict[str, Any]] | None:
-        found: list[dict[str, Any]] = json.loads(run("status", "--json").stdout)
+        status = run("status", "--json")
+        assert status.returncode == 0, status.stderr
+        found: list[dict[str, Any]] = json.loads(status.stdout)
         return None if any(one["state"] in ("queued", "running") for one in found) else found
 
     found = until(all_ended)
