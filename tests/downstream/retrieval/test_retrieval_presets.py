@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 import hcl
-from downstream.analysis import options as analyses
+from downstream.analysis.cli import COMMANDS as ANALYSES
 from downstream.results.published import load, rows_beside
 from downstream.results.result import read_result
 from downstream.retrieval.datasets.dataset_specs import KNOWN
@@ -218,7 +218,7 @@ def test_the_words_of_a_study_mean_something(tmp_path, name, count):
             seen.add(key)
             assert settings.model.run in {None, *made}
         if step.words[0] == "analyze":
-            arguments = analyses.parser(step.words[1]).parse_intermixed_args(step.words[2:])
+            arguments = ANALYSES[step.words[1]].parse(step.words[2:])
             runs = getattr(arguments, "items", None) or arguments.runs
             assert {str(run) for run in runs} <= made
             assert step.makes == (f"{arguments.output}/report.html",)

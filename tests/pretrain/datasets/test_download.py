@@ -197,7 +197,7 @@ def test_killed_in_the_middle_and_continued(server, tmp_path):
     """A process that is killed leaves what it has received; the next one asks for the rest."""
     server.stall_after = 200_000
     code = (
-        "import sys; from pathlib import Path; from pretrain.data import download as d; "
+        "import sys; from pathlib import Path; from pretrain.datasets import download as d; "
         "d.CHUNK = 4096; d.download(d.Remote(sys.argv[1]), Path(sys.argv[2]))"
     )
     target = tmp_path / "set.zip"

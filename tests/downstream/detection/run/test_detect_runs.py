@@ -195,8 +195,8 @@ def test_accumulated_gradients_are_the_mean_of_the_parts(
     from downstream.detection.run.trainer import Trainer
 
     found = read_set((toy.annotations, toy.images), ())
-    overrides = ["HCL.ACCUMULATE=2", "SOLVER.IMS_PER_BATCH=4", "SOLVER.WARMUP_ITERS=0"]
-    overrides += ["SOLVER.MOMENTUM=0.0", "SOLVER.WEIGHT_DECAY=0.0"]
+    overrides = ["HCL.ACCUMULATE", "2", "SOLVER.IMS_PER_BATCH", "4", "SOLVER.WARMUP_ITERS", "0"]
+    overrides += ["SOLVER.MOMENTUM", "0.0", "SOLVER.WEIGHT_DECAY", "0.0"]
     config = load_config(small_config, overrides)
     adapt(config, found, found, tmp_path, 1)
     with registered(**{TRAIN: found, VAL: found}), EventStorage() as storage:

@@ -148,7 +148,7 @@ def test_a_failed_run_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyP
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(coco_writer, "compose", full_disk)
-    with pytest.raises(InputError, match=r"out: cannot be written: No space left on device"):
+    with pytest.raises(InputError, match=r"out: cannot be written \(No space left on device\)"):
         write(SceneSet(images=3, val=0, seed=0, size=64), tmp_path / "out")
     assert calls
     assert list(tmp_path.iterdir()) == []
