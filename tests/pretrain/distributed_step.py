@@ -56,7 +56,14 @@ def steps(
     """Losses and state after a few steps."""
     torch.manual_seed(0)
     head: Any = "mlp_bn" if method_settings["name"] in ("byol", "orl") else "mlp"
-    encoder = EncoderSettings(backbone="resnet18", head=head, hidden=16, dim=8)
+    # Small: every rank gathers the state of every rank.
+    encoder = EncoderSettings(
+        backbone="timm/resnet10t",
+        options={"channels": [8, 16, 24, 32], "stem_width": 8},
+        head=head,
+        hidden=16,
+        dim=8,
+    )
     context = Context(encoder, 32, BATCH, BATCH // world.size, seed=1)
     base = parse_method(method_settings, source="test")
     # In float64 a difference between world sizes is a mistake, not rounding.
