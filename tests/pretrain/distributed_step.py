@@ -28,7 +28,7 @@ ORL = {"name": "orl", "predictor_hidden": 12, "patch_size": 16}
 # Settings of the method, of the branch (None: without it), and steps.
 RUNS: dict[str, tuple[dict[str, Any], dict[str, Any] | None, int]] = {
     "fixed": (MOCO, {}, 3),
-    "learned": (MOCO, {"learn_curvature": True}, 3),
+    "learned": (MOCO, {"learn_curvature": True}, 6),
     "densecl": (DENSE, {"distance": "cosine", "scenes_as_negatives": True}, 3),
     "in batch": (GLOBAL, {"distance": "euclidean", "negatives": "batch"}, 2),
     "byol": ({"name": "byol", "predictor_hidden": 12}, {}, 2),

@@ -53,7 +53,7 @@ def test_steps__equal_those_of_one_process(
         for name, value in expected["state"].items():
             torch.testing.assert_close(found["state"][name], value, rtol=1e-10, atol=1e-11)
     # All ranks learned the curvature, from the gradient averaged over all of them.
-    assert abs(alone["learned"]["state"]["log_curvature"].exp() - 0.05) > 1e-5
+    assert abs(alone["learned"]["state"]["log_curvature"].exp() - 0.05) > 1e-4
 
 
 def test_device__cuda_without_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
