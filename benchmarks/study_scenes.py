@@ -6,13 +6,15 @@ Reads the folder that ``hcl pipeline study_scenes`` makes, as far as it has come
 ``scenes``, ``objects``, ``multilabel`` and what else was measured. The two comparisons that
 docs/study.md names are tested as it says, as soon as both sides have all three seeds.
 
-Writes benchmarks/results/study_scenes.json.
+Writes benchmarks/results/study_scenes.json, and two figures beside it: study_scenes.png, every
+measure by row and seed, and study_scenes_loss.png, the branch's loss during training.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import re
 import statistics
 from collections.abc import Sequence
@@ -20,14 +22,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import matplotlib as mpl
 import numpy as np
+import yaml
+from matplotlib.figure import Figure
 from surroundings import surroundings
 
+from downstream.figures.style import color_of, style
 from downstream.probe.intervals import FILE_NAME as SAMPLES
 from downstream.probe.intervals import Array, SampleResults
 from downstream.results.analysis_record import read_record
 from downstream.results.resampling import average, difference, holm
 from downstream.results.result import read_result
+from pretrain.core.run_files import METRICS
+from pretrain.metrics import read_metrics
+
+mpl.use("Agg")
 
 RESULTS = Path(__file__).parent / "results" / "study_scenes.json"
 RUN = re.compile(r"(?P<row>[a-z_0-9]+)-seed(?P<seed>\d+)")
@@ -36,7 +46,14 @@ DRAWS = 4000
 
 ROWS = (
     *("color_histogram", "random", "moco", "moco_objects", "moco_hcl", "moco_hcl_euclidean"),
-    *("moco_hcl_reversed", "densecl_objects", "densecl_hcl", "byol", "byol_hcl"),
+    *(
+        "moco_hcl_clipped",
+        "moco_hcl_reversed",
+        "densecl_objects",
+        "densecl_hcl",
+        "byol",
+        "byol_hcl",
+    ),
     *("moco_hcl_learned_c", "moco_hcl_annotated", "efficientnet_lite0"),
 )
 """In the order of the table."""
@@ -71,6 +88,10 @@ MEASURES = (
     Measure("box AP, 10 % labels", "detection_10pct", "bbox/AP", 1.0),
 )
 
+BRANCHES = ("moco_hcl", "moco_hcl_euclidean", "moco_hcl_clipped", "moco_hcl_reversed")
+QUEUE = 4096
+"""Keys of the branch's queue: chance is log(1 + queue)."""
+
 COMPARISONS = (("moco_hcl", "moco_objects"), ("moco_hcl", "moco_hcl_euclidean"))
 OUTCOMES = (("scenes", "linear@1"), ("objects", "linear@1"), ("multilabel", "linear/map"))
 
@@ -104,6 +125,8 @@ def main() -> None:
         )
         + "\n"
     )
+    draw_measures(rows, arguments.output.with_suffix(".png"))
+    draw_losses(runs, arguments.output.with_name(f"{arguments.output.stem}_loss.png"))
     print(table(rows))
     for name, outcomes in tests.items():
         print(f"\n{name}")
@@ -127,8 +150,25 @@ def measured(seeds: dict[int, Path]) -> dict[str, Any]:
             norms[seed] = read_record(folder / "norms").values
         if (folder / "run.json").exists():
             run = json.loads((folder / "run.json").read_text())
-            costs[seed] = {key: run.get(key) for key in ("versions", "seconds", "step")}
+            costs[seed] = {"versions": run["versions"], "step": run["step"]}
+            if run["step"]:
+                speed = statistics.median(speeds(folder))
+                minutes = run["step"] * batch_size(folder) / speed / 60
+                costs[seed] |= {"images_per_s": round(speed, 1), "minutes": round(minutes, 1)}
     return {"measures": values, "norms": norms, "runs": costs}
+
+
+def speeds(folder: Path) -> list[float]:
+    """Images a second, of every line of a run's log."""
+    return [
+        line["images_per_s"] for line in read_metrics(folder / METRICS) if line.get("images_per_s")
+    ]
+
+
+def batch_size(folder: Path) -> int:
+    """Images a step."""
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    return int(config["optim"]["batch_size"])
 
 
 def compare(first: Sequence[Path], second: Sequence[Path]) -> dict[str, Any]:
@@ -178,6 +218,57 @@ def table(rows: dict[str, Any]) -> str:
         cells = [cell(found["measures"].get(name, {})) for name in names]
         lines.append(f"| {row} | {count} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def draw_measures(rows: dict[str, Any], path: Path) -> None:
+    """One panel a measure: a dot for each seed, a line at their mean."""
+    names = [m.name for m in MEASURES if any(m.name in r["measures"] for r in rows.values())]
+    with style("#1c2430", "#ffffff"):
+        figure = Figure(figsize=(2.1 * len(names) + 1.6, 0.34 * len(rows) + 1.1))
+        panels = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
+        for panel, name in zip(panels, names, strict=True):
+            for place, found in enumerate(rows.values()):
+                values = list(found["measures"].get(name, {}).values())
+                if values:
+                    color = color_of(place)
+                    panel.plot(values, [place] * len(values), "o", color=color, ms=4, alpha=0.75)
+                    mean = statistics.fmean(values)
+                    panel.plot([mean] * 2, [place - 0.33, place + 0.33], color=color, lw=1.4)
+            panel.set_title(name, fontsize=9)
+            panel.set_xlabel("%")
+            panel.grid(axis="x", lw=0.3)
+        panels[0].set_yticks(range(len(rows)), list(rows))
+        panels[0].invert_yaxis()
+        figure.tight_layout()
+        figure.savefig(path, dpi=130)
+
+
+def draw_losses(runs: dict[str, dict[int, Path]], path: Path) -> None:
+    """The branch's loss of every run that has the branch, before its weight, and chance."""
+    branches = {row: seeds for row, seeds in runs.items() if row in BRANCHES}
+    if not branches:
+        return
+    with style("#1c2430", "#ffffff"):
+        figure = Figure(figsize=(6.4, 3.4))
+        panel = figure.subplots()
+        for row, seeds in branches.items():
+            for number, folder in enumerate(seeds.values()):
+                weight = yaml.safe_load((folder / "config.yaml").read_text())["hcl"]["weight"]
+                lines = [
+                    line for line in read_metrics(folder / METRICS) if "loss/hyperbolic" in line
+                ]
+                panel.plot(
+                    [line["step"] for line in lines],
+                    [line["loss/hyperbolic"] / weight for line in lines],
+                    color=color_of(ROWS.index(row)),
+                    label=row if number == 0 else None,
+                    lw=1.0,
+                )
+        panel.axhline(math.log(1 + QUEUE), color="#1c2430", ls="--", lw=0.8, label="chance")
+        panel.set(xlabel="step", ylabel="branch's loss", yscale="log")
+        panel.legend()
+        figure.tight_layout()
+        figure.savefig(path, dpi=130)
 
 
 def cell(values: dict[int, float]) -> str:

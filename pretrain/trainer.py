@@ -36,10 +36,10 @@ from pretrain.methods.hcl.branch import HCL
 from pretrain.metrics import Recorder, split_values, view_grid
 from pretrain.models import Encoder, use_products
 from pretrain.pretrained import Description
+from pretrain.probes.branch_monitor import BranchMonitor
 from pretrain.probes.collapse import CollapseMonitor
 from pretrain.probes.encode import Forward
 from pretrain.probes.online import build_probe
-from pretrain.probes.rim import RimMonitor
 from pretrain.processes import on_main
 from pretrain.run import RunFolder
 from pretrain.signals import StopFlag
@@ -115,7 +115,7 @@ class Trainer:
         self._probe = build_probe(settings.probe, self.method.encoder, how, world.local_size)
         self.step = 0
         self._bad_images = BadImages(settings.data.max_bad_images, len(self.index))
-        self._rim = RimMonitor()
+        self._branch_monitor = BranchMonitor()
         self._fallbacks = Fallbacks()
         self._stop = StopFlag()
         self._recorder: Recorder | None = None
@@ -249,7 +249,7 @@ class Trainer:
             # Before the checkpoint: a run continued from there does not come by here again.
             probed = self._run_probe(clock)
             if logged:
-                self._rim.judge(done.values)
+                self._branch_monitor.judge(done.values)
                 self._log({**done.values, **self._monitor.read()}, clock, probed)
             last = self.step == self.total_steps
             if done.stop or last or self.step % train.checkpoint_every == 0:
@@ -315,7 +315,7 @@ class Trainer:
         record.update(probed)
         self._recorder.log(self.step, record)
         rate = round(steps * self.settings.optim.batch_size / seconds, 1)
-        said = {**self._monitor.warnings, **self._rim.warnings}
+        said = {**self._monitor.warnings, **self._branch_monitor.warnings}
         self.folder.heartbeat(self.step, self.total_steps, images_per_s=rate, **said)
 
     def _show_views(self, views: dict[str, Tensor]) -> None:

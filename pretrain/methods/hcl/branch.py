@@ -190,6 +190,8 @@ class HCL(Method):
         (``hyperbolic/query/distance`` to the origin, ``hyperbolic/query/projected`` and so on),
         and how the queries' logits are spread, over the first rows of the queue only: N x K
         logits are never held. Of negatives in the batch, all are looked at.
+        ``hyperbolic/accuracy_in_batch`` has the keys of this rank's rows in place of the queue's:
+        they all come from the same momentum encoder, so that the age of a key does not tell it.
         """
         metrics = self.base.statistics()
         if self._seen is None or not self.settings.statistics:
@@ -198,6 +200,7 @@ class HCL(Method):
         rank, _ = distributed.rank_and_size()
         raw, raw_keys = self._seen
         own_keys = local_rows(raw_keys, len(raw), rank)
+        points, positives = self.space.point(raw), self.space.to_points(self.space.key(own_keys))
         for role, some in (("query", raw), ("key", own_keys)):
             metrics[f"hyperbolic/{role}/distance"] = self.space.radii(some).mean()
             where = self.space.position_stats(some)
@@ -208,15 +211,13 @@ class HCL(Method):
         else:
             looked_at = self.negatives(SAMPLE)
             total = sum(len(queue.keys()) for queue in self._queues())
+        logits = {"temperature": self.settings.temperature, **self.space.logits()}
         stats = logit_stats(
-            space.point(raw),
-            space.to_points(space.key(own_keys)),
-            space.to_points(looked_at),
-            temperature=self.settings.temperature,
-            own=own,
-            sample=len(looked_at),
-            **space.logits(),
+            points, positives, space.to_points(looked_at), own=own, sample=len(looked_at), **logits
         )
+        if self.queue is not None:
+            same_age = logit_stats(points, positives, positives, own=0, **logits)
+            stats["accuracy_in_batch"] = same_age["accuracy"]
         # That saw SAMPLE rows of a queue at most: scale to all of it.
         share = total / max(len(looked_at), 1)
         stats["negatives/effective"] = stats["negatives/effective"] * share

@@ -239,6 +239,24 @@ def test_statistics__speak_of_a_ball_only_where_there_is_one() -> None:
         assert 1 <= stats["hyperbolic/negatives/effective"] <= QUEUE
 
 
+def test_statistics__tell_keys_found_by_their_age() -> None:
+    """The keys of this step, and their queries, lie far along one direction."""
+    method = branch(distance="euclidean")
+    filled(method)
+    given = views()
+    drift = torch.zeros(2 * DIM, dtype=torch.float64)
+    drift[[0, DIM]] = 100.0
+    method({**given, "scene": given["scene"] + drift, "object": given["object"] + drift})
+    stats = method.statistics()
+    assert stats["hyperbolic/accuracy"] == 1
+    query = halves(given["scene"])[0]
+    key = halves(given["object"])[1]
+    nearest = torch.cdist(query, key).argmin(1)
+    share = (nearest == torch.arange(BATCH)).double().mean()
+    assert stats["hyperbolic/accuracy_in_batch"] == share < 1
+    assert "hyperbolic/accuracy_in_batch" not in branch(negatives="batch").statistics()
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
