@@ -6,6 +6,7 @@ Torch files are read with ``weights_only=True``, and pickles are refused.
 from __future__ import annotations
 
 import pickle
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,22 @@ def load_torch(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise InputError(f"{path}: holds no dictionary of tensors")
     return content
+
+
+def tensors_of(path: Path, content: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The tensors in a torch file's content, which many save under ``state_dict`` or ``model``.
+
+    Raises:
+        InputError: there are none.
+    """
+    for key in ("state_dict", "model", "model_state_dict"):
+        if isinstance(content.get(key), dict):
+            content = content[key]
+            break
+    state = {name: value for name, value in content.items() if isinstance(value, Tensor)}
+    if not state:
+        raise InputError(f"{path}: no tensors, neither by itself nor under state_dict or model")
+    return state
 
 
 def load_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -47,8 +47,8 @@ def export(source: Path, target: str, output: Path) -> ExportReport:
     """
     from pretrain.core.files import scratch_beside, sha256, sync
     from pretrain.export.detectron2_format import provenance_of
-    from pretrain.export.features import backbone_features, compare_features
     from pretrain.export.formats import TARGETS, build_format
+    from pretrain.export.verify import backbone_features, compare_features
     from pretrain.pretrained import load_pretrained
 
     if target not in TARGETS:

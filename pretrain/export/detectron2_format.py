@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pickle
 import re
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -133,14 +132,11 @@ def detectron2_config(
     }
 
 
-@dataclass
-class DetectionWeights:
+class DetectionWeights(NamedTuple):
     """An exported backbone in detectron2's names."""
 
-    path: Path
-    sha256: str
-    tensors: dict[str, Tensor]
     header: Header
+    tensors: dict[str, Tensor]
 
 
 def read_detectron2(path: Path) -> DetectionWeights:
@@ -162,4 +158,4 @@ def read_detectron2(path: Path) -> DetectionWeights:
     tensors = loaded.get("model")
     if not isinstance(tensors, dict) or not tensors:
         raise InputError(f"{path}: no tensors in entry 'model'; {remedy}")
-    return DetectionWeights(path, sha256(path), tensors, header)
+    return DetectionWeights(header, tensors)

@@ -17,10 +17,15 @@ from pretrain.export.detectron2_format import (
     detectron2_name,
     read_detectron2,
 )
-from pretrain.export.features import LAYERS, timm_features, torchvision_features
 from pretrain.export.file_format import FileFormat, contiguous, save
 from pretrain.export.networks import WRITTEN, load_timm, load_torchvision
-from pretrain.export.tensors import FC_KEYS, check_tensors
+from pretrain.export.verify import (
+    FC_KEYS,
+    LAYERS,
+    check_tensors,
+    timm_features,
+    torchvision_features,
+)
 from pretrain.models.backbones import TIMM, is_timm, timm_arguments
 from pretrain.pretrained import PretrainedEncoder
 

@@ -8,7 +8,7 @@ from typing import Any
 import torchvision
 from torch import Tensor, nn
 
-from pretrain.export.tensors import check_tensors, resnet_shapes
+from pretrain.export.verify import check_tensors, resnet_shapes
 from pretrain.models.backbones import import_timm
 
 WRITTEN = {"source": "the exported file", "remedy": "nothing was written"}

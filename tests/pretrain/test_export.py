@@ -17,7 +17,7 @@ from pretrain.core.errors import InputError
 from pretrain.core.files import sha256
 from pretrain.export import detectron2_format, export, formats
 from pretrain.export.detectron2_format import detectron2_name
-from pretrain.export.features import compare_features, probe, torchvision_features
+from pretrain.export.verify import compare_features, probe, torchvision_features
 from pretrain.models import Encoder, EncoderSettings
 from pretrain.pretrained import Description, load_pretrained
 

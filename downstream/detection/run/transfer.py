@@ -87,7 +87,7 @@ def _prepare(options: Options, world: World) -> tuple[Job, list[str], str | None
     from downstream.detection.model.protocol_check import check_form, claimed, warnings
     from downstream.detection.run.checkpoints import read_trained
     from downstream.detection.run.record import Job
-    from downstream.detection.weights.placement import check_config
+    from downstream.detection.weights.detector import check_config
 
     heads.register()
     timm_backbone.register()
@@ -174,8 +174,7 @@ def _training(job: Job, going_on: bool, say: Callable[[str], None]) -> Callable[
     from downstream.detection.run.checkpoints import last_checkpoint
     from downstream.detection.run.result_folder import trim_curve
     from downstream.detection.run.trainer import Trainer
-    from downstream.detection.weights.forward_check import check_forward
-    from downstream.detection.weights.placement import load_backbone
+    from downstream.detection.weights.detector import check_forward, load_backbone
 
     config, weights, folder = job.config, job.weights, job.options.output
     seed_all_rng(config.SEED + comm.get_rank())

@@ -6,13 +6,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from downstream.retrieval.finetune.efficientnet import is_first_port, to_timm
 from downstream.retrieval.finetune.finetuned_model import is_finetuned, load_finetuned
 from downstream.retrieval.finetune.network import Architecture, Network, create_timm_network
 from downstream.retrieval.finetune.settings import ModelSettings
-from downstream.weight_files import load_safetensors, load_torch
+from downstream.weight_files import load_safetensors, load_torch, tensors_of
 from pretrain.core.errors import InputError
 from pretrain.models.backbones import import_timm
 from pretrain.pretrained import load_pretrained
@@ -114,7 +114,10 @@ def _load(backbone: nn.Module, file: Path) -> None:
         except (AttributeError, KeyError, ValueError, OSError) as error:
             raise InputError(f"{file}: not weights of this backbone: {error}") from None
         return
-    state = _read(file)
+    if file.suffix == ".safetensors":
+        state, _ = load_safetensors(file)
+    else:
+        state = tensors_of(file, load_torch(file))
     if is_first_port(state):
         state = to_timm(state, backbone)
     state = {name: value for name, value in state.items() if not name.startswith(CLASSIFIERS)}
@@ -125,17 +128,6 @@ def _load(backbone: nn.Module, file: Path) -> None:
         raise InputError(
             f"{file}: its tensors are not this backbone's: {lines[min(1, len(lines) - 1)][:200]}"
         ) from None
-
-
-def _read(file: Path) -> dict[str, Tensor]:
-    if file.suffix == ".safetensors":
-        return load_safetensors(file)[0]
-    state = load_torch(file)
-    for key in ("state_dict", "model"):
-        state = state.get(key, state)
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise InputError(f"{file}: holds no tensors by name")
-    return state
 
 
 def _frozen(backbone: nn.Module, count: int) -> list[nn.Module]:

@@ -14,8 +14,8 @@ import hcl
 from downstream.detection.model.config import load_config
 from downstream.results.result import Result, read_result
 from pretrain.core.errors import InputError
+from pretrain.core.files import sha256
 from pretrain.core.presets import find_config
-from pretrain.export.detectron2_format import read_detectron2
 
 
 def command(config: Path, toy: Toy, output: Path, *more: str) -> list[str]:
@@ -48,7 +48,7 @@ def test_end_to_end(
     assert "bbox/APl" not in result.metrics  # no large object in the set
     assert all(0 <= value <= 100 for value in result.metrics.values())
     origin = result.provenance["weights"]
-    assert origin["sha256"] == read_detectron2(weights).sha256
+    assert origin["sha256"] == sha256(weights)
     assert (origin["method"], origin["step"]) == ("moco", 11)
     assert result.provenance["seconds"]["evaluation"] > 0
     assert result.provenance["seconds"]["iteration"] > 0
@@ -261,7 +261,7 @@ def test_configs_that_are_none(
 @pytest.mark.parametrize("name", ["mask_rcnn_r50_fpn_1x_ssl", "quickstart_r18_fpn"])
 def test_presets_load_and_agree_with_exports(name: str, exported: Callable[[str], Path]) -> None:
     from downstream.detection.weights.backbone import read_backbone
-    from downstream.detection.weights.placement import check_config
+    from downstream.detection.weights.detector import check_config
 
     config = load_config(find_config(name, "detection"), [])
     depth = config.MODEL.RESNETS.DEPTH

@@ -22,12 +22,17 @@ from downstream.detection.model.timm_backbone import (
     register,
 )
 from downstream.detection.weights.backbone import Backbone, read_backbone
-from downstream.detection.weights.forward_check import TOLERANCE, check_forward, detector_features
-from downstream.detection.weights.placement import check_config, load_backbone
+from downstream.detection.weights.detector import (
+    TOLERANCE,
+    check_config,
+    check_forward,
+    detector_features,
+    load_backbone,
+)
 from downstream.results.result import read_result
 from pretrain.core.errors import InputError
 from pretrain.export import export
-from pretrain.export.features import LAYERS, probe, timm_features
+from pretrain.export.verify import LAYERS, probe, timm_features
 from pretrain.pretrained import load_pretrained
 
 pytest.importorskip("timm")

@@ -17,11 +17,16 @@ import hcl
 from downstream.detection.model.config import load_config
 from downstream.detection.model.heads import register
 from downstream.detection.weights.backbone import Backbone, read_backbone
-from downstream.detection.weights.forward_check import TOLERANCE, check_forward, detector_features
-from downstream.detection.weights.placement import check_config, load_backbone
+from downstream.detection.weights.detector import (
+    TOLERANCE,
+    check_config,
+    check_forward,
+    detector_features,
+    load_backbone,
+)
 from pretrain.core.errors import InputError
 from pretrain.core.presets import find_config
-from pretrain.export.features import LAYERS, probe, timm_features, torchvision_features
+from pretrain.export.verify import LAYERS, probe, timm_features, torchvision_features
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 State = dict[str, Tensor]

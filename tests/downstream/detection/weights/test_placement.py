@@ -13,7 +13,7 @@ from toy_detection import Toy
 import hcl
 from downstream.detection.model.config import load_config
 from downstream.detection.weights.backbone import read_backbone
-from downstream.detection.weights.placement import check_config
+from downstream.detection.weights.detector import check_config
 from pretrain.core.errors import InputError
 
 
