@@ -8,6 +8,9 @@ import sys
 from pretrain.core.command import Entry, Group
 
 _PREPARE = "pretrain.datasets.commands.prepare"
+_OF_INDEX = "pretrain.datasets.commands.index_commands"
+_SCENES = "pretrain.datasets.commands.scenes"
+_JOBS = "slurm.job_commands"
 _RETRIEVAL_SETS = "downstream.retrieval.datasets.prepare"
 _ANALYSES = "downstream.analysis.cli"
 
@@ -20,10 +23,8 @@ PREPARE = Group(
         "voc": Entry(_PREPARE, "Pascal VOC 2007 and 2012, or data in its form", "voc"),
         "ohms": Entry(_PREPARE, "the official dictionaries of HCL's subset of OpenImages", "ohms"),
         "folder": Entry(_PREPARE, "any folder of images, without boxes", "folder"),
-        "miniplaces": Entry(
-            "pretrain.datasets.commands.miniplaces", "100 kinds of scenes, objects in some"
-        ),
-        "scenes": Entry("pretrain.datasets.commands.scenes", "the same as hcl data scenes"),
+        "miniplaces": Entry(_PREPARE, "100 kinds of scenes, objects in some", "miniplaces"),
+        "scenes": Entry(_SCENES, "the same as hcl data scenes"),
         "cub": Entry(_RETRIEVAL_SETS, "CUB-200-2011, to fine-tune for retrieval", "cub"),
         "cars": Entry(_RETRIEVAL_SETS, "Cars-196, likewise", "cars"),
         "sop": Entry(_RETRIEVAL_SETS, "Stanford Online Products, likewise", "sop"),
@@ -37,21 +38,15 @@ DATA = Group(
     "make, check and look at data sets",
     {
         "prepare": PREPARE,
-        "check": Entry("pretrain.datasets.commands.check", "read every image and box of an index"),
+        "check": Entry(_OF_INDEX, "read every image and box of an index", "check"),
         "show": Entry("pretrain.show", "a contact sheet of what a run sees of an index"),
-        "stats": Entry("pretrain.datasets.commands.stats", "counts, sizes and classes of an index"),
+        "stats": Entry(_OF_INDEX, "counts, sizes and classes of an index", "stats"),
         "propose": Entry(
             "pretrain.datasets.commands.propose", "an index with boxes for images without"
         ),
-        "pack": Entry(
-            "pretrain.datasets.commands.pack", "images decoded and shrunk once, for training"
-        ),
-        "select": Entry(
-            "pretrain.datasets.commands.select", "an index of the images of several classes"
-        ),
-        "scenes": Entry(
-            "pretrain.datasets.commands.scenes", "generate scenes of many objects from a seed"
-        ),
+        "pack": Entry(_OF_INDEX, "images decoded and shrunk once, for training", "pack"),
+        "select": Entry(_OF_INDEX, "an index of the images of several classes", "select"),
+        "scenes": Entry(_SCENES, "generate scenes of many objects from a seed"),
         "crops": Entry(
             "downstream.retrieval.datasets.crop_folder", "objects as a folder of class folders"
         ),
@@ -106,14 +101,14 @@ COMMANDS = Group(
         "retrieve": RETRIEVE,
         "analyze": ANALYZE,
         "compare": Entry("downstream.compare.cli", "table and report of several runs"),
-        "presets": Entry("slurm.presets", "the configurations that come with the project"),
+        "presets": Entry("slurm.list_presets", "the configurations that come with the project"),
         "explain": Entry("slurm.explain", "what a setting means, its default, presets that set it"),
         "completion": Entry("slurm.completion", "a script that makes the shell complete all this"),
         "pipeline": Entry("slurm.cli", "several of these commands in order, each once"),
         "submit": Entry("slurm.submit", "any of these commands as a job of a cluster"),
-        "status": Entry("slurm.watch", "jobs: where they stand, and why they restarted"),
-        "cancel": Entry("slurm.cancel", "end jobs; a run saves first"),
-        "logs": Entry("slurm.logs", "what a job has said"),
+        "status": Entry(_JOBS, "jobs: where they stand, and why they restarted", "status"),
+        "cancel": Entry(_JOBS, "end jobs; a run saves first", "cancel"),
+        "logs": Entry(_JOBS, "what a job has said", "logs"),
     },
 )
 

@@ -28,9 +28,9 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.cluster is None and (arguments.profile or arguments.wait):
         raise InputError(f"{'--set' if arguments.profile else '--wait'}: goes with --cluster NAME")
     from slurm.cluster import choose_cluster
+    from slurm.due_steps import check_commands
     from slurm.graph import load_pipeline
     from slurm.local import Runner
-    from slurm.plan import check_commands
     from slurm.remote import Submitter, reconcile, withdraw
     from slurm.state import Journal
 
@@ -111,7 +111,7 @@ def _check_at_work(pipeline: Pipeline, journal: Journal, jobs: Mapping[str, Job]
 
 def _preview(pipeline: Pipeline, journal: Journal, among: set[str], forced: set[str]) -> str:
     """The graph, and what would be run and why."""
-    from slurm.plan import reason
+    from slurm.due_steps import reason
 
     lines = [f"{pipeline.name}: {len(pipeline.steps)} steps, in {pipeline.output}"]
     lines += [*_graph(pipeline), ""]

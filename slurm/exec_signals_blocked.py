@@ -1,6 +1,6 @@
 """A script: become a program in which the signals to stop wait until it can obey them.
 
-    python -I -S blocked.py PROGRAM ARGUMENT ...
+    python -I -S exec_signals_blocked.py PROGRAM ARGUMENT ...
 
 A signal that comes while Python imports would end the process and with it the job.
 """

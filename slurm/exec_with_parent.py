@@ -1,6 +1,6 @@
 """A script: become a command that the kernel kills when the process that started it dies.
 
-    python child.py PARENT PROGRAM ARGUMENT ...
+    python exec_with_parent.py PARENT PROGRAM ARGUMENT ...
 
 Not ``preexec_fn``: that is unsafe in a process with threads, and torch starts some.
 """

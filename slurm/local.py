@@ -15,8 +15,8 @@ from types import FrameType
 from pretrain.core.exit_status import FAILED, FINISHED, STOPPED
 from pretrain.signals import STOP_SIGNALS
 from slurm import exec_with_parent
+from slurm.due_steps import files_of, reason, status
 from slurm.graph import Pipeline, Step
-from slurm.plan import files_of, reason, status
 from slurm.state import Journal
 
 """Exit statuses; 75, EX_TEMPFAIL: run the same command again."""

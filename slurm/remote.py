@@ -11,10 +11,10 @@ from pretrain.core.config import override
 from pretrain.core.errors import InputError
 from pretrain.core.settings import parse
 from slurm.cluster import ClusterSettings
+from slurm.due_steps import files_of, reason
 from slurm.graph import Pipeline, Step
 from slurm.job import Job
 from slurm.job_queue import ask, cancel, check_reachable, queue
-from slurm.plan import files_of, reason
 from slurm.state import Journal
 from slurm.status import ENDED, look
 from slurm.submission import plan, prepare, request, submit

@@ -14,16 +14,18 @@ from typing import Any
 
 import yaml
 
+import pretrain
 from pretrain.core.errors import InputError
-from pretrain.core.files import write_text
+from pretrain.core.files import new_folder, write_text
 from slurm.cluster import ClusterSettings
 from slurm.commands import check_command, read_words
 from slurm.job import LOGS, Job, Spec, plain
 from slurm.job_queue import outside_of_jobs
-from slurm.snapshot import snapshot
 from slurm.task import Task
 
 CODE = "code"
+CODE_PARTS = ("hcl.py", "setup.py", "hcl_configs", "configs", "pretrain", "downstream", "slurm")
+CODE_KINDS = {".py", ".yaml", ".j2"}
 
 
 def prepare(
@@ -38,6 +40,40 @@ def prepare(
     kept = Path(cluster.folder).absolute() / CODE
     changes = {"code": str(snapshot(kept)), "words": _keep_config(spec.words, kept)}
     return Job.create(spec.model_copy(update=changes))
+
+
+def snapshot(folder: Path) -> Path:
+    """Copy this program's source below ``folder``, so that a queued job runs what was submitted.
+
+    Returns where. Copies are named for their content: submissions of the same code share one.
+    """
+    from pretrain.environment import versions  # which loads torch
+
+    root = Path(pretrain.__file__).resolve().parent.parent
+    files: dict[str, bytes] = {}
+    for part in CODE_PARTS:
+        top = root / part
+        found = [top] if top.is_file() else sorted(top.rglob("*"))
+        for file in found:
+            if file.suffix in CODE_KINDS and file.is_file():
+                files[str(file.relative_to(root))] = file.read_bytes()
+    commit = versions()["commit"]
+    files["COMMIT"] = f"{commit}\n".encode() if commit else b""
+    digest = hashlib.sha256()
+    for name, content in files.items():
+        digest.update(f"{name}\0{len(content)}\0".encode() + content)
+    target = folder / digest.hexdigest()[:16]
+    if target.is_dir():
+        return target
+    try:
+        with new_folder(target) as made:
+            for name, content in files.items():
+                (made / name).parent.mkdir(parents=True, exist_ok=True)
+                (made / name).write_bytes(content)
+    except InputError:
+        if not target.is_dir():  # else another was first
+            raise
+    return target
 
 
 def _keep_config(words: tuple[str, ...], folder: Path) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
     python tools/study_gpu_data.py DIR INDEX FILE.tar.gz
 
-DIR as for tools/study_scenes.py, with its lists in DIR/study; INDEX: the proposals. The file has at
+DIR as for tools/study_lists.py, with its lists in DIR/study; INDEX: the proposals. The file has at
 most ``LIMIT`` bytes: all images of the object tasks, 20 validation photographs of each scene, and
 as many training photographs as fit, chosen by the SHA-256 of their names; and their lists, with
 the proposals as boxes of study/pretrain.json.
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
-from study_scenes import number_of
+from study_lists import number_of
 
 from pretrain.data.index import Index
 

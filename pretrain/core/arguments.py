@@ -10,7 +10,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, Union
 
-from pretrain.core.machine import MAX_WORKERS
+from pretrain.core.machine import MAX_WORKERS, default_workers
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
@@ -112,6 +112,7 @@ def add_workers(parser: argparse._ActionsContainer, what: str = "processes") -> 
     parser.add_argument(
         "--workers",
         type=positive_int,
+        default=default_workers(),
         metavar="N",
         help=f"{what} (default: the cores, {MAX_WORKERS} at most)",
     )

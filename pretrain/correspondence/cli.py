@@ -13,7 +13,6 @@ from pretrain.core.arguments import add_output, add_settings, add_workers, read_
 from pretrain.core.command import Command
 from pretrain.core.errors import InputError
 from pretrain.core.files import sha256
-from pretrain.core.machine import default_workers
 
 if TYPE_CHECKING:
     import numpy as np
@@ -83,7 +82,6 @@ def _correspond(arguments: argparse.Namespace) -> int:
     from pretrain.processes import held, on_main
 
     settings = read_settings(CorrespondSettings, arguments, source="hcl correspond")
-    workers = arguments.workers or default_workers()
     with distributed.process_group(arguments.device) as world:
         pretrained = load_pretrained(arguments.run)
         index = _index(arguments, pretrained)
@@ -102,7 +100,7 @@ def _correspond(arguments: argparse.Namespace) -> int:
         with held(folder, world):
             on_main(world, lambda: shard_files.claim(folder, identity, facts))
             report = correspond(
-                Job(index, regions, encoder, settings, folder, world, workers, given)
+                Job(index, regions, encoder, settings, folder, world, arguments.workers, given)
             )
             on_main(world, lambda: _to_official(arguments, index, folder))
         if world.is_main:

@@ -20,7 +20,7 @@ from pretrain.core.locks import in_turn
 from pretrain.core.settings import Settings
 from pretrain.data.index import VERSION, Index
 from pretrain.datasets.index_writer import build_index
-from pretrain.datasets.readers import coco, folder, lvis, ohms, openimages, voc
+from pretrain.datasets.readers import coco, folder, ohms, openimages, voc
 from pretrain.datasets.readers.common import FlagName, OnBad, Options, need_folder
 from pretrain.datasets.records import Stream
 
@@ -169,7 +169,7 @@ READERS: dict[str, Reader] = {
         ("annotations", "images"),
         (),
         _file_state,
-        lambda s: lvis.stream(_path(s.annotations), _path(s.images), s.options),
+        lambda s: coco.stream_lvis(_path(s.annotations), _path(s.images), s.options),
     ),
     "openimages": Reader(
         ("annotations", "images"),

@@ -15,8 +15,8 @@ from typing import Any
 
 import hcl
 from slurm.job import Job, jobs_below
+from slurm.job_commands import try_queue
 from slurm.job_queue import queue
-from slurm.job_selection import try_queue
 from slurm.status import AT_WORK, WAITING, look
 
 ROOT = Path(hcl.__file__).resolve().parent

@@ -7,7 +7,7 @@ import pytest
 import hcl
 from pretrain.core.presets import configs_root
 from slurm.explain import KINDS, _doc, _sections, settings_of
-from slurm.presets import summary
+from slurm.list_presets import summary
 
 
 def test_every_preset_is_listed_with_its_first_sentence(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""``hcl data prepare``: from archives or folders to an index."""
+"""``hcl data prepare SET``: from archives or folders to indexes."""
 
 from __future__ import annotations
 
@@ -22,15 +22,6 @@ READERS = {
     "folder": ("any folder of images, without boxes", ""),
 }
 
-OWN = {
-    "coco": ("annotations", "images"),
-    "lvis": ("annotations", "images"),
-    "openimages": ("annotations", "images", "classes", "split"),
-    "voc": ("annotations", "split"),
-    "ohms": ("annotations", "images", "classes", "split"),
-    "folder": ("class_folders",),
-}
-
 HELP = {
     "annotations": "annotation file (voc: the folder of Annotations, ImageSets and JPEGImages)",
     "images": "folder of the images",
@@ -43,7 +34,7 @@ def run(reader: str, arguments: argparse.Namespace) -> int:
     """Make an index with one of the readers."""
     from pretrain.datasets.prepare import Plan, config_lines, prepare
 
-    names = (*OWN[reader], "on_bad_box", "on_bad_image", "leave_out")
+    names = (*_settings_of(reader), "on_bad_box", "on_bad_image", "leave_out")
     given: dict[str, Any] = {name: getattr(arguments, name) for name in names}
     given = {k: str(v) if isinstance(v, Path) else v for k, v in given.items()}
     plan = Plan(
@@ -80,6 +71,14 @@ def run(reader: str, arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _settings_of(reader: str) -> list[str]:
+    """The reader's own settings; the images of a plain folder are those of ROOT."""
+    from pretrain.datasets.source import READERS
+
+    own = (*READERS[reader].needs, *READERS[reader].takes)
+    return [name for name in own if (reader, name) != ("folder", "images")]
+
+
 def _release(reader: str, arguments: argparse.Namespace) -> str:
     """The release asked for; none where the user names files of his own."""
     if arguments.release is not None:
@@ -89,12 +88,24 @@ def _release(reader: str, arguments: argparse.Namespace) -> str:
     return "" if all(wanted) else READERS[reader][1]
 
 
+def _add_archives(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("root", metavar="ROOT", type=Path, help="folder of the data")
+    parser.add_argument(
+        "--archive",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="zip or tar archives to unpack into ROOT",
+    )
+
+
 def add_arguments(reader: str, parser: argparse.ArgumentParser) -> None:
     """Add the arguments of one reader."""
     from pretrain.datasets.readers.common import FlagName
     from pretrain.datasets.releases import RELEASES
 
-    parser.add_argument("root", metavar="ROOT", type=Path, help="folder of the data")
+    _add_archives(parser)
     known = RELEASES.get(reader, {})
     parser.set_defaults(release=None, download=False)
     if known:
@@ -104,15 +115,7 @@ def add_arguments(reader: str, parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
             "--download", action="store_true", help="fetch the release's files into ROOT/downloads"
         )
-    parser.add_argument(
-        "--archive",
-        type=Path,
-        nargs="+",
-        default=[],
-        metavar="FILE",
-        help="zip or tar archives to unpack into ROOT",
-    )
-    for name in OWN[reader]:
+    for name in _settings_of(reader):
         option = f"--{name.replace('_', '-')}"
         if name == "class_folders":
             parser.add_argument(
@@ -148,6 +151,30 @@ def add_arguments(reader: str, parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _prepare_miniplaces(arguments: argparse.Namespace) -> int:
+    from pretrain.datasets.miniplaces.indexing import ANNOTATIONS, FAULTS, prepare
+
+    root: Path = arguments.root
+    made = prepare(root, tuple(arguments.archive), lambda line: print(line, flush=True))
+    for index in made.indexes.values():
+        boxes = "" if index.folder.name.startswith("index-scenes") else f", {index.box_count} boxes"
+        print(f"{index.folder}: {len(index)} images, {len(index.categories)} categories{boxes}")
+    for warning in made.warnings:
+        print(f"warning: {warning}")
+    if made.faults:
+        file = root / ANNOTATIONS / FAULTS
+        print(f"warning: left out as missing or faulty: {len(made.faults)}, named in {file}")
+    train, val = (root / f"index-scenes-{split}" for split in ("train", "val"))
+    print("to pretrain with proposals: hcl data propose", train, root / "index-proposals")
+    print(f"to probe scenes: hcl probe RUN --labels image --train {train} --val {val} ...")
+    if "objects-train" in made.indexes:
+        print("to detect objects: hcl detect CONFIG --train ANNOTATIONS IMAGES ... with")
+        for split in ("train", "val"):
+            index = made.indexes[f"objects-{split}"]
+            print(f"  {index.meta['source']['path']} {index.images}")
+    return 0
+
+
 COMMANDS = {
     reader: Command(
         f"data prepare {reader}",
@@ -160,3 +187,11 @@ COMMANDS = {
     )
     for reader, (what, _) in READERS.items()
 }
+COMMANDS["miniplaces"] = Command(
+    "data prepare miniplaces",
+    "Check MiniPlaces (development kit and data.tar.gz, or a subset) and write its "
+    "scenes and outlined objects as COCO-form files and indexes. Nothing is downloaded: the "
+    "images are for research and teaching, see the development kit's terms.",
+    _add_archives,
+    _prepare_miniplaces,
+)

@@ -15,8 +15,8 @@ from pretrain.core.progress import Progress
 
 if TYPE_CHECKING:
     from pretrain.data.index import Index
-    from pretrain.datasets.proposals.base import Proposer
     from pretrain.datasets.proposals.propose import Outcome
+    from pretrain.datasets.proposals.proposer import Proposer
 
 METHODS = ("selective_search", "grid", "random", "multiscale", "detector")
 

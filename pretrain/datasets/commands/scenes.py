@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import argparse
 import time
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pretrain.core.arguments import add_fresh, add_output, add_workers
 from pretrain.core.command import Command
-from pretrain.core.machine import default_workers
+from pretrain.core.errors import InputError
 from pretrain.core.progress import Progress
-from pretrain.datasets.scenes import sources as scene_sources
+
+if TYPE_CHECKING:
+    from pretrain.datasets.scenes.scene_source import Source
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,7 +40,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_workers(parser)
     add_fresh(parser, "replace other generated scenes in OUT")
-    scene_sources.add_option(parser)
+    parser.add_argument(
+        "--source",
+        default="procedural",
+        metavar="SOURCE",
+        help="procedural (default); procedural:CONTEXT,...: some of its contexts alone, with the "
+        "categories at home there; tuxpaint: photographs of objects before photographs, from "
+        "Debian's packages, fetched with apt-get; tuxpaint:DIR: the same, unpacked in DIR",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -51,15 +62,14 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.seed,
         arguments.size,
         arguments.out_of_context,
-        scene_sources.open_source(arguments.source),
+        open_source(arguments.source),
     )
-    workers = default_workers() if arguments.workers is None else arguments.workers
     total = wanted.images + wanted.val
     start = time.perf_counter()
     outcome = write(
         wanted,
         arguments.output,
-        workers=workers,
+        workers=arguments.workers,
         fresh=arguments.fresh,
         progress=Progress("images", total),
     )
@@ -70,6 +80,40 @@ def run(arguments: argparse.Namespace) -> int:
         seconds = time.perf_counter() - start
         print(f"{arguments.output}: {what} in {seconds:.1f} s ({total / seconds:.0f} scenes/s)")
     return 0
+
+
+def open_source(text: str) -> Source:
+    """The source of scenes of this name.
+
+    Raises:
+        InputError: there is none of the name, or its pictures are missing.
+    """
+    name, colon, rest = text.partition(":")
+    if name == "procedural" and (rest or not colon):
+        return _procedural(rest)
+    if name == "tuxpaint" and (rest or not colon):
+        from pretrain.datasets.scenes.tuxpaint.bank import open_tuxpaint
+
+        return open_tuxpaint(Path(rest) if rest else None)
+    known = "procedural, procedural:CONTEXT,..., tuxpaint, tuxpaint:DIR"
+    raise InputError(f"--source '{text}': unknown; choose from {known}")
+
+
+def _procedural(contexts: str) -> Source:
+    """The drawn scenes, all of them or those of some contexts (separated by commas)."""
+    from pretrain.datasets.scenes.contexts import PROCEDURAL
+    from pretrain.datasets.scenes.procedural import ProceduralSource
+
+    if not contexts:
+        return ProceduralSource()
+    names = tuple(contexts.split(","))
+    unknown = [name for name in names if name not in PROCEDURAL.names]
+    if unknown or len(set(names)) < max(len(names), 2):
+        raise InputError(
+            f"--source 'procedural:{contexts}': name two or more different contexts of "
+            f"{', '.join(PROCEDURAL.names)}"
+        )
+    return ProceduralSource(PROCEDURAL.only(names))
 
 
 COMMAND = Command(

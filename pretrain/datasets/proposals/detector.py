@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pretrain.core.errors import InputError
 from pretrain.core.files import sha256
 from pretrain.data.index import Index
-from pretrain.datasets.proposals.base import Proposals
+from pretrain.datasets.proposals.proposer import Proposals
 
 CHUNK = 1 << 20
 MAX_ENTRY = 64 << 20

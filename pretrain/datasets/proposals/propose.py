@@ -18,8 +18,8 @@ from pretrain.core.locks import alone_in
 from pretrain.data.index import META, Index
 from pretrain.datasets.index_writer import build_index
 from pretrain.datasets.proposals import shards
-from pretrain.datasets.proposals.base import Proposer
 from pretrain.datasets.proposals.filters import FilterSettings
+from pretrain.datasets.proposals.proposer import Proposer
 from pretrain.datasets.proposals.work import Job, do_all
 from pretrain.datasets.records import Flag, Record, Stream
 

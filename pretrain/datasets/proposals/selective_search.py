@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pretrain.core.errors import InputError
-from pretrain.datasets.proposals.base import Proposals
+from pretrain.datasets.proposals.proposer import Proposals
 
 Mode = Literal["fast", "quality"]
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pretrain.datasets.proposals.base import Proposals
+from pretrain.datasets.proposals.proposer import Proposals
 
 GRIDS = (2, 3, 4)
 """Cells per side of the grids."""

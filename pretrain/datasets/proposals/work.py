@@ -20,8 +20,8 @@ import numpy as np
 from pretrain.core.errors import InputError
 from pretrain.data.index import Index
 from pretrain.datasets.proposals import shards
-from pretrain.datasets.proposals.base import Proposer
 from pretrain.datasets.proposals.filters import FilterSettings, select
+from pretrain.datasets.proposals.proposer import Proposer
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from pathlib import Path
 from pretrain.core.errors import InputError
 from pretrain.datasets.readers import relative
 from pretrain.datasets.readers.common import DEFAULT, Options, shown
+from pretrain.datasets.readers.hashed_file import HashedFile
 from pretrain.datasets.readers.relative import Classes, Rows
-from pretrain.datasets.readers.text import HashedFile
 from pretrain.datasets.records import Flag, Record, Stream
 
 NEEDED = ("ImageID", "LabelName", "XMin", "XMax", "YMin", "YMax")

@@ -26,7 +26,7 @@ from pretrain.datasets.readers.common import (
     numbers,
     shown,
 )
-from pretrain.datasets.readers.text import HashedFile
+from pretrain.datasets.readers.hashed_file import HashedFile
 from pretrain.datasets.records import Record, Stream
 
 BATCH = 2048

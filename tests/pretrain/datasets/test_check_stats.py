@@ -9,10 +9,10 @@ from PIL import Image
 import hcl
 from pretrain.data.index import Index
 from pretrain.datasets.check import check
+from pretrain.datasets.index_stats import stats
 from pretrain.datasets.index_writer import IndexWriter, build_index
 from pretrain.datasets.readers import coco
 from pretrain.datasets.records import Record
-from pretrain.datasets.stats import stats
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from data_formats import Document, openimages_rows, write_lvis, write_openimages, write_voc
 
-from pretrain.datasets.readers import coco, folder, lvis, ohms, openimages, voc
+from pretrain.datasets.readers import coco, folder, ohms, openimages, voc
 from pretrain.datasets.records import ReadReport
 
 
@@ -69,7 +69,7 @@ def test_voc(scenes, document, expected, tmp_path):
 
 def test_lvis(scenes, document, expected, tmp_path):
     write_lvis(document, tmp_path / "lvis.json", "train")
-    report = lvis.stream(tmp_path / "lvis.json", scenes).read()
+    report = coco.stream_lvis(tmp_path / "lvis.json", scenes).read()
     assert_same(report, expected)
     assert report.records[0].file_name == f"train/{expected.records[0].file_name}"
 

@@ -16,7 +16,7 @@ from downstream.probe.samples import choose_samples, source
 from pretrain.core.errors import InputError
 from pretrain.data.index import Index
 from pretrain.datasets.miniplaces.layout import find_layout
-from pretrain.datasets.miniplaces.outlines import read_outlines
+from pretrain.datasets.miniplaces.object_files import read_outlines
 
 SCENES = ("/a/abbey", "/b/bakery/shop", "/y/yard")
 OBJECTS = ("bench", "door", "tree")

@@ -8,14 +8,14 @@ from pathlib import Path
 
 from pretrain.core.errors import InputError
 from pretrain.datasets.scenes.cutouts import Bank, CutoutSource, Picture
-from pretrain.datasets.scenes.tuxpaint.packages import STAMPS, locate
-from pretrain.datasets.scenes.tuxpaint.table import (
+from pretrain.datasets.scenes.tuxpaint.catalog import (
     BACKGROUNDS,
     DISTRACTOR,
     TOGETHER,
     WORLD,
     cutouts,
 )
+from pretrain.datasets.scenes.tuxpaint.packages import STAMPS, locate
 
 HELD_OUT = 4
 """One in so many of the pictures of a category is held out for validation, at least one."""

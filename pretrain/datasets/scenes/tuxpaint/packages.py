@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pretrain.core.errors import InputError
 from pretrain.core.files import scratch_beside
-from pretrain.datasets.scenes.tuxpaint.table import BACKGROUNDS
+from pretrain.datasets.scenes.tuxpaint.catalog import BACKGROUNDS
 
 STAMPS = "tuxpaint-stamps-default"
 DATA = "tuxpaint-data"

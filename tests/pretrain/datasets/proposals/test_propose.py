@@ -18,9 +18,9 @@ import hcl
 from pretrain.core.errors import InputError
 from pretrain.data.index import Index
 from pretrain.datasets.index_writer import build_index
-from pretrain.datasets.proposals.base import Proposals
 from pretrain.datasets.proposals.filters import FilterSettings
 from pretrain.datasets.proposals.propose import propose, read_scores
+from pretrain.datasets.proposals.proposer import Proposals
 from pretrain.datasets.readers import coco
 
 REPOSITORY = Path(__file__).resolve().parents[4]
@@ -31,7 +31,7 @@ import os, time
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
-from pretrain.datasets.proposals.base import Proposals
+from pretrain.datasets.proposals.proposer import Proposals
 
 @dataclass(frozen=True)
 class Slow:

@@ -15,12 +15,12 @@ from PIL import Image
 
 import hcl
 from pretrain.core.errors import InputError
+from pretrain.datasets.commands.scenes import open_source
 from pretrain.datasets.scenes.coco_writer import annotation_file
 from pretrain.datasets.scenes.cutouts import Picture
-from pretrain.datasets.scenes.sources import open_source
 from pretrain.datasets.scenes.tuxpaint import packages
 from pretrain.datasets.scenes.tuxpaint.bank import HELD_OUT, open_tuxpaint, part
-from pretrain.datasets.scenes.tuxpaint.table import (
+from pretrain.datasets.scenes.tuxpaint.catalog import (
     BACKGROUNDS,
     CATEGORIES,
     DISTRACTOR,

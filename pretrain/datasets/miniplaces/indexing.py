@@ -15,7 +15,7 @@ from pretrain.data.index import Index
 from pretrain.datasets.archives import find_archives, unpack
 from pretrain.datasets.headers import ImageSize, SizeReader
 from pretrain.datasets.miniplaces.layout import SPLITS, Layout, ListEntry, Split, find_layout
-from pretrain.datasets.miniplaces.outlines import NO_OUTLINE, read_outlines
+from pretrain.datasets.miniplaces.object_files import NO_OUTLINE, read_outlines
 from pretrain.datasets.source import DataSettings, open_index
 
 EXPECTED: dict[Split, tuple[int, int]] = {"train": (100_000, 3_502), "val": (10_000, 371)}

@@ -1,6 +1,6 @@
 """The lists of the study on photographs of scenes (docs/study.md), as COCO-form files.
 
-    python tools/study_scenes.py DIR OUT
+    python tools/study_lists.py DIR OUT
 
 DIR holds the photographs, with ``scenes_{train,val}.tsv``, ``scene_categories.txt``,
 ``instances_{train,val}.json`` and ``split_b_{train,val}.txt``. Nothing is drawn at random: subsets
