@@ -68,6 +68,18 @@ def precision_table(
         (10, 101, K, 4) in [0, 1], categories by ascending id, sizes all, small, medium, large, at
         most 100 detections of a category in an image; -1 where there is nothing to find.
     """
+    evaluation = match_images(truth, entries, kind, backend)
+    with contextlib.redirect_stdout(io.StringIO()):
+        evaluation.accumulate()
+    # The last axis is the number of detections: 1, 10, 100.
+    table: Precision = np.asarray(evaluation.eval["precision"], dtype=np.float64)[..., -1]
+    return table
+
+
+def match_images(
+    truth: dict[str, Any], entries: Sequence[dict[str, Any]], kind: str, backend: str
+) -> Any:
+    """The backend's ``COCOeval`` after ``evaluate``; arguments as above."""
     data_module, module, name = _LIBRARIES[backend]
     make = importlib.import_module(data_module).COCO
     evaluator = getattr(importlib.import_module(module), name)
@@ -86,7 +98,4 @@ def precision_table(
         found = ground.loadRes(list(entries)) if entries else load({**truth, "annotations": []})
         evaluation = evaluator(ground, found, kind)
         evaluation.evaluate()
-        evaluation.accumulate()
-    # The last axis is the number of detections: 1, 10, 100.
-    table: Precision = np.asarray(evaluation.eval["precision"], dtype=np.float64)[..., -1]
-    return table
+    return evaluation
