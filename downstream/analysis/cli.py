@@ -18,8 +18,7 @@ def run(kind: str, arguments: argparse.Namespace) -> int:
     options = read_settings(KINDS[kind], arguments, source=f"hcl analyze {kind}")
     chosen = options.chosen()
 
-    from downstream.analysis.findings import publish
-    from downstream.analysis.page import numbers
+    from downstream.analysis.findings import numbers, publish
     from downstream.results.analysis_record import Kind, check_folder
 
     name = next(each for each in get_args(Kind) if each == kind)

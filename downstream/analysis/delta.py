@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from downstream.analysis import draw
-from downstream.analysis.embeddings import RunEmbeddings, check_options, load
+from downstream.analysis.embeddings import RunEmbeddings, load_all
 from downstream.analysis.findings import Findings
 from downstream.analysis.options import DeltaOptions
 from downstream.figures.style import color_of
@@ -24,28 +24,10 @@ def analyze(options: DeltaOptions) -> Findings:
     Raises:
         InputError: embeddings that cannot be used.
     """
-    check_options(
-        options.runs,
-        overrides=options.overrides,
-        annotations=options.annotations,
-        images=options.images,
-        split=options.split,
-    )
-    run = load(
-        options.runs[0],
-        overrides=options.overrides,
-        annotations=options.annotations,
-        images=options.images,
-        device=options.device,
-        split=options.split,
-    )
+    (run,) = load_all(options)
     measured = {
         name: subset_deltas(
-            points,
-            distances,
-            samples=options.samples,
-            times=options.repeats,
-            seed=options.seed,
+            points, distances, samples=options.samples, times=options.repeats, seed=options.seed
         )
         for name, (points, distances) in spaces(run).items()
     }

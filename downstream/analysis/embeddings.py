@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from downstream.analysis.options import OfRuns
 from downstream.results.analysis_record import Source
 from downstream.retrieval.datasets import LabeledImages, open_images
 from downstream.retrieval.embed import QUALITY, to_ball
@@ -105,30 +106,26 @@ class RunEmbeddings:
     scenes: Scenes | None = None
 
 
-def check_options(
-    paths: Sequence[Path],
-    *,
-    overrides: Sequence[str],
-    annotations: Path | None,
-    images: Path | None,
-    split: Literal["test", "train"] = "test",
-) -> None:
-    """Refuse options at which none of the runs or files would look; see :func:`load`.
+def load_all(options: OfRuns) -> Iterator[RunEmbeddings]:
+    """Embed what each run of an analysis is tested on, one after the other; see :func:`load`.
 
     Raises:
-        InputError: naming the option.
+        InputError: also for options at which none of the runs or files would look.
     """
-    arrays = all(path.suffix == ".npz" for path in paths)
-    objects = annotations is not None or images is not None
+    chosen = options.model_dump(include={"annotations", "images", "split", "device"})
+    arrays = all(path.suffix == ".npz" for path in options.runs)
+    objects = any(chosen.get(name) is not None for name in ("annotations", "images"))
     if arrays and objects:
         raise InputError("--annotations and --images: are for runs of `hcl pretrain`, not for .npz")
-    chosen = [*overrides, *(["--split train"] if split == "train" else [])]
-    if chosen and (arrays or objects):
+    of_tuned = [*options.overrides, *(["--split train"] if chosen.get("split") == "train" else [])]
+    if of_tuned and (arrays or objects):
         given = ".npz" if arrays else "--annotations"
         raise InputError(
-            f"{chosen[0]}: is for runs of `hcl retrieve train` on their own images, not for "
+            f"{of_tuned[0]}: is for runs of `hcl retrieve train` on their own images, not for "
             f"{given}; leave it out"
         )
+    for path in options.runs:
+        yield load(path, overrides=options.overrides, **chosen)
 
 
 def load(

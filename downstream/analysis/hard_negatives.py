@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from downstream.analysis.embeddings import RunEmbeddings, TestSet, load
+from downstream.analysis.embeddings import RunEmbeddings, TestSet, load_all
 from downstream.analysis.findings import Findings
 from downstream.analysis.gallery import gallery
 from downstream.analysis.negative_figures import overlap_figure, weight_figures
@@ -37,7 +37,7 @@ def analyze(options: HardNegativesOptions) -> Findings:
     Raises:
         InputError: runs or data that cannot be used, or two runs of different images.
     """
-    runs = [load(path, overrides=options.overrides, device=options.device) for path in options.runs]
+    runs = list(load_all(options))
     tested = [tested_of(run) for run in runs]
     for run, beside in pairwise(runs):
         if run.source.fingerprint != beside.source.fingerprint:
@@ -118,10 +118,7 @@ def _compared(
 
 def _by_geometry(name: str, weighed: Sequence[NegativeStats]) -> list[tuple[str, Rows]]:
     first = {each.weighting.geometry: each.hardest for each in reversed(weighed)}
-    return [
-        (f"{name}, cosine", first["sphere"]),
-        (f"{name}, ball", first["ball"]),
-    ]
+    return [(f"{name}, cosine", first["sphere"]), (f"{name}, ball", first["ball"])]
 
 
 def _pairs(

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from downstream.analysis import draw
 from downstream.analysis.correlation import correlate
-from downstream.analysis.embeddings import RunEmbeddings, Scenes, check_options, load
+from downstream.analysis.embeddings import RunEmbeddings, Scenes, load_all
 from downstream.analysis.findings import Findings
 from downstream.analysis.options import NormsOptions
 from downstream.figures.style import color_of, short
@@ -61,6 +61,11 @@ class Norms:
         return d is not None and float(d.std()) <= EQUAL * float(d.mean())
 
     @property
+    def lengths(self) -> Floats:
+        """Distances from the center of the ball; without one, norms."""
+        return self.raw if self.distances is None else self.distances
+
+    @property
     def shown(self) -> tuple[Floats, str]:
         """Distances from the center where these differ, else norms; and what to call them."""
         if self.distances is None or self.collapsed:
@@ -74,22 +79,9 @@ def analyze(options: NormsOptions) -> Findings:
     Raises:
         InputError: embeddings that cannot be used.
     """
-    check_options(
-        options.runs,
-        overrides=options.overrides,
-        annotations=options.annotations,
-        images=options.images,
-    )
     runs: list[Norms] = []
     sources = []
-    for path in options.runs:
-        embedded = load(
-            path,
-            overrides=options.overrides,
-            annotations=options.annotations,
-            images=options.images,
-            device=options.device,
-        )
+    for embedded in load_all(options):
         source = embedded.source
         sources.append(source)
         taken = {each.name for each in runs}
@@ -119,21 +111,17 @@ def analyze(options: NormsOptions) -> Findings:
 def norms_of(run: RunEmbeddings, name: str) -> Norms:
     """Norms, distances from the center and the share of points at the limit."""
     raw = run.projections.norm(dim=1).numpy()
-    if run.points is None or run.c is None:
-        distances, limited = None, None
-    else:
+    distances = limited = scenes = None
+    if run.points is not None and run.c is not None:
         distances = poincare.distance_to_origin(run.points, run.c).numpy()
         # The distance of exp(u) from the center is 2|u|, up to the clip or the projection.
         rim = 2 / run.c**0.5 * np.arctanh(1 - poincare.MARGIN)
         limit = rim if run.clip_radius is None else min(rim, 2 * run.clip_radius)
         limited = float((distances >= limit * (1 - 1e-6)).mean())
-    scenes = None
     if run.scenes is not None:
-        points = run.scenes.points
-        if points is None or run.c is None:
-            scenes = run.scenes.projections.norm(dim=1).numpy()
-        else:
-            scenes = poincare.distance_to_origin(points, run.c).numpy()
+        scenes = run.scenes.projections.norm(dim=1).numpy()
+        if run.scenes.points is not None and run.c is not None:
+            scenes = poincare.distance_to_origin(run.scenes.points, run.c).numpy()
     return Norms(
         name,
         raw,
@@ -175,10 +163,9 @@ def _values(run: Norms) -> dict[str, Any]:
     if run.scenes is not None and run.whole is not None and len(run.scenes):
         whole = run.whole
         found["scenes"] = _spread(run.scenes)
-        of_objects = run.raw if run.distances is None else run.distances
         for name, norms, counts, quality, groups in (
             ("scenes", run.scenes, whole.objects, whole.quality, None),
-            ("objects", of_objects, whole.around, whole.object_quality, whole.images),
+            ("objects", run.lengths, whole.around, whole.object_quality, whole.images),
         ):
             correlation = correlate(counts, norms, quality, groups=groups)
             found[f"{name}, rank correlation with the number of objects in the image"] = (
@@ -209,9 +196,7 @@ def _split(values: Floats, labels: NDArray[np.int64]) -> tuple[float, float]:
 def _histogram(
     name: str, title: str, x_label: str, runs: Sequence[Norms], *, raw: bool
 ) -> draw.NamedFigure:
-    listed = [
-        (run.name, run.raw if raw or run.distances is None else run.distances) for run in runs
-    ]
+    listed = [(run.name, run.raw if raw else run.lengths) for run in runs]
     low = min(float(values.min()) for _, values in listed)
     high = max(float(values.max()) for _, values in listed)
     # Equal norms would have no bins at all.
@@ -260,10 +245,9 @@ def _by_objects(name: str, run: Norms) -> draw.NamedFigure:
     assert run.scenes is not None and run.whole is not None
     with draw.figure_style():
         figure, axes = draw.canvas()
-        of_objects = run.raw if run.distances is None else run.distances
         groups = (
             (run.scenes, run.whole.objects, "scenes"),
-            (of_objects, run.whole.around, "objects in them"),
+            (run.lengths, run.whole.around, "objects in them"),
         )
         for number, (values, counts, label) in enumerate(groups):
             color, kinds = color_of(number), np.unique(counts)
