@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +21,9 @@ import numpy.typing as npt
 from simulated import detect, make_truth
 from surroundings import surroundings
 
-from downstream.compare.bootstrap import paired, sampled
+from downstream.compare.bootstrap import sampled
 from downstream.compare.matches import CategoryMatches, Matches, match
+from downstream.results.resampling import Difference, average, difference, weights_of
 
 RESULTS = Path(__file__).parent / "results" / "bootstrap_coverage.json"
 
@@ -43,6 +45,27 @@ def subset(matches: Matches, chosen: npt.NDArray[np.int64]) -> Matches:
             )
         )
     return Matches(tuple(chosen.tolist()), matches.names, tuple(categories))
+
+
+def paired(
+    first: Sequence[Matches],
+    second: Sequence[Matches],
+    *,
+    resamples: int = 1000,
+    seed: int = 0,
+    measures: Sequence[str] = ("AP", "AP50", "AP75"),
+) -> dict[str, Difference]:
+    """First less second, by measure. Several runs on a side are seeds: their APs are averaged.
+
+    All matches must be of the same images, ``Matches.images``.
+    """
+    assert len({matches.images for matches in (*first, *second)}) == 1, "of other images"
+    weights = weights_of(len(first[0].images), resamples, seed)
+    sides = [
+        average([sampled(matches, weights, measures) for matches in side])
+        for side in (first, second)
+    ]
+    return {name: difference(sides[0][name], sides[1][name]) for name in measures}
 
 
 def cover(

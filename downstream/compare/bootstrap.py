@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from downstream.compare.matches import CategoryMatches, Matches
-from downstream.results.resampling import Array, Difference, average, difference, weights_of
+from downstream.results.resampling import Array
 
 RECALLS = np.linspace(0.0, 1.0, 101)
 # Name: position among the sizes, IoU thresholds. As COCO names them.
@@ -116,25 +116,3 @@ def _area(
     reached = np.minimum(reached, 100) + 1
     area: Array = (np.diff(reached, axis=1, prepend=0) * best).sum(axis=1) / len(RECALLS)
     return area
-
-
-def paired(
-    first: Sequence[Matches],
-    second: Sequence[Matches],
-    *,
-    resamples: int = 1000,
-    seed: int = 0,
-    measures: Sequence[str] = ("AP", "AP50", "AP75"),
-    threads: int = 1,
-) -> dict[str, Difference]:
-    """First less second, by measure. Several runs on a side are seeds: their APs are averaged.
-
-    All matches must be of the same images, ``Matches.images``.
-    """
-    assert len({matches.images for matches in (*first, *second)}) == 1, "of other images"
-    weights = weights_of(len(first[0].images), resamples, seed)
-    sides = [
-        average([sampled(matches, weights, measures, threads) for matches in side])
-        for side in (first, second)
-    ]
-    return {name: difference(sides[0][name], sides[1][name]) for name in measures}

@@ -5,13 +5,16 @@ from __future__ import annotations
 import argparse
 import contextlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Annotated, Literal
 
-from pretrain.core.arguments import add_output
+from downstream.results.published import Paper
+from pretrain.core.arguments import Option, add_settings, read_settings
 from pretrain.core.command import Command
 from pretrain.core.errors import InputError
 from pretrain.core.files import write_text
+from pretrain.core.settings import Settings
 
 # Option: file in the output folder.
 FORMATS = {
@@ -22,10 +25,37 @@ FORMATS = {
 }
 
 
+class Options(Settings):
+    """What ``hcl compare`` is asked for; its arguments are made from this.
+
+    Attributes:
+        items: folder searched for result.json and for runs of `hcl pretrain`, or a result file.
+        against: show published rows beside: hcl, densecl, orl, moco and detectron2 (detection),
+            hypvit and hypmix (retrieval), or all.
+        ks: recall at these K in the retrieval table.
+        output: where the files go.
+        annotations: test annotations of the saved detections; default: those that each result
+            names.
+        resamples: draws of the paired bootstrap; 0 leaves it out.
+        seed: of the draws.
+        title: heading of the report.
+        format: what is printed instead of the terminal's tables, of ``FORMATS``.
+    """
+
+    items: Annotated[tuple[Path, ...], Option("RUN", positional=True)]
+    against: Annotated[Literal[Paper, "all"] | None, Option("PAPER")] = None
+    ks: Annotated[tuple[int, ...], Option("K")] = ()
+    output: Annotated[Path, Option("DIR", short="-o")] = Path("report")
+    annotations: Annotated[Path | None, Option("FILE")] = None
+    resamples: Annotated[int, Option("N")] = 2000
+    seed: Annotated[int, Option("N")] = 0
+    title: str = "Comparison of pretraining runs"
+    format: Annotated[str | None, Option(hidden=True)] = None
+
+
 def run(arguments: argparse.Namespace) -> int:
     """Print the tables and write them in every format, and ``report.html``."""
-    from downstream.compare import analysis_section as analyses
-    from downstream.compare import cost, number_records, retrieval
+    from downstream.compare import cost, figures, number_records, retrieval
     from downstream.compare import versus as beside
     from downstream.compare.report import render
     from downstream.compare.significance import analyze, significance
@@ -33,21 +63,21 @@ def run(arguments: argparse.Namespace) -> int:
     from downstream.results import text_table as sheets
     from downstream.results.collect import collect
 
+    options = read_settings(Options, arguments, source="hcl compare")
     for name in ("resamples", "seed"):
-        if getattr(arguments, name) < 0:
-            raise InputError(f"--{name} {getattr(arguments, name)}: must be 0 or more")
-    found = collect(arguments.items)
-    ks = _known(arguments.ks, retrieval.known_ks(found))
-    output: Path = arguments.output
+        if getattr(options, name) < 0:
+            raise InputError(f"--{name} {getattr(options, name)}: must be 0 or more")
+    found = collect(options.items)
+    ks = _known(options.ks, retrieval.known_ks(found))
     # Before the work, not after it.
-    with _writing(output):
-        output.mkdir(parents=True, exist_ok=True)
-    compared = beside.versus(found, arguments.against) if arguments.against else []
+    with _writing(options.output):
+        options.output.mkdir(parents=True, exist_ok=True)
+    compared = beside.versus(found, options.against) if options.against else []
     analysis = analyze(
         found,
-        annotations=arguments.annotations,
-        resamples=arguments.resamples,
-        seed=arguments.seed,
+        annotations=options.annotations,
+        resamples=options.resamples,
+        seed=options.seed,
         say=_progress,
     )
     first = table.sheet(found)
@@ -58,19 +88,18 @@ def run(arguments: argparse.Namespace) -> int:
     told = "".join(f"\n{sheets.plain(note)}\n" for note in analysis.notes)
     markdown = "\n".join(map(sheets.markdown, [first, *more])) + told
     texts = {
-        "markdown": f"# {arguments.title}\n\n{markdown}",
+        "markdown": f"# {options.title}\n\n{markdown}",
         "latex": "\n".join(map(sheets.latex, [first, *more])),
         "csv": number_records.as_csv(listed),
         "json": number_records.as_json(listed, found, analysis, compared),
+        "html": render(found, options.title, analysis, more, figures.analyses(options.items)),
     }
-    section = analyses.section(arguments.items)
-    texts["html"] = render(found, arguments.title, analysis, more, section)
-    page = output / "report.html"
-    with _writing(output):
+    page = options.output / "report.html"
+    with _writing(options.output):
         for name, file in {**FORMATS, "html": page.name}.items():
-            write_text(output / file, texts[name])
-    if arguments.format:
-        print(texts[arguments.format], end="")
+            write_text(options.output / file, texts[name])
+    if options.format:
+        print(texts[options.format], end="")
     else:
         print(markdown, end="")
         print(f"\n{page} ({page.stat().st_size / 2**20:.1f} MiB)")
@@ -82,8 +111,8 @@ def _progress(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def _known(asked: list[int] | None, measured: list[int]) -> list[int] | None:
-    unknown = [k for k in asked or () if k not in measured]
+def _known(asked: Sequence[int], measured: Sequence[int]) -> Sequence[int]:
+    unknown = [k for k in asked if k not in measured]
     if unknown:
         told = ", ".join(map(str, measured)) or "none"
         raise InputError(f"--ks {unknown[0]}: no result has recall at this K; there is {told}")
@@ -103,42 +132,11 @@ def _writing(folder: Path) -> Iterator[None]:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    add = parser.add_argument
-    add(
-        "items",
-        type=Path,
-        nargs="+",
-        metavar="RUN",
-        help="folder searched for result.json and for runs of `hcl pretrain`, or a result file",
-    )
-    add(
-        "--against",
-        choices=("hcl", "densecl", "orl", "moco", "detectron2", "hypvit", "hypmix", "all"),
-        metavar="PAPER",
-        help="show published rows beside: hcl, densecl, orl, moco and detectron2 (detection), "
-        "hypvit and hypmix (retrieval), or all",
-    )
-    add("--ks", type=int, nargs="+", metavar="K", help="recall at these K in the retrieval table")
-    add_output(parser, "where the files go (default: report)", "report")
+    add_settings(parser, Options)
     kind = parser.add_mutually_exclusive_group()
     for name, file in FORMATS.items():
         text = f"print {file} instead of the terminal's tables"
         kind.add_argument(f"--{name}", dest="format", action="store_const", const=name, help=text)
-    add(
-        "--annotations",
-        type=Path,
-        metavar="FILE",
-        help="test annotations of the saved detections (default: those that each result names)",
-    )
-    add(
-        "--resamples",
-        type=int,
-        default=2000,
-        metavar="N",
-        help="draws of the paired bootstrap; 0 leaves it out (default: 2000)",
-    )
-    add("--seed", type=int, default=0, metavar="N", help="of the draws (default: 0)")
-    add("--title", default="Comparison of pretraining runs", help="heading of the report")
 
 
 COMMAND = Command(

@@ -6,12 +6,19 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from downstream.compare.plots import Bar, Group, Line, bar_plot, line_plot, style_of
 from downstream.compare.retrieval import known_ks
 from downstream.compare.significance import Analysis
+from downstream.figures.pictures import embedded
 from downstream.figures.style import color_of
+from downstream.results.analysis_record import (
+    FILE_NAME,
+    AnalysisRecord,
+    FigureRecord,
+    read_record,
+)
 from downstream.results.collect import Collection, Curve
 from downstream.results.table import SPACES, value_of
 
@@ -30,6 +37,19 @@ class Figure:
     caption: str
     svg: str
     rows: tuple[str, ...]
+
+
+BUDGET = 8 * 2**20
+"""Characters of all figures of analyses together; what goes beyond is named, not shown."""
+
+
+class ShownAnalysis(NamedTuple):
+    """An analysis of `hcl analyze`, with its figures as data URIs."""
+
+    record: AnalysisRecord
+    folder: Path
+    figures: list[tuple[FigureRecord, str]]
+    left_out: list[str]
 
 
 @dataclass(frozen=True)
@@ -155,6 +175,31 @@ def artifacts(found: Collection, task: str, key: str, most: int) -> list[RunPict
             if paths:
                 shown += [RunPicture(name, _words(path), path) for path in paths[:most]]
                 break
+    return shown
+
+
+def analyses(items: Sequence[Path]) -> list[ShownAnalysis]:
+    """Every analysis of `hcl analyze` in folders, at any depth; what is reached twice counts once.
+
+    Raises:
+        InputError: an ``analysis.json`` cannot be read.
+    """
+    found: dict[Path, Path] = {}
+    for item in items:
+        for path in sorted(item.rglob(FILE_NAME)) if item.is_dir() else ():
+            found.setdefault(path.resolve(), path)
+    shown = []
+    room = BUDGET
+    for path in found.values():
+        record, folder = read_record(path), path.parent
+        shown.append(ShownAnalysis(record, folder, [], []))
+        for figure in record.figures:
+            uri = embedded(figure, folder)
+            if uri is None or len(uri) > room:
+                shown[-1].left_out.append(figure.name)
+                continue
+            room -= len(uri)
+            shown[-1].figures.append((figure, uri))
     return shown
 
 

@@ -151,14 +151,10 @@ def bar_plot(
                 )
         if reference is not None:
             axes.axvline(reference[1], color=_INK, ls="--", lw=0.8)
-        axes.set_yticks(range(len(groups)), [_label(group.name) for group in groups])
         axes.set_ylim(len(groups) - 0.45, -0.55)
         axes.margins(x=0.14)
         axes.set_xlim(left=0)
-        axes.tick_params(axis="y", length=0)
-        axes.set_xlabel(x_label)
-        axes.grid(True, axis="x", color=_INK, alpha=0.15, lw=0.5)
-        axes.set_axisbelow(True)
+        _name_rows(axes, [group.name for group in groups], x_label)
         keys: list[Any] = [
             Patch(facecolor=_INK, alpha=0.75 * shade, label=quantity)
             for quantity, shade in zip(quantities, shades, strict=True)
@@ -204,13 +200,9 @@ def difference_plot(
                 fontsize=7.5,
             )
         axes.axvline(0, color=_INK, lw=0.8)
-        axes.set_yticks(range(len(bars)), [_label(name) for name, _, _ in bars])
         axes.set_ylim(len(bars) - 0.4, -0.6)
         axes.margins(x=0.2)
-        axes.tick_params(axis="y", length=0)
-        axes.set_xlabel(x_label)
-        axes.grid(True, axis="x", color=_INK, alpha=0.15, lw=0.5)
-        axes.set_axisbelow(True)
+        _name_rows(axes, [name for name, _, _ in bars], x_label)
         return _svg(figure, identity, alt)
 
 
@@ -224,6 +216,15 @@ def thin(curve: Curve) -> tuple[list[float], list[float]]:
         [float(steps[rows].mean()) for rows in bins],
         [float(values[rows].mean()) for rows in bins],
     )
+
+
+def _name_rows(axes: Any, names: Sequence[str], x_label: str) -> None:
+    """The axes of horizontal bars, one row a name."""
+    axes.set_yticks(range(len(names)), [_label(name) for name in names])
+    axes.tick_params(axis="y", length=0)
+    axes.set_xlabel(x_label)
+    axes.grid(True, axis="x", color=_INK, alpha=0.15, lw=0.5)
+    axes.set_axisbelow(True)
 
 
 def _label(name: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 from markupsafe import Markup
 
 from downstream.compare import curves, figures
-from downstream.compare.figures import Figure, RunPicture
+from downstream.compare.figures import Figure, RunPicture, ShownAnalysis
 from downstream.compare.plots import swatch_of
 from downstream.compare.significance import Analysis
 from downstream.figures.pages import render_template
@@ -29,7 +29,7 @@ def render(
     title: str,
     analysis: Analysis | None = None,
     sheets: Sequence[Sheet] = (),
-    analyses: str = "",
+    analyses: Sequence[ShownAnalysis] = (),
 ) -> str:
     """The report as HTML. Every text in it is escaped by the template engine.
 
@@ -38,7 +38,7 @@ def render(
         title: heading.
         analysis: of the saved detections.
         sheets: tables beside the first: published rows, differences, cost.
-        analyses: section of `hcl analyze`, see ``downstream.compare.analysis_section``.
+        analyses: of `hcl analyze`, beside the runs.
     """
     analysis = analysis or Analysis()
     first = sheet(found)

@@ -18,12 +18,12 @@ def known_ks(found: Collection) -> list[int]:
     return sorted({int(k) for name in names if (k := name.rpartition("@")[2]).isdecimal()})
 
 
-def sheet(found: Collection, ks: Sequence[int] | None = None) -> Sheet | None:
+def sheet(found: Collection, ks: Sequence[int] = ()) -> Sheet | None:
     """Recall@K, mAP@R and R-precision, mean over seeds and standard deviation.
 
     Args:
         found: the results.
-        ks: the K to show, of those that were measured; None: 1, and only beside mAP@R.
+        ks: the K to show, of those that were measured; none: 1, and only beside mAP@R.
 
     Returns:
         None where the first table already has all there is.
@@ -47,7 +47,7 @@ def sheet(found: Collection, ks: Sequence[int] | None = None) -> Sheet | None:
         for (title, _, _), column in zip(columns, values, strict=True)
         if any(v is not None for v in column)
     ]
-    if not lines or (ks is None and len(kept) == len(recalls)):
+    if not lines or (not ks and len(kept) == len(recalls)):
         return None
     groups = [group for _, _, group in lines]
     shown = zip(*(cells(column, groups) for _, column in kept), strict=True)

@@ -12,7 +12,6 @@ from downstream.results.protocols import TransferProtocol
 from pretrain.core.errors import InputError
 from pretrain.core.settings import Settings, parse
 
-PAPERS = ("hcl", "densecl", "orl", "moco", "detectron2", "hypvit", "hypmix")
 Paper = Literal["hcl", "densecl", "orl", "moco", "detectron2", "hypvit", "hypmix"]
 FILES = ("published.yaml", "published_retrieval.yaml")
 

@@ -34,16 +34,12 @@ class Difference:
     resamples: int
 
 
-def draws(images: int, resamples: int, seed: int = 0) -> npt.NDArray[np.int32]:
-    """(resamples, images): how often each image is drawn; every row sums to ``images``."""
+def weights_of(images: int, resamples: int, seed: int) -> npt.NDArray[np.int32]:
+    """(1 + resamples, images): every image once, then how often each draw has it."""
     rng = np.random.default_rng(seed)
     chosen = (rng.integers(0, images, images) for _ in range(resamples))
-    return np.stack([np.bincount(row, minlength=images).astype(np.int32) for row in chosen])
-
-
-def weights_of(images: int, resamples: int, seed: int) -> npt.NDArray[np.int32]:
-    """Every image once, and then the draws."""
-    return np.concatenate([np.ones((1, images), np.int32), draws(images, resamples, seed)])
+    rows = [np.bincount(row, minlength=images) for row in chosen]
+    return np.stack([np.ones(images, int), *rows]).astype(np.int32)
 
 
 def average(samples: Sequence[dict[str, Array]]) -> dict[str, Array]:

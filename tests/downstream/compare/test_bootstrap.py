@@ -13,14 +13,14 @@ pytest.importorskip("pycocotools", reason="needs pycocotools")
 sys.path.append(str(Path(__file__).parents[1] / "detection"))
 sys.path.append(str(Path(__file__).parents[3] / "benchmarks"))
 
-from bootstrap_coverage import cover
+from bootstrap_coverage import cover, paired
 from detection_sets import hostile
 from simulated import detect, make_truth
 
-from downstream.compare.bootstrap import MEASURES, paired, sampled
+from downstream.compare.bootstrap import MEASURES, sampled
 from downstream.compare.matches import match
 from downstream.detection.coco.evaluate import evaluate
-from downstream.results.resampling import draws, holm, weights_of
+from downstream.results.resampling import holm, weights_of
 
 EVERY = tuple(MEASURES)
 
@@ -65,7 +65,7 @@ def test_any_draw_is_the_evaluators_ap_of_the_drawn_images(seed):
     rng = np.random.default_rng(seed)
     for entry in detections:
         entry["score"] += float(rng.uniform(0, 1e-3))
-    weights = draws(len(content["images"]), 4, seed)
+    weights = weights_of(len(content["images"]), 4, seed)[1:]
     assert weights.sum(axis=1).tolist() == [len(content["images"])] * 4
     found = sampled(match(content, detections), weights, EVERY)
     for number, row in enumerate(weights):

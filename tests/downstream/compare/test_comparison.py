@@ -8,6 +8,7 @@ import io
 import json
 import re
 import shutil
+from typing import get_args
 
 import pytest
 
@@ -29,7 +30,7 @@ from downstream.compare.significance import (
 from downstream.results import text_table as sheets
 from downstream.results.collect import collect, without_seed
 from downstream.results.protocols import TransferProtocol, protocol_of
-from downstream.results.published import PAPERS, load
+from downstream.results.published import Paper, load
 from downstream.results.resampling import Difference
 from downstream.results.result import read_result, write_result
 from downstream.results.table import FLOOR, Value, cells, sheet, value_of, warnings
@@ -234,7 +235,7 @@ def test_published_table_is_the_seed_papers():
     assert aps["DenseCL, OpenImages: HCL"] == (42.1, 38.3)
     assert all(len(row.metrics) == 6 and row.unknown for row in rows)
     assert {row.confidence for row in rows} == {"second-hand"}
-    assert all(published.of(paper) for paper in PAPERS)
+    assert all(published.of(paper) for paper in get_args(Paper))
     recalled = [row for row in published.rows if "from memory" in row.source and row.paper != "hcl"]
     assert len(recalled) == 16
     assert {row.confidence for row in recalled} == {"recall"}
@@ -272,7 +273,7 @@ def test_published_file_is_read_strictly():
 
 
 def test_every_paper_is_a_choice():
-    for paper in (*PAPERS, "all"):
+    for paper in (*get_args(Paper), "all"):
         assert COMMAND.parse(["x", "--against", paper]).against == paper
 
 
