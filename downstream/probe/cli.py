@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import logging
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from downstream.probe.options import Options
 from pretrain.core.arguments import add_settings, read_settings
 from pretrain.core.command import Command
 
@@ -18,7 +20,6 @@ if TYPE_CHECKING:
 def run(arguments: argparse.Namespace) -> int:
     """Probe one run and write ``result.json``."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    from downstream.probe.options import Options
     from downstream.probe.run import probe
 
     options = read_settings(Options, arguments, source="hcl probe")
@@ -80,19 +81,12 @@ def _differences(output: Path, against: Path) -> str:
     return "\n".join(lines)
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the command's arguments."""
-    from downstream.probe.options import Options
-
-    add_settings(parser, Options)
-
-
 COMMAND = Command(
     "probe",
     "Classify with a frozen backbone: logistic regression fitted to convergence, "
     "its penalty chosen on held-out training images, and a weighted k-NN vote. Samples are "
     "objects, images of one category, or scenes with several.",
-    add_arguments,
+    functools.partial(add_settings, kind=Options),
     run,
     renamed={"--overwrite": "--fresh", "--batch": "--batch-size"},
 )

@@ -14,17 +14,14 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from downstream.results.resampling import Difference, difference, interval, weights_of
+from downstream.probe.scores import sampled_map
+from downstream.results.resampling import Array, Difference, difference, interval, weights_of
 from downstream.results.result import Result, read_result
 from pretrain.core.errors import InputError
 from pretrain.core.files import replacing
 
 FILE_NAME = "samples.npz"
 DRAWS = 1000
-CHUNK = 100
-"""Draws at a time."""
-
-Array = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -93,9 +90,7 @@ class SampleResults:
             samples = np.bincount(place, minlength=len(numbers))
             found[name] = (weights @ hits) / (weights @ samples)
         if self.scores is not None and self.targets is not None:
-            found["linear/map"] = _mean_average_precision(
-                self.scores, self.targets, weights[:, place]
-            )
+            found["linear/map"] = sampled_map(self.scores, self.targets, weights[:, place])
         return found
 
 
@@ -146,29 +141,3 @@ def _samples_of(result: Result, folder: Path) -> Path:
         )
     # The name stands in a file that may come from anywhere: never a path out of its folder.
     return folder / Path(name).name
-
-
-def _mean_average_precision(
-    scores: npt.NDArray[np.float32],
-    targets: npt.NDArray[np.bool_],
-    weights: npt.NDArray[np.int32],
-) -> Array:
-    """Of each row of weights (B, N): the mean over the categories that occur in it."""
-    total = np.zeros(len(weights))
-    occurring = np.zeros(len(weights))
-    for category in np.flatnonzero(targets.any(axis=0)):
-        order = np.argsort(-scores[:, category], kind="stable")
-        sorted_scores, wanted = scores[order, category], targets[order, category]
-        # Equal scores are one threshold: its end is the last of them.
-        ends = np.flatnonzero(np.append(sorted_scores[1:] != sorted_scores[:-1], True))
-        for start in range(0, len(weights), CHUNK):
-            rows = slice(start, start + CHUNK)
-            drawn = weights[rows][:, order]
-            seen = np.cumsum(drawn, axis=1)[:, ends]
-            found = np.cumsum(drawn * wanted, axis=1)[:, ends]
-            steps = np.diff(found, axis=1, prepend=0)
-            positives = found[:, -1]
-            area = (steps * found / np.maximum(seen, 1)).sum(axis=1) / np.maximum(positives, 1)
-            total[rows] += area
-            occurring[rows] += positives > 0
-    return np.where(occurring > 0, total / np.maximum(occurring, 1), np.nan)

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
+
+from downstream.results.resampling import Array
+
+CHUNK = 100
+"""Draws at a time."""
 
 
 def top(logits: Tensor, labels: Tensor, k: int) -> float:
@@ -34,25 +41,44 @@ def per_class(predicted: Tensor, labels: Tensor) -> float:
     return float(torch.stack(shares).mean()) if shares else 0.0
 
 
-def average_precision(scores: Tensor, targets: Tensor) -> float:
-    """Area under the precision-recall curve, not interpolated; equal scores are one threshold.
+def mean_average_precision(scores: Tensor, targets: Tensor) -> float:
+    """:func:`sampled_map` of all samples once: scores (N, C), targets bool (N, C); 0 if none is."""
+    if not targets.any():
+        return 0.0
+    once = np.ones((1, len(scores)), np.int32)
+    return float(sampled_map(scores.numpy(), targets.numpy(), once)[0])
+
+
+def sampled_map(
+    scores: npt.NDArray[np.floating],
+    targets: npt.NDArray[np.bool_],
+    weights: npt.NDArray[np.int32],
+) -> Array:
+    """Mean average precision (B,) where samples count as often as each row of ``weights`` says.
+
+    Average precision is the area under the precision-recall curve, not interpolated; equal scores
+    are one threshold. The mean is over the categories that occur; NaN where none does.
 
     Args:
-        scores: (N,).
-        targets: bool (N,), at least one of them true.
+        scores: (N, C).
+        targets: (N, C).
+        weights: (B, N).
     """
-    order = scores.argsort(descending=True)
-    scores, targets = scores[order], targets[order].double()
-    last = torch.ones(len(scores), dtype=torch.bool)
-    last[:-1] = scores[1:] != scores[:-1]
-    found = targets.cumsum(0)[last]
-    precision = found / (torch.nonzero(last)[:, 0] + 1)
-    recall_steps = torch.diff(found, prepend=found.new_zeros(1)) / targets.sum()
-    return float((precision * recall_steps).sum())
-
-
-def mean_average_precision(scores: Tensor, targets: Tensor) -> float:
-    """Mean of :func:`average_precision` over the classes that occur in ``targets`` (N, C)."""
-    occurring = torch.nonzero(targets.any(dim=0))[:, 0].tolist()
-    values = [average_precision(scores[:, c], targets[:, c]) for c in occurring]
-    return sum(values) / len(values) if values else 0.0
+    total = np.zeros(len(weights))
+    occurring = np.zeros(len(weights))
+    for category in np.flatnonzero(targets.any(axis=0)):
+        order = np.argsort(-scores[:, category], kind="stable")
+        sorted_scores, wanted = scores[order, category], targets[order, category]
+        # Equal scores are one threshold: its end is the last of them.
+        ends = np.flatnonzero(np.append(sorted_scores[1:] != sorted_scores[:-1], True))
+        for start in range(0, len(weights), CHUNK):
+            rows = slice(start, start + CHUNK)
+            drawn = weights[rows][:, order]
+            seen = np.cumsum(drawn, axis=1)[:, ends]
+            found = np.cumsum(drawn * wanted, axis=1)[:, ends]
+            steps = np.diff(found, axis=1, prepend=0)
+            positives = found[:, -1]
+            area = (steps * found / np.maximum(seen, 1)).sum(axis=1) / np.maximum(positives, 1)
+            total[rows] += area
+            occurring[rows] += positives > 0
+    return np.where(occurring > 0, total / np.maximum(occurring, 1), np.nan)

@@ -196,7 +196,8 @@ def test_average_precision_is_the_sum_over_thresholds(items: list[tuple[int, boo
         recall = int(right[chosen].sum()) / int(right.sum())
         expected += (recall - before) * float(right[chosen].double().mean())
         before = recall
-    assert scores.average_precision(values, right) == pytest.approx(expected, abs=1e-12)
+    found = scores.mean_average_precision(values[:, None], right[:, None])
+    assert found == pytest.approx(expected, abs=1e-12)
 
 
 def test_categories_that_never_occur_are_left_out_of_the_mean() -> None:
