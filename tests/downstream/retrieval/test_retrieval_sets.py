@@ -17,13 +17,10 @@ from downstream.retrieval.datasets import (
     DataSettings,
     cars,
     class_folders,
-    cub,
     dataset_specs,
     grocery,
-    inshop,
     open_images,
 )
-from downstream.retrieval.datasets import sop as products
 from downstream.retrieval.datasets.prepare import prepare
 from pretrain.core.errors import InputError
 from pretrain.core.settings import parse
@@ -51,7 +48,7 @@ def cub_folder(tmp_path) -> Path:
 
 @pytest.mark.parametrize("inside", [True, False], ids=["root is the set", "root is above"])
 def test_cub_splits_by_folder_and_skips_resource_forks(cub_folder, inside):
-    found = cub.read(cub_folder if inside else cub_folder.parent)
+    found = dataset_specs.read_cub(cub_folder if inside else cub_folder.parent)
     assert found.counts() == {"train": (200, 100), "test": (200, 100)}
     assert found.root == cub_folder
     assert found.paths[:2] == (
@@ -64,12 +61,12 @@ def test_cub_splits_by_folder_and_skips_resource_forks(cub_folder, inside):
 
 def test_cub_missing_and_incomplete(cub_folder, tmp_path):
     with pytest.raises(InputError, match=r"CUB_200_2011/images: not there; .*tgz"):
-        cub.read(tmp_path / "nothing")
+        dataset_specs.read_cub(tmp_path / "nothing")
     for name in (cub_folder / "images" / "200.Bird_9").iterdir():
         name.unlink()
     (cub_folder / "images" / "200.Bird_9").rmdir()
     with pytest.raises(InputError, match="199 classes"):
-        cub.read(cub_folder)
+        dataset_specs.read_cub(cub_folder)
 
 
 def joint_layout(root: Path, extra: Path | None = None) -> None:
@@ -151,7 +148,7 @@ def sop_folder(tmp_path) -> Path:
 
 
 def test_sop(sop_folder):
-    found = products.read(sop_folder.parent)
+    found = dataset_specs.read_sop(sop_folder.parent)
     assert found.counts() == {"train": (3, 2), "test": (2, 1)}
     assert found.classes == ("1", "2", "11319")
     assert found.paths[3] == "lamp_final/3_0.JPG"
@@ -161,13 +158,13 @@ def test_sop_faults(sop_folder):
     test = sop_folder / "Ebay_test.txt"
     test.write_text(f"{SOP_HEADER}\n1 2 3\n")
     with pytest.raises(InputError, match=r"Ebay_test.txt: line 2 has 3 columns"):
-        products.read(sop_folder)
+        dataset_specs.read_sop(sop_folder)
     test.write_text("4 11319 1 lamp_final/3_0.JPG\n")
     with pytest.raises(InputError, match="line 1 should be 'image_id"):
-        products.read(sop_folder)
+        dataset_specs.read_sop(sop_folder)
     test.unlink()
     with pytest.raises(InputError, match=r"Ebay_test.txt: not there; unpack"):
-        products.read(sop_folder)
+        dataset_specs.read_sop(sop_folder)
 
 
 INSHOP = [
@@ -190,7 +187,7 @@ def test_inshop_query_and_gallery_share_labels(tmp_path, below):
     inshop_list(tmp_path / "Inshop_Clothes/Eval/list_eval_partition.txt")
     for path, _, _ in INSHOP:
         picture(tmp_path / "Inshop_Clothes" / below / path)
-    found = inshop.read(tmp_path)
+    found = dataset_specs.read_inshop(tmp_path)
     assert found.counts() == {"train": (2, 1), "query": (1, 1), "gallery": (1, 1)}
     assert found.has_gallery
     assert found.classes == ("2", "80")
@@ -210,9 +207,9 @@ def test_inshop_query_and_gallery_share_labels(tmp_path, below):
 def test_inshop_faults(tmp_path, rows, count, words):
     inshop_list(tmp_path / "Eval/list_eval_partition.txt", rows, count)
     with pytest.raises(InputError, match=words):
-        inshop.read(tmp_path)
+        dataset_specs.read_inshop(tmp_path)
     with pytest.raises(InputError, match=r"Eval/list_eval_partition.txt: not there"):
-        inshop.read(tmp_path / "elsewhere")
+        dataset_specs.read_inshop(tmp_path / "elsewhere")
 
 
 def test_folder_halves_or_named_splits(tmp_path):

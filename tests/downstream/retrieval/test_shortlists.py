@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from downstream.retrieval import measures, neighbors, shortlists
-from downstream.retrieval.largest import largest
 from downstream.retrieval.neighbors import nearest, portions, search
 from downstream.retrieval.recall import recall_at_k
 from downstream.retrieval.scores import FusedScores, InnerProducts
@@ -32,6 +31,7 @@ def test_lower_precision_of_products_is_not_taken_over(
     medium: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = []
+    largest = shortlists.largest
 
     def spy(values: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
         seen.append(torch.get_float32_matmul_precision())
@@ -61,7 +61,7 @@ def test_group_maxima_find_what_topk_finds(seed, width, count, kinds):
     generator = torch.Generator().manual_seed(seed)
     values = torch.randint(0, kinds, (4, width), generator=generator).double()
     count = min(count, width)
-    top, columns = largest(values, count)
+    top, columns = shortlists.largest(values, count)
     assert torch.equal(top, values.topk(count, dim=1).values)
     assert torch.equal(values.gather(1, columns), top)
     assert all(len(set(row)) == count for row in columns.tolist())
@@ -70,7 +70,7 @@ def test_group_maxima_find_what_topk_finds(seed, width, count, kinds):
 def test_groups_are_used_and_the_rest_is_not_forgotten():
     # 1,610 columns are 100 groups and ten more, where the largest are.
     values = torch.arange(1610.0).expand(2, -1)
-    top, columns = largest(values, 12)
+    top, columns = shortlists.largest(values, 12)
     assert columns[1].tolist() == list(range(1609, 1597, -1))
     assert torch.equal(top[0], values[0, 1598:].flip(0))
 
