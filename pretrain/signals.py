@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any
 
 # Slurm warns with SIGTERM or the signal of --signal; submitit uses SIGUSR2; SIGINT is Ctrl-C.
@@ -27,12 +27,7 @@ class StopFlag:
         self._blocked = set(signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS))
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         signal.pthread_sigmask(signal.SIG_SETMASK, self._blocked)
         for number, handler in self._before.items():
             # Threads begun meanwhile do not block it: too late to be obeyed, no reason to die.

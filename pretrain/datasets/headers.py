@@ -5,11 +5,10 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from PIL import Image, UnidentifiedImageError
@@ -21,6 +20,8 @@ TURNED = (5, 6, 7, 8)
 """EXIF orientations that exchange width and height."""
 
 _ORIENTATION = 0x0112
+_File = tuple[str, int, int]
+"""Name, bytes and time of change."""
 _SCHEMA = (
     "CREATE TABLE IF NOT EXISTS sizes (name TEXT, upright INTEGER, bytes INTEGER, mtime INTEGER, "
     "width INTEGER, height INTEGER, PRIMARY KEY (name, upright)) WITHOUT ROWID"
@@ -77,12 +78,7 @@ class SizeReader:
                 self._database.execute(_SCHEMA)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._pool.shutdown(cancel_futures=True)
         if self._database is not None:
             self._database.close()
@@ -92,51 +88,37 @@ class SizeReader:
 
         The first name under which there is a file counts.
         """
-        present = list(self._pool.map(self._find, images))
-        names = [found[0] for found in present if found is not None]
-        known = self._known(names)
-        results: list[ImageSize | NoImageSize] = []
-        unknown: list[int] = []
-        for place, found in enumerate(present):
-            if found is None:
-                results.append(NoImageSize(images[place][0], True, "no such file"))
-                continue
-            name, size, changed = found
-            entry = known.get(name)
-            if entry is not None and entry[:2] == (size, changed):
-                results.append(ImageSize(name, *entry[2:]))
-            else:
-                unknown.append(place)
-                results.append(NoImageSize(name, False, "not read yet"))
-        fresh = self._pool.map(self._read, [results[place].name for place in unknown])
-        learnt = []
-        for place, read in zip(unknown, fresh, strict=True):
-            results[place] = read
-            found = present[place]
-            if isinstance(read, ImageSize) and found is not None:
-                learnt.append((*found, read.width, read.height))
-        self._learn(learnt)
-        return results
+        found = list(self._pool.map(self._find, images))
+        known = self._known([file[0] for file in found if file is not None])
+        unread = [file for file in found if file is not None and file not in known]
+        read = dict(zip(unread, self._pool.map(self._read, unread), strict=True))
+        self._remember(read)
+        return [
+            NoImageSize(names[0], True, "no such file")
+            if file is None
+            else known.get(file) or read[file]
+            for names, file in zip(images, found, strict=True)
+        ]
 
-    def _find(self, names: Iterable[str]) -> tuple[str, int, int] | None:
-        """Name, bytes and time of change of the first that exists."""
+    def _find(self, names: Iterable[str]) -> _File | None:
+        """The first that exists."""
         for name in names:
             with contextlib.suppress(OSError, ValueError):
                 stat = (self.folder / name).stat()
                 return name, stat.st_size, stat.st_mtime_ns
         return None
 
-    def _read(self, name: str) -> ImageSize | NoImageSize:
+    def _read(self, file: _File) -> ImageSize | NoImageSize:
         try:
-            width, height = header_size(self.folder / name, upright=self.upright)
+            size = header_size(self.folder / file[0], upright=self.upright)
         except ValueError as error:
-            return NoImageSize(name, False, str(error))
-        return ImageSize(name, width, height)
+            return NoImageSize(file[0], False, str(error))
+        return ImageSize(file[0], *size)
 
-    def _known(self, names: Sequence[str]) -> dict[str, tuple[int, int, int, int]]:
-        found: dict[str, tuple[int, int, int, int]] = {}
+    def _known(self, names: Sequence[str]) -> dict[_File, ImageSize]:
+        known: dict[_File, ImageSize] = {}
         if self._database is None:
-            return found
+            return known
         with contextlib.suppress(sqlite3.Error):
             for start in range(0, len(names), 500):  # SQLite limits the number of parameters
                 part = names[start : start + 500]
@@ -146,16 +128,22 @@ class SizeReader:
                     f"WHERE upright = ? AND name IN ({marks})",
                     (int(self.upright), *part),
                 )
-                found.update({name: tuple(rest) for name, *rest in rows})
-        return found
+                known.update(
+                    {(row[0], row[1], row[2]): ImageSize(row[0], *row[3:]) for row in rows}
+                )
+        return known
 
-    def _learn(self, rows: list[tuple[str, int, int, int, int]]) -> None:
+    def _remember(self, read: Mapping[_File, ImageSize | NoImageSize]) -> None:
+        rows = [
+            (file[0], int(self.upright), *file[1:], size.width, size.height)
+            for file, size in read.items()
+            if isinstance(size, ImageSize)
+        ]
         if self._database is None or not rows:
             return
         with contextlib.suppress(sqlite3.Error), self._database:
             self._database.executemany(
-                "INSERT OR REPLACE INTO sizes VALUES (?, ?, ?, ?, ?, ?)",
-                [(name, int(self.upright), *rest) for name, *rest in rows],
+                "INSERT OR REPLACE INTO sizes VALUES (?, ?, ?, ?, ?, ?)", rows
             )
 
 

@@ -6,7 +6,6 @@ import contextlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import Any, BinaryIO, Self, TextIO
 
 import numpy as np
@@ -16,15 +15,13 @@ from numpy.typing import NDArray
 from pretrain.core.errors import InputError
 from pretrain.core.files import scratch_beside, sync, sync_file, write_text
 from pretrain.data.index import COLUMNS, DROPPED, META, VERSION, Index, fingerprint
-from pretrain.datasets.records import ReadReport, Record, Stream
+from pretrain.datasets.records import Record, Stream
 
 BATCH = 4096
 """Records kept in memory before their columns go to the disk."""
 
 
-def build_index(
-    source: Stream | ReadReport, folder: Path, options: dict[str, Any] | None = None
-) -> Index:
+def build_index(source: Stream, folder: Path, options: dict[str, Any] | None = None) -> Index:
     """Write an index of all records of a source and open it.
 
     The folder appears complete or not at all. If another process was faster, its index is
@@ -40,7 +37,7 @@ def build_index(
             else.
     """
     with IndexWriter(folder, source.images) as writer:
-        if isinstance(source, Stream) and source.on_drop is None:
+        if source.on_drop is None:
             source.on_drop = writer.note_dropped
         for record in source.records:
             writer.append(record)
@@ -97,12 +94,7 @@ class IndexWriter:
                 self._columns[name].append(np.zeros(1, np.int64))
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         for column in self._columns.values():
             column.close()
         if self._dropped is not None:
@@ -206,10 +198,8 @@ class IndexWriter:
             "labels": np.concatenate([record.labels for record in batch]),
             "flags": np.concatenate(flags),
         }
-        self._path_end, self._box_end = (
-            int(parts["path_offsets"][-1]),
-            int(parts["box_offsets"][-1]),
-        )
+        self._path_end = int(parts["path_offsets"][-1])
+        self._box_end = int(parts["box_offsets"][-1])
         with _writing(self.folder):
             for name, part in parts.items():
                 self._columns[name].append(part)
@@ -242,11 +232,9 @@ class _Column:
         self._file.close()
 
     def _write_header(self) -> int:
-        shape = (self.length, *self.tail)
-        descr = npy.dtype_to_descr(self.dtype)
-        npy.write_array_header_1_0(
-            self._file, {"descr": descr, "fortran_order": False, "shape": shape}
-        )
+        descr, shape = npy.dtype_to_descr(self.dtype), (self.length, *self.tail)
+        header = {"descr": descr, "fortran_order": False, "shape": shape}
+        npy.write_array_header_1_0(self._file, header)
         return self._file.tell()
 
 

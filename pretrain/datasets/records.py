@@ -24,8 +24,6 @@ class Flag(enum.IntFlag):
     PROPOSAL = 64  # computed, not drawn by a person
 
 
-FLAG_NAMES = tuple(flag.name.lower() for flag in Flag if flag.name is not None)
-
 OnDrop = Callable[[str, str, str], None]
 """Told of every single thing left out: reason, file name of the image, what it is."""
 
@@ -53,55 +51,21 @@ class Record:
     flags: NDArray[np.uint8] | None = None
 
 
-@dataclass(frozen=True)
-class ReadReport:
-    """All images of a source, and what was left out of it.
+@dataclass
+class Stream:
+    """A source being read: its records can be taken once; the rest is complete after the last.
 
     Attributes:
         annotations: the source file.
         images: the folder of the images.
+        records: one per image, in the order of the source.
         categories: names, by label.
         category_ids: the source's numbers of the categories, by label.
-        records: one per image, in the order of the source.
         dropped: how many boxes were left out, by reason; every reason the reader knows is there.
         clipped: how many boxes reached over the border by no more than the tolerance.
         source_size: bytes of the source file.
         source_mtime_ns: its time of change.
         source_sha256: of its content.
-    """
-
-    annotations: Path
-    images: Path
-    categories: tuple[str, ...]
-    category_ids: tuple[int, ...]
-    records: list[Record]
-    dropped: dict[str, int]
-    clipped: int
-    source_size: int
-    source_mtime_ns: int
-    source_sha256: str
-
-    @property
-    def box_count(self) -> int:
-        """Boxes kept."""
-        return sum(len(record.boxes) for record in self.records)
-
-    def summary(self) -> str:
-        """One line for people."""
-        left_out = ", ".join(f"{count} {reason}" for reason, count in self.dropped.items())
-        return (
-            f"{self.annotations}: {len(self.records)} images, {self.box_count} boxes, "
-            f"{len(self.categories)} categories; left out: {left_out}; clipped: {self.clipped}"
-        )
-
-
-@dataclass
-class Stream:
-    """A source being read: its records can be taken once; the rest is complete after the last.
-
-    Attributes are those of ``ReadReport``, and:
-
-    Attributes:
         on_drop: if set before the records are taken, told of all that is left out as faulty
             (what a filter leaves out is only counted).
     """
@@ -124,6 +88,11 @@ class Stream:
         if self.on_drop is not None:
             self.on_drop(reason, file_name, what)
 
+    def number_categories(self, names: Iterable[str]) -> None:
+        """Set the categories of a source that has no numbers of its own: they count from 1."""
+        self.categories = tuple(names)
+        self.category_ids = tuple(range(1, len(self.categories) + 1))
+
     def stamp(self, stat: os.stat_result, sha256: str) -> None:
         """Note which state of the source was read."""
         self.source_size, self.source_mtime_ns = stat.st_size, stat.st_mtime_ns
@@ -131,16 +100,17 @@ class Stream:
 
     def read(self) -> ReadReport:
         """Take all records at once."""
-        records = list(self.records)
-        return ReadReport(
-            self.annotations,
-            self.images,
-            self.categories,
-            self.category_ids,
-            records,
-            self.dropped,
-            self.clipped,
-            self.source_size,
-            self.source_mtime_ns,
-            self.source_sha256,
-        )
+        records = list(self.records)  # the rest is complete after this
+        return ReadReport(**{**vars(self), "records": records})
+
+
+@dataclass
+class ReadReport(Stream):
+    """A source that has been read."""
+
+    records: list[Record] = field(default_factory=list)
+
+    @property
+    def box_count(self) -> int:
+        """Boxes kept."""
+        return sum(len(record.boxes) for record in self.records)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
@@ -11,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pretrain.core.errors import InputError
-from pretrain.datasets.records import Flag
+from pretrain.datasets.records import Flag, Record, Stream
 
 OnBad = Literal["error", "drop"]
 FlagName = Literal["group", "depiction", "occluded", "truncated", "difficult", "inside", "proposal"]
@@ -54,14 +55,12 @@ class Options:
 
 
 DEFAULT = Options()
+NO_BOXES = np.empty((0, 4), np.float32)
 
 
 def flag_bits(names: tuple[FlagName, ...]) -> int:
     """The union of the named flags."""
-    bits = Flag(0)
-    for name in names:
-        bits |= Flag[name.upper()]
-    return int(bits)
+    return sum(Flag[name.upper()] for name in set(names))
 
 
 @dataclass(frozen=True)
@@ -98,10 +97,10 @@ def judge(corners: NDArray[np.float64], sizes: NDArray[np.int64]) -> BoxCheck:
         clipped = np.clip(corners, 0, np.concatenate([limits, limits], 1))
         boxes = clipped.astype(np.float32)
         finite = _all(np.isfinite(corners))
-        outside = finite & _any(np.abs(clipped - corners) > TOLERANCE)
+        outside = finite & ~_all(np.abs(clipped - corners) <= TOLERANCE)
         # Judged in float32, as stored, so that no box loses its area on the way.
         area = _all(boxes[:, 2:] > boxes[:, :2]) & _all(corners[:, 2:] > corners[:, :2])
-        moved = _any(clipped != corners)
+        moved = ~_all(clipped == corners)
     return BoxCheck(boxes, outside, ~outside & ~(finite & area), moved)
 
 
@@ -110,9 +109,39 @@ def _all(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return found
 
 
-def _any(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    found: NDArray[np.bool_] = np.logical_or.reduce(mask, axis=1)
-    return found
+def checked_record(
+    source: Stream,
+    options: Options,
+    record: Record,
+    corners: NDArray[np.float64],
+    *,
+    at: str,
+    describe: Callable[[int], str],
+) -> Record:
+    """The record with its good boxes; those left out are counted.
+
+    Args:
+        source: counts.
+        options: of all readers.
+        record: with labels and flags for all boxes, but without the boxes.
+        corners: (n, 4), x1 y1 x2 y2, px.
+        at: where the boxes stand, for messages.
+        describe: a box by its number, for messages.
+
+    Raises:
+        InputError: a box is at fault and none may be left out.
+    """
+    judged = judge(corners, np.array([record.width, record.height], np.int64))
+    for reason, bad in ((DEGENERATE, judged.degenerate), (OUTSIDE, judged.outside)):
+        for what in map(describe, np.flatnonzero(bad).tolist()):
+            if options.on_bad_box == "error":
+                raise InputError(f"{at}: box {reason}: {what}; {DROP_BOXES}")
+            source.drop(reason, record.file_name, what)
+    good = judged.good
+    source.clipped += int(judged.moved[good].sum())
+    assert record.flags is not None, "the readers that call this know flags"
+    labels, flags = record.labels[good], record.flags[good]
+    return replace(record, boxes=judged.boxes[good], labels=labels, flags=flags)
 
 
 def is_inside(name: Any) -> bool:

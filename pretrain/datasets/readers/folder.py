@@ -12,14 +12,13 @@ import numpy as np
 
 from pretrain.core.errors import InputError
 from pretrain.datasets.headers import ImageSize, SizeReader
-from pretrain.datasets.readers.common import DEFAULT, UNREADABLE, Options, need_folder
+from pretrain.datasets.readers.common import DEFAULT, NO_BOXES, UNREADABLE, Options, need_folder
 from pretrain.datasets.records import Record, Stream
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 BATCH = 2048
 """Images whose headers are read together."""
 
-_NO_BOXES = np.empty((0, 4), np.float32)
 _NO_LABELS = np.empty(0, np.int32)
 
 
@@ -120,7 +119,7 @@ def _records(
                     _drop(source, options, name, found.reason)
                     continue
                 digest.update(f"{name}\t{found.width}\t{found.height}\n".encode())
-                boxes, chosen = _NO_BOXES, _NO_LABELS
+                boxes, chosen = NO_BOXES, _NO_LABELS
                 if class_folders:
                     label = labels.setdefault(_class_of(source.images, name), len(labels))
                     boxes = np.array([[0, 0, found.width, found.height]], np.float32)
@@ -132,8 +131,7 @@ def _records(
         raise InputError(f"{source.images}: no images in it ({suffixes}); check data.images")
     source.source_size, source.source_mtime_ns = size, changed
     source.source_sha256 = digest.hexdigest()
-    source.categories = tuple(labels)
-    source.category_ids = tuple(range(1, len(labels) + 1))
+    source.number_categories(labels)
 
 
 def _class_of(images: Path, name: str) -> str:

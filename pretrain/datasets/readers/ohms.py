@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from pretrain.core.errors import InputError
+from pretrain.core.files import sha256
 from pretrain.datasets.readers import relative
-from pretrain.datasets.readers.common import DEFAULT, Options
 from pretrain.datasets.readers.openimages import FLAG_COLUMNS
 from pretrain.datasets.readers.plain_pickle import load_dictionary, plain
 from pretrain.datasets.readers.relative import Classes, Rows
-from pretrain.datasets.records import Record, Stream
+from pretrain.datasets.records import Stream
 
 COLUMNS = (
     *("ImageID", "Source", "LabelName", "Confidence", "XMin", "XMax", "YMin", "YMax"),
@@ -25,44 +25,21 @@ NAME, X1, X2, Y1, Y2 = (COLUMNS.index(c) for c in ("LabelName", "XMin", "XMax", 
 FLAGS = [(COLUMNS.index(name), int(flag)) for name, flag in FLAG_COLUMNS.items()]
 
 
-def stream(
-    annotations: Path,
-    images: Path,
-    options: Options = DEFAULT,
-    *,
-    classes: Path | None = None,
-    split: Path | None = None,
-    cache: Path | None = None,
-) -> Stream:
-    """Read ``images_selected_with_all_features.npy``, without executing what it holds.
-
-    Args:
-        annotations: the dictionary {ImageID: {"data": [row, ...]}}.
-        images: folder of the images (see ``openimages.stream``).
-        options: of all readers; the official loader filters no box, so ``leave_out=()`` is it.
-        classes: class descriptions, for names.
-        split: the dictionary of the images to use, ``images_selected_new.npy`` or the test one;
-            None: all of ``annotations``.
-        cache: database of sizes.
-    """
-    source = Stream(annotations, images)
-    source.records = _records(source, options, classes, split, cache)
-    return source
-
-
-def _records(
-    source: Stream, options: Options, classes: Path | None, split: Path | None, cache: Path | None
-) -> Iterator[Record]:
+def _read(source: Stream, classes: Classes, split: Path | None) -> Iterator[Rows]:
     file = source.annotations
-    labels = Classes(classes)
     content = load_dictionary(file, "data.annotations")
-    with file.open("rb") as opened:
-        sha256 = hashlib.file_digest(opened, "sha256").hexdigest()
     chosen = content if split is None else load_dictionary(split, "data.split")
-    images = (_rows(file, image, content.get(image), labels) for image in chosen)
-    folders = relative.subfolders(source.images)
-    yield from relative.records(source, images, folders, labels, options=options, cache=cache)
-    source.stamp(file.stat(), sha256)
+    yield from (_rows(file, image, content.get(image), classes) for image in chosen)
+    source.stamp(file.stat(), sha256(file))
+
+
+stream = functools.partial(relative.stream, _read)
+"""Read ``images_selected_with_all_features.npy``: see ``relative.stream``.
+
+The file holds a dictionary {ImageID: {"data": [row, ...]}}; nothing in it is executed. ``split`` is
+the dictionary of the images to use, ``images_selected_new.npy`` or the test one. The official
+loader filters no box, so ``leave_out=()`` is it.
+"""
 
 
 def _rows(file: Path, image: Any, entry: Any, classes: Classes) -> Rows:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import csv
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 
 from pretrain.core.errors import InputError
 from pretrain.datasets.readers import relative
-from pretrain.datasets.readers.common import DEFAULT, Options, shown
+from pretrain.datasets.readers.common import shown
 from pretrain.datasets.readers.hashed_file import HashedFile
 from pretrain.datasets.readers.relative import Classes, Rows
-from pretrain.datasets.records import Flag, Record, Stream
+from pretrain.datasets.records import Flag, Stream
 
 NEEDED = ("ImageID", "LabelName", "XMin", "XMax", "YMin", "YMax")
 Box = tuple[float, float, float, float]
@@ -27,35 +28,6 @@ FLAG_COLUMNS = {
 """Optional columns; 1 sets the flag, 0 and -1 (unknown) do not."""
 
 
-def stream(
-    annotations: Path,
-    images: Path,
-    options: Options = DEFAULT,
-    *,
-    classes: Path | None = None,
-    split: Path | None = None,
-    cache: Path | None = None,
-) -> Stream:
-    """Read a file such as ``oidv6-train-annotations-bbox.csv``.
-
-    Boxes are shares of the image; its size is taken from its header. An image lies in ``images``
-    itself or in one of its subfolders (``train``, ``train_0``), as ImageID.jpg. Images without a
-    box are not in the file and so not in the records.
-
-    Args:
-        annotations: the CSV; the lines of an image stand together, as in the releases.
-        images: folder of the images.
-        options: of all readers.
-        classes: ``class-descriptions-boxable.csv`` of any version, for names and for labels that
-            are the same in all splits; None: LabelNames in the order they appear.
-        split: a text file of ImageIDs, one a line, to read only these.
-        cache: database of sizes (``headers.SizeReader``).
-    """
-    source = Stream(annotations, images)
-    source.records = _records(source, options, classes, split, cache)
-    return source
-
-
 def read_ids(file: Path) -> set[str]:
     """The ImageIDs of a text file, one a line; empty lines and lines after # do not count.
 
@@ -69,16 +41,19 @@ def read_ids(file: Path) -> set[str]:
     return ids
 
 
-def _records(
-    source: Stream, options: Options, classes: Path | None, split: Path | None, cache: Path | None
-) -> Iterator[Record]:
-    labels = Classes(classes)
+def _read(source: Stream, classes: Classes, split: Path | None) -> Iterator[Rows]:
     ids = None if split is None else read_ids(split)
     file = HashedFile(source.annotations, "data.annotations")
-    images = _grouped(file, labels, ids)
-    folders = relative.subfolders(source.images)
-    yield from relative.records(source, images, folders, labels, options=options, cache=cache)
+    yield from _grouped(file, classes, ids)
     source.stamp(file.stat, file.sha256)
+
+
+stream = functools.partial(relative.stream, _read)
+"""Read a file such as ``oidv6-train-annotations-bbox.csv``: see ``relative.stream``.
+
+The lines of an image stand together, as in the releases. Images without a box are not in the file
+and so not in the records. ``split`` is a text file of ImageIDs, one a line.
+"""
 
 
 def _grouped(file: HashedFile, classes: Classes, ids: set[str] | None) -> Iterator[Rows]:

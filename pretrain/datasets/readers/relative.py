@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,15 +13,16 @@ import numpy as np
 from pretrain.core.errors import InputError
 from pretrain.datasets.headers import ImageSize, SizeReader
 from pretrain.datasets.readers.common import (
+    DEFAULT,
     DEGENERATE,
-    DROP_BOXES,
     DROP_IMAGES,
     MISSING,
+    NO_BOXES,
     OUTSIDE,
     UNREADABLE,
     Options,
+    checked_record,
     flag_bits,
-    judge,
     need_folder,
     numbers,
     shown,
@@ -88,31 +89,51 @@ class Classes:
         return self.labels[name]
 
 
-def records(
-    source: Stream,
-    images: Iterable[Rows],
-    folders: Sequence[str],
-    classes: Classes,
+def stream(
+    read: Callable[[Stream, Classes, Path | None], Iterator[Rows]],
+    annotations: Path,
+    images: Path,
+    options: Options = DEFAULT,
     *,
-    options: Options,
-    cache: Path | None,
-) -> Iterator[Record]:
-    """Records in the order of ``images``, sized by the headers of the files.
+    classes: Path | None = None,
+    split: Path | None = None,
+    cache: Path | None = None,
+) -> Stream:
+    """Boxes of images that are sized by the headers of their files.
+
+    An image lies in ``images`` itself or in one of its subfolders (``train``, ``train_0``), as
+    ImageID.jpg.
 
     Args:
-        source: for the counts of what is left out.
-        images: by the annotations.
-        folders: below the image folder, in which an image may lie.
-        classes: to be put into the source in the end.
+        read: of the format: gives the boxes image by image, and stamps the stream in the end.
+        annotations: the file of the boxes.
+        images: folder of the images.
         options: of all readers.
-        cache: database of sizes.
+        classes: ``class-descriptions-boxable.csv`` of any version, for names and for labels that
+            are the same in all splits; None: LabelNames in the order they appear.
+        split: a file that names the images to read; None: all.
+        cache: database of sizes (``headers.SizeReader``).
     """
-    need_folder(source.images, "data.images")
+    source = Stream(annotations, images)
+
+    def records() -> Iterator[Record]:
+        known = Classes(classes)
+        yield from _records(source, read(source, known, split), options, cache)
+        source.number_categories(known.names)
+
+    source.records = records()
+    return source
+
+
+def _records(
+    source: Stream, images: Iterator[Rows], options: Options, cache: Path | None
+) -> Iterator[Record]:
+    folders = _subfolders(source.images)
     source.dropped.update(dict.fromkeys(options.leave_out, 0))
     source.dropped.update({DEGENERATE: 0, OUTSIDE: 0})
     row = 0
     with SizeReader(source.images, cache) as reader:
-        for batch in _batches(images):
+        while batch := list(itertools.islice(images, BATCH)):
             names = [_candidates(rows.image, folders) for rows in batch]
             for rows, found in zip(batch, reader.sizes(names), strict=True):
                 if isinstance(found, ImageSize):
@@ -132,14 +153,6 @@ def records(
         raise InputError(
             f"{source.annotations}: none of its images is in {source.images}; check data.images"
         )
-    source.categories = tuple(classes.names)
-    source.category_ids = tuple(range(1, len(classes.names) + 1))
-
-
-def _batches(images: Iterable[Rows]) -> Iterator[list[Rows]]:
-    iterator = iter(images)
-    while batch := list(itertools.islice(iterator, BATCH)):
-        yield batch
 
 
 def _candidates(image: str, folders: Sequence[str]) -> list[str]:
@@ -151,7 +164,7 @@ def _candidates(image: str, folders: Sequence[str]) -> list[str]:
     return [f"{folder}/{image}.jpg" if folder else f"{image}.jpg" for folder in [*first, *others]]
 
 
-def subfolders(folder: Path) -> list[str]:
+def _subfolders(folder: Path) -> list[str]:
     """The folder itself, as "", and its subfolders: the splits, or the parts of one."""
     need_folder(folder, "data.images")
     below = sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
@@ -169,20 +182,11 @@ def _record(source: Stream, rows: Rows, found: ImageSize, options: Options, row:
             stays = (flags & np.uint8(flag_bits((name,)))) == 0
             source.dropped[name] += int((~stays).sum())
             flags, labels, shares = flags[stays], labels[stays], shares[stays]
-    size = np.array([found.width, found.height], np.int64)
-    judged = judge(shares * np.concatenate([size, size]), size)
-    good = judged.good
-    if not good.all():
-        for reason, bad in ((DEGENERATE, judged.degenerate), (OUTSIDE, judged.outside)):
-            for box in shares[bad]:
-                what = f"shares x1 y1 x2 y2 {numbers(box)}"
-                if options.on_bad_box == "error":
-                    raise InputError(
-                        f"{source.annotations}: image {shown(rows.image)}: box {reason}: {what}; "
-                        f"{DROP_BOXES}"
-                    )
-                source.drop(reason, found.name, what)
-    source.clipped += int(judged.moved[good].sum())
-    return Record(
-        found.name, found.width, found.height, judged.boxes[good], labels[good], row, flags[good]
+    return checked_record(
+        source,
+        options,
+        Record(found.name, found.width, found.height, NO_BOXES, labels, row, flags),
+        shares * np.array([found.width, found.height, found.width, found.height]),
+        at=f"{source.annotations}: image {shown(rows.image)}",
+        describe=lambda n: f"shares x1 y1 x2 y2 {numbers(shares[n])}",
     )

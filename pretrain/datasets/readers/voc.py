@@ -15,15 +15,15 @@ from pretrain.datasets.headers import header_size
 from pretrain.datasets.readers.common import (
     DEFAULT,
     DEGENERATE,
-    DROP_BOXES,
     DROP_IMAGES,
     MISSING,
+    NO_BOXES,
     OUTSIDE,
     UNREADABLE,
     Options,
+    checked_record,
     flag_bits,
     is_inside,
-    judge,
     listing,
     numbers,
     shown,
@@ -38,11 +38,7 @@ CLASSES = (
 )
 """Of VOC 2007 to 2012; others are added as they appear."""
 
-FLAG_TAGS = {
-    "difficult": Flag.DIFFICULT,
-    "truncated": Flag.TRUNCATED,
-    "occluded": Flag.OCCLUDED,
-}
+FLAG_TAGS = ("difficult", "truncated", "occluded")
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 NO_XML = "annotation files missing"
 
@@ -144,8 +140,7 @@ def _records(source: Stream, split: str, options: Options) -> Iterator[Record]:
     if row == 0:
         raise InputError(f"{parts[0].file}: none of its images is there; check data.split")
     source.source_sha256 = digest.hexdigest()
-    source.categories = tuple(labels)
-    source.category_ids = tuple(range(1, len(labels) + 1))
+    source.number_categories(labels)
 
 
 def _read_list(part: ImageList, digest: hashlib._Hash) -> list[str]:
@@ -190,7 +185,7 @@ def _record(
     chosen, corners, flags = [], [], []
     for number, item in enumerate(tree.findall("object"), start=1):
         at = f"{xml}: object {number}"
-        bits = sum(int(flag) for tag, flag in FLAG_TAGS.items() if _is_set(item, tag))
+        bits = sum(int(Flag[tag.upper()]) for tag in FLAG_TAGS if _is_set(item, tag))
         if bits & options.unwanted:
             first = next(name for name in options.leave_out if flag_bits((name,)) & bits)
             source.dropped[first] += 1
@@ -202,23 +197,14 @@ def _record(
         corners.append(_corners(item, at))
         flags.append(bits)
     boxes = np.array(corners, np.float64).reshape(-1, 4)
-    judged = judge(boxes, np.array([width, height], np.int64))
-    for reason, bad in ((DEGENERATE, judged.degenerate), (OUTSIDE, judged.outside)):
-        for box in boxes[bad]:
-            what = f"x1 y1 x2 y2 {numbers(box)} in {width}x{height} px"
-            if options.on_bad_box == "error":
-                raise InputError(f"{xml}: box {reason}: {what}; {DROP_BOXES}")
-            source.drop(reason, file_name, what)
-    good = judged.good
-    source.clipped += int(judged.moved[good].sum())
-    return Record(
-        file_name,
-        width,
-        height,
-        judged.boxes[good],
-        np.array(chosen, np.int32)[good],
-        row,
-        np.array(flags, np.uint8)[good],
+    known = np.array(chosen, np.int32), row, np.array(flags, np.uint8)
+    return checked_record(
+        source,
+        options,
+        Record(file_name, width, height, NO_BOXES, *known),
+        boxes,
+        at=str(xml),
+        describe=lambda n: f"x1 y1 x2 y2 {numbers(boxes[n])} in {width}x{height} px",
     )
 
 
