@@ -73,8 +73,8 @@ def moving_point(
 ) -> Tensor:
     """The ball points (N, D) of tangent vectors (N, D), with gradients to the vectors and to c.
 
-    Arguments as in :func:`pretrain.geometry.poincare.to_ball`. The two gradients come on roads
-    of their own, because the Riemannian factor belongs to the point as a place in the ball,
+    Arguments as in :func:`pretrain.geometry.poincare.to_ball`. The two gradients are computed
+    apart, because the Riemannian factor belongs to the point as a place in the ball,
     while c is an ordinary number: scaled, its gradient would no longer be that of the loss.
     """
     x = poincare.to_ball(tangent, c.detach(), clip=clip, riemannian=riemannian)

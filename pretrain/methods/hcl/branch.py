@@ -1,9 +1,9 @@
 """The HCL branch (Ge et al., arXiv 2212.00653): scene and object in the Poincaré ball.
 
-It joins any method with a momentum encoder: the scene crop asks, the object crop inside it
-answers, past objects are the negatives, and distance replaces the cosine. The projection head is
-shared with the method; its raw output is mapped into the ball. What else the settings allow is
-for ablations: ``settings.py`` lists it, ``distances.py`` has the distances.
+It joins any method with a momentum encoder: the scene crop is the query, the object crop
+inside it the key, past objects are the negatives, and distance replaces the cosine. The projection
+head is shared with the method; its raw output is mapped into the ball. What else the settings
+allow is for ablations: ``settings.py`` lists it, ``distances.py`` has the distances.
 
 The curvature may be learned. Its parameter is log c: c is positive whatever the optimizer does,
 and a step changes c by a factor, so that one learning rate serves 0.05 and 5 alike (the slope of

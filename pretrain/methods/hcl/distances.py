@@ -1,7 +1,7 @@
 """Where the HCL branch compares its crops: the ball, flat space, or the sphere.
 
-A *raw* projection is what an encoder gives. A space makes a *point* of it, with gradient, where it
-asks; where it answers, a *key*, constant, which is what a queue holds.
+A *raw* projection is what an encoder gives. A space makes a *point* of a query, with gradient,
+and a *key* of a key crop: constant, and what a queue holds.
 """
 
 from __future__ import annotations

@@ -232,12 +232,12 @@ def test_hcl__losses_gradients_and_queues_of_one_step(
     queues = {"queue_c": base.queue_2, "queue_p": base.queue_1, "queue_hyp_p": method.queue}
     for name, queue in queues.items():
         queue.rows = golden[name].T.to(dtype)
-    asking = {name: golden[name].to(dtype).requires_grad_() for name in QUERIES}
+    queries = {name: golden[name].to(dtype).requires_grad_() for name in QUERIES}
     none = torch.zeros(8, 128, dtype=dtype)
     views = {
-        "view_1": torch.cat([asking["q_euc_p"], golden["k_euc_p"].to(dtype)], 1),
-        "view_2": torch.cat([asking["q_euc_c"], golden["k_euc_c"].to(dtype)], 1),
-        "scene": torch.cat([asking["q_hyp_c"], none], 1),
+        "view_1": torch.cat([queries["q_euc_p"], golden["k_euc_p"].to(dtype)], 1),
+        "view_2": torch.cat([queries["q_euc_c"], golden["k_euc_c"].to(dtype)], 1),
+        "scene": torch.cat([queries["q_hyp_c"], none], 1),
         "object": torch.cat([none, golden["k_hyp_p"].to(dtype)], 1),
     }
     losses, _ = method(views)
@@ -246,7 +246,7 @@ def test_hcl__losses_gradients_and_queues_of_one_step(
     close(losses["euclidean"], golden["exact_loss_e"], tolerance)
     close(losses["hyperbolic"] / settings.weight, golden["exact_loss_h"], tolerance)
     close(total, golden["exact_loss_total"], tolerance)
-    for name, query in asking.items():
+    for name, query in queries.items():
         assert query.grad is not None
         if riemannian:
             expected = golden[f"exact_grad_total_{name}"]

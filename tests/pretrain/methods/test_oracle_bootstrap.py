@@ -93,10 +93,10 @@ def losses_and_gradients(
     encoding = part(online, "encoder.")
     for term, (first, second, weight) in pairs.items():
         predicting = part(online, f"predictor.{term}.")
-        for asking, answering in ((first, second), (second, first)):
-            z, of_encoder = encoder(views[asking], encoding)
+        for one, other in ((first, second), (second, first)):
+            z, of_encoder = encoder(views[one], encoding)
             prediction, of_predictor = head(z, predicting)
-            goal, _ = encoder(views[answering], target)
+            goal, _ = encoder(views[other], target)
             loss, g = regression(prediction, goal)
             losses[term] += weight * loss
             g, found = head_backward(weight * g, predicting, of_predictor)

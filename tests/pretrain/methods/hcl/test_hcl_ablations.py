@@ -88,10 +88,10 @@ def reference(distance: str, query: Tensor, key: Tensor, negatives: Tensor) -> T
 def test_distance(distance: str, query: str) -> None:
     method = branch(distance=distance, query=query)
     negatives, given = filled(method), views()
-    answering = "object" if query == "scene" else "scene"
+    key_crop = "object" if query == "scene" else "scene"
     losses, metrics = method(given)
-    asked, key = halves(given[query])[0], halves(given[answering])[1]
-    torch.testing.assert_close(losses["hyperbolic"], reference(distance, asked, key, negatives))
+    anchor, key = halves(given[query])[0], halves(given[key_crop])[1]
+    torch.testing.assert_close(losses["hyperbolic"], reference(distance, anchor, key, negatives))
     assert ("curvature" in metrics) == (distance == "hyperbolic")
     assert (method.curvature is None) == (distance != "hyperbolic")
     if distance != "hyperbolic":
@@ -99,7 +99,7 @@ def test_distance(distance: str, query: str) -> None:
         for name in ("scene", "object"):
             expected_norm = halves(given[name])[0].norm(dim=1).mean()
             torch.testing.assert_close(logged[f"norm/{name}"], expected_norm)
-        torch.testing.assert_close(logged["hyperbolic/query/distance"], asked.norm(dim=1).mean())
+        torch.testing.assert_close(logged["hyperbolic/query/distance"], anchor.norm(dim=1).mean())
         torch.testing.assert_close(logged["hyperbolic/key/distance"], key.norm(dim=1).mean())
     method.end_step()
     assert method.queue is not None
@@ -170,9 +170,9 @@ def test_decouple__leaves_the_loss_and_cuts_the_gradient(distance: str, through:
         method = branch(distance=distance, decouple=kind)
         filled(method)
         given = views()
-        asked = given["scene"].requires_grad_()
+        scene = given["scene"].requires_grad_()
         loss = method(given)[0]["hyperbolic"]
-        found[kind] = loss, torch.autograd.grad(loss, asked)[0][:, :DIM]
+        found[kind] = loss, torch.autograd.grad(loss, scene)[0][:, :DIM]
     torch.testing.assert_close(found[through][0], found["none"][0])
     outward = F.normalize(halves(views()["scene"])[0], dim=1)
     whole = found["none"][1]

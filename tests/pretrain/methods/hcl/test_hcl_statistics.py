@@ -76,8 +76,8 @@ def test_equal_crops__no_gap_with_and_without_lag(
     for name in ("norm/q50", "norm/histogram", "projected"):
         assert torch.equal(stats[f"ball/object/{name}"], stats[f"ball/scene/{name}"])
     # The lag itself stands under a name of its own.
-    asked, answered = stats["hyperbolic/query/distance"], stats["hyperbolic/key/distance"]
-    assert (asked > 1.5 * answered) == lag
+    query, key = stats["hyperbolic/query/distance"], stats["hyperbolic/key/distance"]
+    assert (query > 1.5 * key) == lag
 
 
 @every_method

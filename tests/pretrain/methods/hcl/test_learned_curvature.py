@@ -88,8 +88,8 @@ def test_query_gradient_and_loss__are_those_of_the_fixed_ball() -> None:
     for method in (fixed, learned):
         given = {name: view.float().requires_grad_() for name, view in views(2.0).items()}
         loss = method(given)[0]["hyperbolic"]
-        asking = given["scene"]
-        found.append((loss, torch.autograd.grad(loss, asking)[0]))
+        scene = given["scene"]
+        found.append((loss, torch.autograd.grad(loss, scene)[0]))
     torch.testing.assert_close(found[1][0], found[0][0], rtol=1e-5, atol=0)
     torch.testing.assert_close(found[1][1], found[0][1], rtol=1e-4, atol=1e-7)
 
