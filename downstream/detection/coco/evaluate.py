@@ -94,14 +94,6 @@ def _mean(part: Precision) -> float:
     return 100.0 * float(valid.mean()) if valid.size else math.nan
 
 
-def average_precision(
-    truth: Truth, detections: Sequence[Detection], kind: str
-) -> tuple[dict[str, float], dict[str, float]]:
-    """``evaluate`` of one kind: metrics and AP by category."""
-    scores = evaluate(truth, detections, (kind,))[kind]
-    return scores.metrics, scores.by_category
-
-
 def collect(
     outputs: Iterable[Any], inputs: Iterable[Any], category_ids: Sequence[int]
 ) -> list[Detection]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from downstream.detection.coco.coco_results import Detection
-from downstream.detection.coco.evaluate import average_precision
+from downstream.detection.coco.evaluate import evaluate
 from downstream.detection.coco.lvis import LvisSet, lvis_average_precision
 from downstream.detection.coco.sets import CocoSet
 from downstream.detection.coco.voc_metric import voc_average_precision
@@ -43,7 +43,8 @@ def measure(
         elif isinstance(val, LvisSet):
             found, single = lvis_average_precision(truth, detections, kind)
         else:
-            found, single = average_precision(truth, detections, kind)
+            scores = evaluate(truth, detections, (kind,))[kind]
+            found, single = scores.metrics, scores.by_category
         metrics |= {f"{kind}/{name}": value for name, value in found.items()}
         by_category[kind] = single
     return metrics, by_category

@@ -2,32 +2,46 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import logging
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
+
+from detectron2.modeling import build_model
+from detectron2.utils import comm
+from detectron2.utils.env import seed_all_rng
+from torch import nn
 
 from downstream.detection.coco.sets import CocoSet, registered
-from downstream.detection.model import compat
+from downstream.detection.coco.transfer_sets import read_labeled, read_set, resolve
+from downstream.detection.model import compat, heads, timm_backbone
 from downstream.detection.model.config import TRAIN, VAL, adapt, as_yaml, digest, load_config
+from downstream.detection.model.protocol_check import check_form, claimed, warnings
 from downstream.detection.options import Options
+from downstream.detection.run.checkpoints import TrainedDetector, last_checkpoint, read_trained
+from downstream.detection.run.inference import Say, evaluate_detector
 from downstream.detection.run.launch import agreed
+from downstream.detection.run.record import Job, Outcome, rounded, write_outcome, write_truth
+from downstream.detection.run.result_folder import (
+    CONFIG,
+    LABELS,
+    check_room,
+    finished,
+    make_room,
+    trim_curve,
+)
+from downstream.detection.run.trainer import Trainer
+from downstream.detection.weights.backbone import Backbone, read_backbone
+from downstream.detection.weights.detector import check_config, check_forward, load_backbone
 from downstream.results.result import FILE_NAME, Result, read_result
 from pretrain.core.errors import InputError
 from pretrain.core.files import remove_unfinished, write_text
 from pretrain.distributed import World
 from pretrain.processes import held
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from downstream.detection.run.checkpoints import TrainedDetector
-    from downstream.detection.run.record import Job, Outcome
-    from downstream.detection.run.trainer import Trainer
-    from downstream.detection.weights.backbone import Backbone
 
 T = TypeVar("T")
 
@@ -48,11 +62,7 @@ def detect(options: Options, world: World) -> Result | None:
 
 
 def _detect(options: Options, world: World) -> Result | None:
-    compat.require()
-    from downstream.detection.run.record import write_outcome, write_truth
-    from downstream.detection.run.result_folder import check_room, finished
-
-    say = _say if world.is_main else _silence
+    say: Say = functools.partial(print, flush=True) if world.is_main else lambda _: None
     job, notes, labels = _prepare(options, world)
     found = None if options.fresh else agreed(lambda: finished(options.output, job.fingerprint))
     if found is not None:
@@ -81,14 +91,6 @@ def _detect(options: Options, world: World) -> Result | None:
 
 def _prepare(options: Options, world: World) -> tuple[Job, list[str], str | None]:
     """The job, remarks on it, and the annotations of a labeled part that are to be written."""
-    version = compat.require()
-    from downstream.detection.coco.transfer_sets import read_set, resolve
-    from downstream.detection.model import heads, timm_backbone
-    from downstream.detection.model.protocol_check import check_form, claimed, warnings
-    from downstream.detection.run.checkpoints import read_trained
-    from downstream.detection.run.record import Job
-    from downstream.detection.weights.detector import check_config
-
     heads.register()
     timm_backbone.register()
     config = load_config(options.config, options.overrides)
@@ -106,7 +108,7 @@ def _prepare(options: Options, world: World) -> tuple[Job, list[str], str | None
     notes += adapt(config, train, val, options.output, world.size)
     name = options.name or _name(weights, trained)
     sources = [part.sha256 if part else "" for part in (weights, trained, train, val)]
-    fingerprint = _fingerprint(name, digest(config), form, *sources)
+    fingerprint = hashlib.sha256("\n".join([name, digest(config), form, *sources]).encode())
     job = Job(
         options=options,
         config=config,
@@ -117,15 +119,13 @@ def _prepare(options: Options, world: World) -> tuple[Job, list[str], str | None
         trained=trained,
         name=name,
         world=world.size,
-        version=version,
-        fingerprint=fingerprint,
+        version=compat.require(),
+        fingerprint=fingerprint.hexdigest(),
     )
     return job, notes, labels
 
 
 def _backbone(options: Options, config: Any) -> Backbone | None:
-    from downstream.detection.weights.backbone import read_backbone
-
     given = options.weights or config.MODEL.WEIGHTS
     if "://" in str(given):
         raise InputError(f"{given}: nothing is downloaded; give a file to --weights")
@@ -135,9 +135,6 @@ def _backbone(options: Options, config: Any) -> Backbone | None:
 
 
 def _training_set(options: Options, config: Any) -> tuple[CocoSet, str | None, list[str]]:
-    from downstream.detection.coco.transfer_sets import read_labeled, read_set, resolve
-    from downstream.detection.run.result_folder import LABELS
-
     names = tuple(config.DATASETS.TRAIN)
     paths = resolve(options.train, names, "--train")
     wanted = config.HCL.LABELS
@@ -155,8 +152,6 @@ def _training_set(options: Options, config: Any) -> tuple[CocoSet, str | None, l
 
 
 def _open_folder(job: Job, labels: str | None, going_on: bool) -> None:
-    from downstream.detection.run.result_folder import CONFIG, LABELS, make_room
-
     folder = job.options.output
     remove_unfinished(folder)
     if not going_on:
@@ -166,16 +161,8 @@ def _open_folder(job: Job, labels: str | None, going_on: bool) -> None:
         write_text(folder / LABELS, labels)
 
 
-def _training(job: Job, going_on: bool, say: Callable[[str], None]) -> Callable[[], Outcome]:
+def _training(job: Job, going_on: bool, say: Say) -> Callable[[], Outcome]:
     """Build the detector with its weights; the value trains and evaluates it."""
-    from detectron2.utils import comm
-    from detectron2.utils.env import seed_all_rng
-
-    from downstream.detection.run.checkpoints import last_checkpoint
-    from downstream.detection.run.result_folder import trim_curve
-    from downstream.detection.run.trainer import Trainer
-    from downstream.detection.weights.detector import check_forward, load_backbone
-
     config, weights, folder = job.config, job.weights, job.options.output
     seed_all_rng(config.SEED + comm.get_rank())
     trainer = _build(lambda: Trainer(config, job.val, say))
@@ -194,8 +181,6 @@ def _training(job: Job, going_on: bool, say: Callable[[str], None]) -> Callable[
 
 
 def _train(trainer: Trainer) -> Outcome:
-    from downstream.detection.run.record import Outcome, rounded
-
     start = time.perf_counter()
     try:
         trainer.train()
@@ -215,22 +200,15 @@ def _train(trainer: Trainer) -> Outcome:
     return Outcome(trainer.detections, trainer.metrics, trainer.by_category, seconds)
 
 
-def _evaluation(
-    job: Job, trained: TrainedDetector, say: Callable[[str], None]
-) -> Callable[[], Outcome]:
+def _evaluation(job: Job, trained: TrainedDetector, say: Say) -> Callable[[], Outcome]:
     """Load a trained detector; the value evaluates it."""
-    from detectron2.modeling import build_model
-
     detector = _build(lambda: build_model(job.config))
     count = trained.load(detector)
     say(f"detector: {count} tensors of {trained.path.name} loaded, none left over")
     return lambda: _evaluate(job, detector, say)
 
 
-def _evaluate(job: Job, detector: nn.Module, say: Callable[[str], None]) -> Outcome:
-    from downstream.detection.run.inference import evaluate_detector
-    from downstream.detection.run.record import Outcome, rounded
-
+def _evaluate(job: Job, detector: nn.Module, say: Say) -> Outcome:
     found = evaluate_detector(job.config, detector, job.val, say)
     seconds = {"evaluation": rounded(found.seconds, 2)}
     return Outcome(found.detections, found.metrics, found.by_category, seconds)
@@ -253,16 +231,3 @@ def _name(weights: Backbone | None, trained: TrainedDetector | None) -> str:
         return str(weights.name) if weights else "random"
     beside = trained.path.parent / FILE_NAME
     return read_result(beside).run if beside.is_file() else str(trained.path.parent.name)
-
-
-def _fingerprint(*parts: str) -> str:
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
-
-
-def _say(line: str) -> None:
-    """One line on the console, at once."""
-    print(line, flush=True)
-
-
-def _silence(_line: str) -> None:
-    """The other processes say nothing."""
