@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from toy_detection import Toy
+from toy_detection import Toy, command
 
 import hcl
 from downstream.detection.model.config import load_config
@@ -16,11 +16,6 @@ from downstream.results.result import Result, read_result
 from pretrain.core.errors import InputError
 from pretrain.core.files import sha256
 from pretrain.core.presets import find_config
-
-
-def command(config: Path, toy: Toy, output: Path, *more: str) -> list[str]:
-    data = ["--train", *toy.arguments, "--val", *toy.arguments]
-    return ["detect", str(config), *data, "--output", str(output), *more]
 
 
 def test_end_to_end(

@@ -128,3 +128,9 @@ def write_toy(folder: Path, *, images: int = 8, rle: bool = False, seed: int = 0
     content = {"images": entries, "annotations": annotations, "categories": CATEGORIES}
     path.write_text(json.dumps(content))
     return Toy(path, folder / "images")
+
+
+def command(config: Path, toy: Toy, output: Path, *more: str) -> list[str]:
+    """The words of `hcl detect` on the toy set."""
+    data = ["--train", *toy.arguments, "--val", *toy.arguments]
+    return ["detect", str(config), *data, "--output", str(output), *more]

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from detection_sets import reference
 from toy_detection import SIDE, Toy, mask_util, write_toy
 
-from downstream.detection.coco.evaluate import METRICS, average_precision
+from downstream.detection.coco.evaluate import METRICS, Scores, evaluate
 from downstream.detection.coco.pictures import draw_detections
 from downstream.detection.coco.sets import CocoSet, builtin_paths, read_coco
 from downstream.detection.model.config import adapt, load_config
@@ -116,8 +115,11 @@ def test_polygons_without_area_are_kept_as_such(toy: Toy) -> None:
     found = read_coco(toy.annotations, toy.images)
     (annotation,) = [a for _, a in found.objects() if a["id"] == 5]
     assert annotation["segmentation"] == [[1, 2, 30, 40, 30, 40], [5, 5, 5, 5, 5, 5]]
-    metrics, _ = average_precision(found.ground_truth(), [], "segm")
-    assert metrics["AP"] == 0
+    assert measured(found, [], "segm").metrics["AP"] == 0
+
+
+def measured(found: CocoSet, detections: list[dict[str, Any]], kind: str) -> Scores:
+    return evaluate(found.ground_truth(), detections, (kind,))[kind]
 
 
 def noisy_detections(found: CocoSet, seed: int) -> list[dict[str, Any]]:
@@ -143,30 +145,14 @@ def noisy_detections(found: CocoSet, seed: int) -> list[dict[str, Any]]:
     return detections
 
 
-def reference(truth: dict[str, Any], detections: list[dict[str, Any]], kind: str) -> Any:
-    from pycocotools.coco import COCO
-    from pycocotools.cocoeval import COCOeval
-
-    with contextlib.redirect_stdout(io.StringIO()):
-        ground = COCO()
-        ground.dataset = truth
-        ground.createIndex()
-        drop = "bbox" if kind == "segm" else "segmentation"
-        found = ground.loadRes([{k: v for k, v in d.items() if k != drop} for d in detections])
-        evaluation = COCOeval(ground, found, kind)
-        evaluation.evaluate()
-        evaluation.accumulate()
-        evaluation.summarize()
-    return evaluation
-
-
 @pytest.mark.parametrize("kind", ["bbox", "segm"])
 @pytest.mark.parametrize("seed", range(4))
 def test_average_precision_is_pycocotools(tmp_path: Path, kind: str, seed: int) -> None:
     toy = write_toy(tmp_path / "t", images=8, rle=bool(seed % 2), seed=seed)
     found = read_coco(toy.annotations, toy.images)
     detections = noisy_detections(found, seed)
-    metrics, by_category = average_precision(found.ground_truth(), detections, kind)
+    scores = measured(found, detections, kind)
+    metrics, by_category = scores.metrics, scores.by_category
     evaluation = reference(found.ground_truth(), detections, kind)
     expected = dict(zip(METRICS, evaluation.stats[:6], strict=True))
     assert expected["APl"] == -1
@@ -192,10 +178,11 @@ def test_perfect_detections_and_none(toy_rle: Toy, kind: str) -> None:
         }
         for record, a in found.objects()
     ]
-    metrics, by_category = average_precision(found.ground_truth(), perfect, kind)
-    assert metrics["AP"] == pytest.approx(100)
-    assert by_category == {"box": pytest.approx(100), "disc": pytest.approx(100)}
-    metrics, by_category = average_precision(found.ground_truth(), [], kind)
+    scores = measured(found, perfect, kind)
+    assert scores.metrics["AP"] == pytest.approx(100)
+    assert scores.by_category == {"box": pytest.approx(100), "disc": pytest.approx(100)}
+    scores = measured(found, [], kind)
+    metrics, by_category = scores.metrics, scores.by_category
     assert metrics["AP"] == metrics["AP50"] == metrics["APs"] == 0
     assert "APl" not in metrics
     assert by_category == {"box": 0, "disc": 0}

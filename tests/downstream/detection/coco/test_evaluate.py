@@ -11,31 +11,12 @@ import pytest
 
 pytest.importorskip("pycocotools", reason="needs pycocotools")
 
-from detection_sets import hostile
+from detection_sets import hostile, reference
 
 from downstream.detection.coco import backends
 from downstream.detection.coco.evaluate import METRICS, evaluate
 from downstream.detection.coco.voc_metric import voc_average_precision
 from pretrain.core.errors import InputError
-
-
-def reference(content, detections, kind):
-    """COCO's own evaluation, called as its documentation says."""
-    from pycocotools.coco import COCO
-    from pycocotools.cocoeval import COCOeval
-
-    ground = COCO()
-    ground.dataset = copy.deepcopy(content)
-    for number, entry in enumerate(ground.dataset["annotations"], 1):
-        entry["id"] = number
-    ground.createIndex()
-    drop = "bbox" if kind == "segm" else "segmentation"
-    found = ground.loadRes([{k: v for k, v in d.items() if k != drop} for d in detections])
-    evaluation = COCOeval(ground, found, kind)
-    evaluation.evaluate()
-    evaluation.accumulate()
-    evaluation.summarize()
-    return evaluation
 
 
 @pytest.mark.parametrize("kind", ["bbox", "segm"])

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from toy_detection import Toy
+from toy_detection import Toy, command
 
 import hcl
 from downstream.detection.coco.sets import registered
@@ -25,11 +25,6 @@ from downstream.results.collect import collect
 from downstream.results.result import read_result
 
 ROOT = Path(hcl.__file__).parent
-
-
-def command(config: Path, toy: Toy, output: Path, *more: str) -> list[str]:
-    data = ["--train", *toy.arguments, "--val", *toy.arguments]
-    return ["detect", str(config), *data, "--output", str(output), *more]
 
 
 def test_seeds_in_one_call(

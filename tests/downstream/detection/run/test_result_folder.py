@@ -12,17 +12,12 @@ from typing import Any
 
 import pytest
 import torch
-from toy_detection import Toy
+from toy_detection import Toy, command
 
 import hcl
 
 ROOT = Path(hcl.__file__).parent
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-
-
-def command(config: Path, toy: Toy, output: Path, *more: str) -> list[str]:
-    data = ["--train", *toy.arguments, "--val", *toy.arguments]
-    return ["detect", str(config), *data, "--output", str(output), *more]
 
 
 def content(folder: Path) -> dict[str, bytes]:
