@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
-from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from pretrain.core.arguments import positive, positive_int
-from pretrain.core.command import Command, ConfigKind
-from pretrain.core.exit_status import STOPPED
+from pretrain.core.arguments import add_run, positive, positive_int
+from pretrain.core.command import Command, run_configs
 
 if TYPE_CHECKING:
     from pretrain.config import RunSettings
@@ -28,29 +24,11 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     if arguments.dry_run:
         return _dry_run(settings, arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
 
-    from pretrain import distributed
-    from pretrain.processes import held
-    from pretrain.replay import NonFiniteLossError
-    from pretrain.trainer import Outcome, Trainer
+    from pretrain.loop import train
+    from pretrain.trainer import Trainer
 
-    with (
-        distributed.process_group(settings.train.device) as world,
-        held(Path(settings.output), world, "another run is at work here"),
-    ):
-        command = arguments.command_line
-        try:
-            outcome = Trainer(settings, world, command, fresh=arguments.fresh).fit()
-        except NonFiniteLossError as error:
-            print(f"hcl pretrain: {error}", file=sys.stderr)
-            return 1
-    if outcome is Outcome.STOPPED:
-        print(f"stopped by a signal; continue with the same command ({settings.output})")
-        return STOPPED
-    if world.is_main:
-        print(f"finished: {settings.output}")
-    return 0
+    return train(Trainer, settings, arguments)
 
 
 def _dry_run(settings: RunSettings, arguments: argparse.Namespace) -> int:
@@ -73,14 +51,7 @@ def _dry_run(settings: RunSettings, arguments: argparse.Namespace) -> int:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("config", help="a YAML file, or a preset's name")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="as in optim.lr=0.1")
-    parser.add_argument(
-        "--fresh",
-        action="store_true",
-        help="start over: replace the files of an earlier run of this folder",
-    )
-    parser.add_argument("--print-config", action="store_true", help="print settings and stop")
+    add_run(parser, "optim.lr=0.1")
     dry = parser.add_argument_group("without training")
     dry.add_argument(
         "--dry-run",
@@ -101,24 +72,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     dry.add_argument("--json", action="store_true", help="print the plan as JSON")
 
 
-def _output_of(config: str, overrides: Sequence[str]) -> str:
-    from pretrain.config import load_settings
-
-    return load_settings(config, overrides).output
-
-
-def _read(path: Path) -> dict[str, Any]:
-    from pretrain.config import read_values
-
-    return read_values(path)
-
-
 COMMAND = Command(
     "pretrain",
     "Self-supervised pretraining. Run again to resume; torchrun or srun for many processes.",
     add_arguments,
     run,
-    config=ConfigKind("pretrain", _output_of, _read, output="output"),
+    config=run_configs("pretrain", "pretrain.config"),
     saves_on_stop=True,
 )
 

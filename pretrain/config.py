@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
-from pretrain.core.config import read_config, settings_with
+from pretrain.core.config import Configs
 from pretrain.core.errors import InputError
-from pretrain.core.presets import find_config
 from pretrain.core.settings import Settings, parse
 from pretrain.data.augment import AugmentSettings
 from pretrain.data.views import ViewSettings
@@ -21,8 +18,7 @@ from pretrain.mixed_precision import Precision
 from pretrain.models import EncoderSettings
 from pretrain.probes.settings import ProbeSettings
 
-KIND = "pretrain"
-"""Folder of the presets below ``configs/``."""
+Count = Annotated[int, Field(ge=1)]
 
 
 class OptimSettings(Settings):
@@ -59,9 +55,9 @@ class OptimSettings(Settings):
 
     optimizer: Literal["sgd", "lars", "adamw"] = "sgd"
     batch_size: int = 256
-    accumulate: Annotated[int, Field(ge=1)] = 1
+    accumulate: Count = 1
     lr: float = 0.03
-    base_batch: Annotated[int, Field(ge=1)] | None = None
+    base_batch: Count | None = None
     scale_lr: Literal["none", "linear"] = "none"
     momentum: float = 0.9
     betas: tuple[float, float] = (0.9, 0.999)
@@ -105,13 +101,46 @@ class OptimSettings(Settings):
         return self
 
 
-class TrainSettings(Settings):
-    """The loop.
+class LoopSettings(Settings):
+    """How long a run trains, and what it writes.
 
     Attributes:
         epochs: passes over the data; or give ``steps``.
-        steps: number of steps; 0 writes the random initialization, a baseline.
+        steps: number of steps; 0 writes the network as it is before training, a baseline.
         device: ``auto``, ``cpu`` or ``cuda``.
+        threads: of torch on the CPU, per process; None: torch's own choice.
+        log_every: steps between logged lines.
+        checkpoint_every: steps between checkpoints; a node failure loses at most that much.
+        keep: how many of the newest checkpoints stay.
+        keep_every: steps whose multiples stay for good.
+        tensorboard: write TensorBoard event files.
+    """
+
+    epochs: Count | None = None
+    steps: Annotated[int, Field(ge=0)] | None = None
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: Count | None = None
+    log_every: Count = 10
+    checkpoint_every: Count = 500
+    keep: Count = 2
+    keep_every: Count | None = None
+    tensorboard: bool = True
+
+    @model_validator(mode="after")
+    def _one_length(self) -> LoopSettings:
+        if (self.epochs is None) == (self.steps is None):
+            raise ValueError("give exactly one of 'epochs' and 'steps'")
+        return self
+
+    def total_steps(self, epoch_steps: int) -> int:
+        """Steps of the whole run."""
+        return self.steps if self.steps is not None else (self.epochs or 0) * epoch_steps
+
+
+class TrainSettings(LoopSettings):
+    """The loop of pretraining.
+
+    Attributes:
         precision: of the encoders' forwards; the losses are float32 whatever this is. ``auto``:
             bf16 where the device has it natively (CPUs with AMX or AVX512-BF16, GPUs of compute
             capability 8.0 or more), else fp32. A run keeps the one it began with, on whichever
@@ -119,57 +148,38 @@ class TrainSettings(Settings):
         channels_last: memory format of networks and views.
         compile: torch.compile the encoders.
         deterministic: forbid algorithms whose result depends on the run; slower on CUDA.
-        threads: of torch on the CPU, per process; None: torch's own choice.
-        log_every: steps between logged lines.
-        checkpoint_every: steps between checkpoints; a node failure loses at most that much.
-        keep: how many of the newest checkpoints stay.
-        keep_every: steps whose multiples stay for good.
-        tensorboard: write TensorBoard event files.
         monitor: on logged steps, whether the embeddings collapse; not where they are compiled.
     """
 
-    epochs: int | None = None
-    steps: int | None = None
-    device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Precision | Literal["auto"] = "auto"
     channels_last: bool = True
     compile: bool = False
     deterministic: bool = False
-    threads: int | None = None
-    log_every: int = 10
-    checkpoint_every: int = 500
-    keep: int = 2
-    keep_every: int | None = None
-    tensorboard: bool = True
     monitor: bool = True
 
-    @model_validator(mode="after")
-    def _one_length(self) -> TrainSettings:
-        if (self.epochs is None) == (self.steps is None):
-            raise ValueError("give exactly one of 'epochs' and 'steps'")
-        return self
 
-    @field_validator("log_every", "checkpoint_every", "keep")
-    @classmethod
-    def _at_least_one(cls, value: int) -> int:
-        if value < 1:
-            raise ValueError("must be at least 1")
-        return value
-
-
-class RunSettings(Settings):
-    """Everything about one run, as its ``config.yaml`` records it.
+class BaseRunSettings(Settings):
+    """What the settings of every command that trains have.
 
     Attributes:
         output: the run folder.
         name: the row of tables; None: the folder's name.
         seed: of initialization, data order, views, augmentation and shuffling.
-        probe: k-NN classification during the run; None: none.
     """
 
     output: str
     name: str | None = None
     seed: int = 0
+    train: LoopSettings
+
+
+class RunSettings(BaseRunSettings):
+    """Everything about one run of pretraining, as its ``config.yaml`` records it.
+
+    Attributes:
+        probe: k-NN classification during the run; None: none.
+    """
+
     data: DataSettings
     views: ViewSettings = ViewSettings()
     augment: AugmentSettings = AugmentSettings()
@@ -187,30 +197,7 @@ class RunSettings(Settings):
         return f"{self.method.name}+hcl" if with_branch else self.method.name
 
 
-def load_settings(name: str, overrides: Sequence[str] = ()) -> RunSettings:
-    """Read a configuration by path or preset name and apply ``key=value`` overrides.
-
-    Raises:
-        InputError: naming every fault of the file and of the overrides.
-    """
-    path = find_config(name, KIND)
-    return settings_with(read_values(path), overrides, _build, str(path))
-
-
-def read_values(path: Path) -> dict[str, Any]:
-    """The values of a configuration file and of those it stands on; each base is checked.
-
-    Raises:
-        InputError: a file is not a mapping, a base is faulty or not there, or bases go in a circle.
-    """
-    return read_config(path, KIND, _build)
-
-
-def _build(values: dict[str, Any], source: str) -> RunSettings:
-    return from_values(values, source=source)
-
-
-def from_values(values: dict[str, Any], *, source: str) -> RunSettings:
+def from_values(values: dict[str, Any], source: str) -> RunSettings:
     """Settings from nested plain values.
 
     Raises:
@@ -233,3 +220,7 @@ def from_values(values: dict[str, Any], *, source: str) -> RunSettings:
     if faults:
         raise InputError("\n".join(faults))
     return settings
+
+
+CONFIGS = Configs("pretrain", from_values)
+load_settings = CONFIGS.load

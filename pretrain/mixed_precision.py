@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Literal
 
 import torch
 
@@ -38,3 +39,10 @@ def choose_precision(asked: Precision | Literal["auto"], device: torch.device) -
     if asked != "auto":
         return asked
     return "fp32" if distributed.any_rank(not native_bfloat16(device), device) else "bf16"
+
+
+def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[Any]:
+    """A block whose forwards are of that precision."""
+    if precision == "fp32":
+        return nullcontext()
+    return torch.autocast(device.type, dtype=PRECISIONS[precision])

@@ -14,12 +14,9 @@ from torch import Tensor
 
 from pretrain import distributed
 from pretrain.data.plan import Batch
+from pretrain.loop import NonFiniteLossError
 from pretrain.losses.sentinel import NonFiniteSentinel
 from pretrain.methods.base import Method
-
-
-class NonFiniteLossError(RuntimeError):
-    """A loss or gradient became NaN or infinite; the batch has been saved for replay."""
 
 
 @dataclass(frozen=True)

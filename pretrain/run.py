@@ -8,16 +8,15 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from pretrain import checkpoint
-from pretrain.config import RunSettings, from_values
-from pretrain.core.config import dump_yaml, read_yaml
+from pretrain.config import CONFIGS, BaseRunSettings, RunSettings
+from pretrain.core.config import Configs, dump_yaml, read_yaml
 from pretrain.core.errors import InputError
 from pretrain.core.files import TEMPORARY, remove_unfinished, write_json, write_text
 from pretrain.core.locks import LOCK
@@ -54,12 +53,11 @@ class Folder:
     Whoever uses it holds the folder (``processes.held``), from ``check`` to the end of the run.
 
     Args:
-        path: of the folder.
-        config: the run's settings as YAML, which becomes ``config.yaml``.
-        resolve: the same of settings that were written down, given with the name of their file,
-            so that what a run of an older version does not say has its default.
+        settings: of the run, which become ``config.yaml``.
+        configs: reads settings that were written down, so that what a run of an older version
+            does not say has its default.
         free: dotted names of settings, or sections, that may change from start to start.
-        facts: what ``run.json`` says of the run besides where it stands.
+        facts: what ``run.json`` says of the run besides its name and where it stands.
         writes: patterns of what the command writes into the folder besides ``WRITES``.
     """
 
@@ -68,17 +66,16 @@ class Folder:
 
     def __init__(
         self,
-        path: Path,
+        settings: BaseRunSettings,
+        configs: Configs[Any],
         *,
-        config: str,
-        resolve: Callable[[dict[str, Any], str], str],
         free: Set[str],
         facts: Mapping[str, Any],
         writes: Sequence[str],
     ) -> None:
-        self.path = path
-        self._config, self._resolve, self._free = config, resolve, free
-        self._facts = facts
+        self.path = Path(settings.output)
+        self._settings, self._configs, self._free = settings, configs, free
+        self._facts = {"name": settings.name or self.path.name, **facts}
         self._writes = (*self.WRITES, *writes)
         self._record: dict[str, Any] = {}
 
@@ -162,14 +159,14 @@ class Folder:
         except (OSError, ValueError, TypeError, KeyError):
             pass
         try:
-            self._resolve(read_yaml(self._config_file), self._config_file.name)
+            self._configs.build(read_yaml(self._config_file), self._config_file.name)
         except (OSError, InputError):
             return False
         return True
 
     def _compare(self, settings: dict[str, Any], source: Path) -> None:
-        before = flat(yaml.safe_load(self._resolve(settings, str(source))))
-        now = flat(yaml.safe_load(self._config))
+        before = flat(self._configs.build(settings, str(source)).model_dump(mode="json"))
+        now = flat(self._settings.model_dump(mode="json"))
         changed = [
             f"{key}: {before.get(key)!r} -> {now.get(key)!r}"
             for key in sorted(before.keys() | now.keys())
@@ -200,7 +197,7 @@ class Folder:
             )
         for folder in (self.path, self.checkpoints):
             remove_unfinished(folder)
-        write_text(self._config_file, self._config)
+        write_text(self._config_file, dump_yaml(self._settings))
         starts: list[dict[str, Any]] = before.get("starts", [])
         starts.append(
             {
@@ -231,13 +228,11 @@ class RunFolder(Folder):
     """Files of a pretraining run."""
 
     def __init__(self, settings: RunSettings) -> None:
-        path = Path(settings.output)
         super().__init__(
-            path,
-            config=dump_yaml(settings),
-            resolve=lambda values, source: dump_yaml(from_values(values, source=source)),
+            settings,
+            CONFIGS,
             free=FREE,
-            facts={"name": settings.name or path.name, "method": settings.method_name},
+            facts={"method": settings.method_name},
             writes=("views.png", "bad_images.jsonl", "nonfinite/step_*_rank*.pt"),
         )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,10 +19,9 @@ from pretrain.data import device
 from pretrain.data.plan import Batch
 from pretrain.distributed import World
 from pretrain.methods.base import Losses, Method, Metrics
-from pretrain.mixed_precision import PRECISIONS, choose_precision
+from pretrain.mixed_precision import autocast, choose_precision
 from pretrain.models.running_statistics import RunningStatistics
 from pretrain.optim import build_optimizer
-from pretrain.run import RunFolder
 from pretrain.schedule import learning_rate
 
 Views = dict[str, Tensor]
@@ -87,7 +87,7 @@ class TrainStep:
             log_statistics: the method's statistics are wanted.
 
         Raises:
-            replay.NonFiniteLossError: a loss or gradient is not finite on some process.
+            NonFiniteLossError: a loss or gradient is not finite on some process.
         """
         optim = self.settings.optim
         rate = learning_rate(optim, step, self.total_steps, self.epoch_steps)
@@ -109,7 +109,7 @@ class TrainStep:
             done = replay.Step(
                 step, self.world.rank, batch, parts, losses, self.autocast, self.scaler.scale
             )
-            raise replay.refuse(self.method, done, RunFolder(self.settings).path / "nonfinite")
+            raise replay.refuse(self.method, done, Path(self.settings.output) / "nonfinite")
         values = {"loss": loss, **{f"loss/{name}": term for name, term in losses.items()}}
         values.update(metrics)
         values["fallback"] = batch.fallback.float().mean().to(self.world.device)
@@ -164,10 +164,7 @@ class TrainStep:
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The precision of the encoders' forwards."""
-        dtype = PRECISIONS[self.precision]
-        if dtype == torch.float32:
-            return nullcontext()
-        return torch.autocast(self.world.device.type, dtype=dtype)
+        return autocast(self.precision, self.world.device)
 
     def _agree(self, broken: bool, stop: bool) -> tuple[bool, bool]:
         """Whether any process has a broken loss, and whether any was asked to stop."""

@@ -1,4 +1,4 @@
-"""The loop, and nothing else."""
+"""Pretraining: data, views, method, probes and monitors of a run; the loop is `loop.py`."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import json
 import logging
 import os
 import random
-from collections.abc import Iterator
-from enum import Enum
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +15,9 @@ import torchvision
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from pretrain import __version__, checkpoint, distributed
+from pretrain import distributed
 from pretrain.advice import Facts, advise
-from pretrain.clock import Clock
+from pretrain.checkpoint import State
 from pretrain.config import RunSettings
 from pretrain.core.errors import InputError
 from pretrain.data.coverage import Fallbacks, lack_of_boxes
@@ -30,61 +29,44 @@ from pretrain.data.plan import Batch
 from pretrain.data.views import boxes_needed
 from pretrain.datasets.source import open_index
 from pretrain.distributed import World
+from pretrain.loop import TrainingLoop
 from pretrain.methods.base import Context
 from pretrain.methods.build import build_method
 from pretrain.methods.hcl.branch import HCL
-from pretrain.metrics import Recorder, split_values, view_grid
+from pretrain.metrics import Value, split_values, view_grid
 from pretrain.models import Encoder, use_products
 from pretrain.pretrained import Description
 from pretrain.probes.branch_monitor import BranchMonitor
 from pretrain.probes.collapse import CollapseMonitor
 from pretrain.probes.encode import Forward
 from pretrain.probes.online import build_probe
-from pretrain.processes import on_main
 from pretrain.run import RunFolder
-from pretrain.signals import StopFlag
 from pretrain.step import TrainStep, rows_a_forward
 
 log = logging.getLogger(__name__)
 
 
-class Outcome(Enum):
-    """How a run ended."""
+class Trainer(TrainingLoop):
+    """One run of pretraining; arguments as of the base class, which makes the folder of them."""
 
-    FINISHED = "finished"
-    STOPPED = "stopped"
-
-
-class Trainer:
-    """One run, from settings to its last checkpoint.
-
-    Args:
-        settings: of the run.
-        world: the process group.
-        command: what the user typed, for the record.
-        fresh: replace an earlier run of the folder, once this one is built.
-    """
+    settings: RunSettings
+    folder: RunFolder
+    stepper: TrainStep
 
     def __init__(
         self, settings: RunSettings, world: World, command: list[str], *, fresh: bool = False
     ) -> None:
-        self.settings, self.world, self.command = settings, world, command
+        super().__init__(settings, RunFolder(settings), world, command, fresh=fresh)
         self.device = world.device
-        self.folder = RunFolder(settings)
-        self.folder.check(fresh=fresh)
-        self._fresh = fresh
-        _seed_everything(settings)
+        _seed_others(settings)
         self.index = self._open_index()
         pairs = settings.data.pairs
         self._pairs = PairTable.open(Path(pairs)) if pairs is not None else None
         batch, rows = settings.optim.batch_size, rows_a_forward(settings, world.size)
         if batch > len(self.index):
             raise InputError(f"optim.batch_size: {batch} exceeds the {len(self.index)} images")
-        self.epoch_steps = len(self.index) // batch
+        self.set_length(len(self.index) // batch, batch)
         train = settings.train
-        self.total_steps = (
-            train.steps if train.steps is not None else (train.epochs or 0) * self.epoch_steps
-        )
         context = Context(
             settings.model, settings.views.size, rows * world.size, rows, settings.seed
         )
@@ -113,12 +95,9 @@ class Trainer:
             *(self.device, memory_format, self.stepper.autocast),
         )
         self._probe = build_probe(settings.probe, self.method.encoder, how, world.local_size)
-        self.step = 0
         self._bad_images = BadImages(settings.data.max_bad_images, len(self.index))
         self._branch_monitor = BranchMonitor()
         self._fallbacks = Fallbacks()
-        self._stop = StopFlag()
-        self._recorder: Recorder | None = None
         self._loader: Loader | None = None
 
     def _open_index(self) -> Index:
@@ -151,120 +130,38 @@ class Trainer:
             for warning in advise(facts):
                 log.warning("warning: %s", warning)
 
-    def _data_fingerprint(self) -> str:
+    @property
+    def fingerprint(self) -> str:
         """Of all that views are made of, but for the images' own content."""
         if self._pairs is None:
             return self.index.fingerprint
         return f"{self.index.fingerprint}, pairs {self._pairs.digest()}"
 
-    def fit(self) -> Outcome:
-        """Train to the end, or until a signal asks to stop; resumes by itself.
+    def fit(self) -> bool:
+        """Train as the base class says; then tell how the data loading kept up.
 
         Raises:
-            replay.NonFiniteLossError: a loss or gradient is not finite.
+            NonFiniteLossError: a loss or gradient is not finite.
             InputError: too many images cannot be read.
         """
-        if self._fresh:
-            on_main(self.world, self.folder.clear)
-        self._resume()
+        finished = super().fit()
+        if self.world.is_main and self._loader is not None:
+            log.info("%s", self._loader.feed.summary())
+            plan = self.method.view_plan
+            if boxes_needed(plan, self.settings.views) or plan.pairs:
+                log.info("%s", self._fallbacks.summary())
+        return finished
+
+    def begin(self) -> Iterable[Batch]:
+        """Compile and distribute the method; gives the batches of the steps that are left."""
+        self.notes["precision"] = self.stepper.precision
         if self.world.is_main:
-            self.folder.open(self.command, self._data_fingerprint(), self.device, self.world.size)
-            self.folder.heartbeat(self.step, self.total_steps, precision=self.stepper.precision)
             log.info("precision of the encoders: %s", self._precision_and_why())
-        model = self._trained_model()
-        if self.world.is_main:
-            tensorboard = self.settings.train.tensorboard
-            events = self.folder.path / "tensorboard" if tensorboard else None
-            self._recorder = Recorder(self.folder.metrics, events, self.step, self.total_steps)
-        try:
-            with self._stop:
-                outcome = self._loop(model)
-        except BaseException as error:
-            self._record_failure(error)
-            raise
-        finally:
-            if self._recorder is not None:
-                self._recorder.close()
-        if self.world.is_main:
-            self.folder.heartbeat(self.step, self.total_steps, state=outcome.value)
-            self._summarize()
-        return outcome
-
-    def _trained_model(self) -> nn.Module:
-        """The method, compiled if asked, and data-parallel where there are several processes."""
-        if self.settings.train.compile:
-            for module in self.method.modules():
-                if isinstance(module, Encoder):
-                    module.compile()
-        if self.world.size == 1:
-            return self.method
-        device_ids = [self.device] if self.device.type == "cuda" else None
-        # Buffers are kept equal by average_batch_norm; queues are filled alike on all ranks.
-        return DistributedDataParallel(self.method, device_ids=device_ids, broadcast_buffers=False)
-
-    def _summarize(self) -> None:
-        """Say at the end how data loading kept up, and how many rows lacked boxes."""
-        if self._loader is None:
-            return
-        log.info("%s", self._loader.feed.summary())
-        plan = self.method.view_plan
-        if boxes_needed(plan, self.settings.views) or plan.pairs:
-            log.info("%s", self._fallbacks.summary())
-
-    def _precision_and_why(self) -> str:
-        precision, here = self.stepper.precision, self._precision_here
-        if self.settings.train.precision != "auto":
-            return f"{precision}, as train.precision says"
-        if precision != here:
-            slow = " and is slow in bf16" if precision == "bf16" else ""
-            return (
-                f"{precision}, as this run began; this machine would choose {here}{slow} "
-                "(train.precision=auto; --fresh starts over)"
-            )
-        return f"{precision}, chosen for this machine (train.precision=auto)"
-
-    def _record_failure(self, error: BaseException) -> None:
-        if self.world.is_main:
-            reason = f"{type(error).__name__}: {error}"
-            self.folder.heartbeat(self.step, self.total_steps, state="failed", error=reason)
-
-    def _loop(self, model: nn.Module) -> Outcome:
-        train = self.settings.train
+        self._model = self._trained_model()
         self.method.train()
-        batches = self._batches()
-        clock = Clock()
-        while self.step < self.total_steps:
-            batch = clock.wait(batches)
-            self._note_bad(batch)
-            self._fallbacks.add(batch)
-            logged = self._is_logged(self.step + 1)
-            if logged:
-                self._monitor.arm()
-            done = self.stepper.run(
-                model, batch, self.step, stop=self._stop.is_set, log_statistics=logged
-            )
-            if self.step == 0 and self.world.is_main:
-                self._show_views(done.views)
-            self.step += 1
-            # Before the checkpoint: a run continued from there does not come by here again.
-            probed = self._run_probe(clock)
-            if logged:
-                self._branch_monitor.judge(done.values)
-                self._log({**done.values, **self._monitor.read()}, clock, probed)
-            last = self.step == self.total_steps
-            if done.stop or last or self.step % train.checkpoint_every == 0:
-                self._save()
-            if done.stop and not last:
-                return Outcome.STOPPED
-        if self.total_steps == 0:
-            self._run_probe(clock)
-            self._save()
-        return Outcome.FINISHED
-
-    def _batches(self) -> Iterator[Batch]:
         settings = self.settings
         if self.step >= self.total_steps:
-            return iter(())
+            return ()
         data = settings.data
         self._loader = build_loader(
             self.index,
@@ -284,46 +181,65 @@ class Trainer:
             pack=self._pack,
             pairs=self._pairs,
         )
-        return iter(self._loader)
+        return self._loader
 
-    def _is_logged(self, step: int) -> bool:
-        return step % self.settings.train.log_every == 0 or step == self.total_steps
+    def _trained_model(self) -> nn.Module:
+        """The method, compiled if asked, and data-parallel where there are several processes."""
+        if self.settings.train.compile:
+            for module in self.method.modules():
+                if isinstance(module, Encoder):
+                    module.compile()
+        if self.world.size == 1:
+            return self.method
+        device_ids = [self.device] if self.device.type == "cuda" else None
+        # Buffers are kept equal by average_batch_norm; queues are filled alike on all ranks.
+        return DistributedDataParallel(self.method, device_ids=device_ids, broadcast_buffers=False)
 
-    def _run_probe(self, clock: Clock) -> dict[str, float]:
-        """Values for the line of this step; where the step has none they get their own here."""
+    def _precision_and_why(self) -> str:
+        precision, here = self.stepper.precision, self._precision_here
+        if self.settings.train.precision != "auto":
+            return f"{precision}, as train.precision says"
+        if precision != here:
+            slow = " and is slow in bf16" if precision == "bf16" else ""
+            return (
+                f"{precision}, as this run began; this machine would choose {here}{slow} "
+                "(train.precision=auto; --fresh starts over)"
+            )
+        return f"{precision}, chosen for this machine (train.precision=auto)"
+
+    def do_step(self, batch: Batch, *, logged: bool) -> tuple[Mapping[str, Value], bool]:
+        """Do a step on the batch of this process."""
+        self._note_bad(batch)
+        self._fallbacks.add(batch)
+        if logged:
+            self._monitor.arm()
+        done = self.stepper.run(
+            self._model, batch, self.step, stop=self._stop.is_set, log_statistics=logged
+        )
+        if self.step == 0 and self.world.is_main:
+            self._show_views(done.views)
+        if not logged:
+            return {}, done.stop
+        self._branch_monitor.judge(done.values)
+        values = {**done.values, **self._monitor.read()}
+        self.notes |= {**self._monitor.warnings, **self._branch_monitor.warnings}
+        flat = torch.cat([value.float().flatten() for value in values.values()])
+        return split_values(distributed.mean_over_ranks(flat).tolist(), values), done.stop
+
+    def evaluate(self) -> dict[str, float]:
+        """Values of the k-NN probe, where it is due."""
         if self._probe is None or not self._probe.is_due(self.step, self.total_steps):
             return {}
         probed = self._probe(self.step)
-        clock.leave_out(probed.get("probe/seconds", 0.0))
-        if self.step > 0 and self._is_logged(self.step):
-            return probed
-        if probed and self._recorder is not None:
-            self._recorder.log(self.step, probed)
-        return {}
-
-    def _log(self, values: dict[str, Tensor], clock: Clock, probed: dict[str, float]) -> None:
-        flat = torch.cat([value.float().flatten() for value in values.values()])
-        means = distributed.mean_over_ranks(flat)
-        seconds, waited, steps = clock.lap()
-        if self._recorder is None:
-            return
-        record = split_values(means.tolist(), values)
-        record["lr"] = self.stepper.optimizer.param_groups[0]["lr"]
-        record["epoch"] = self.step / self.epoch_steps
-        record["images_per_s"] = steps * self.settings.optim.batch_size / seconds
-        record["data_wait"] = waited / seconds
-        record.update(probed)
-        self._recorder.log(self.step, record)
-        rate = round(steps * self.settings.optim.batch_size / seconds, 1)
-        said = {**self._monitor.warnings, **self._branch_monitor.warnings}
-        self.folder.heartbeat(self.step, self.total_steps, images_per_s=rate, **said)
+        self.clock.leave_out(probed.get("probe/seconds", 0.0))
+        return probed
 
     def _show_views(self, views: dict[str, Tensor]) -> None:
         settings = self.settings.augment
         grid = view_grid(views, settings.mean, settings.std)
         torchvision.io.write_png(grid, str(self.folder.path / "views.png"))
-        if self._recorder is not None:
-            self._recorder.image("views", grid)
+        if self.recorder is not None:
+            self.recorder.image("views", grid)
 
     def _note_bad(self, batch: Batch) -> None:
         if batch.bad:
@@ -332,25 +248,17 @@ class Trainer:
                     file.write(json.dumps({"row": row, "path": path, "reason": reason}) + "\n")
         self._bad_images.add(batch)
 
-    def _save(self) -> None:
-        """Write a checkpoint; all ranks hold the same state, so the main one writes."""
-        if self.world.is_main:
-            train = self.settings.train
-            checkpoint.save(
-                self.folder.checkpoints,
-                {
-                    "step": self.step,
-                    "model": self.method.state_dict(),
-                    "optimizer": self.stepper.optimizer.state_dict(),
-                    "scaler": self.stepper.scaler.state_dict(),
-                    "description": self._description().model_dump(mode="json"),
-                    "versions": {"hcl": __version__, "torch": str(torch.__version__)},
-                },
-                self.step,
-                keep=train.keep,
-                keep_every=train.keep_every,
-            )
-        distributed.barrier()
+    def state(self) -> State:
+        """The method, and what describes its encoder."""
+        description = self._description().model_dump(mode="json")
+        return {"model": self.method.state_dict(), "description": description}
+
+    def load_state(self, state: State, path: Path) -> None:
+        """Take over the method, and the precision that the run began with."""
+        self.folder.check_checkpoint(path, state.get("description", {}).get("config"))
+        self.method.load_state_dict(state["model"])
+        if self.settings.train.precision == "auto":
+            self.stepper.precision = state["description"]["precision"]
 
     def _description(self) -> Description:
         settings = self.settings
@@ -372,30 +280,11 @@ class Trainer:
             return self.method.curvature
         return self.settings.hcl.curvature if self.settings.hcl else None
 
-    def _resume(self) -> None:
-        found = checkpoint.load_latest(self.folder.checkpoints)
-        distributed.barrier()
-        if found is None:
-            return
-        path, state = found
-        self.folder.check_checkpoint(path, state.get("description", {}).get("config"))
-        self.method.load_state_dict(state["model"])
-        self.stepper.optimizer.load_state_dict(state["optimizer"])
-        self.stepper.scaler.load_state_dict(state["scaler"])
-        self.step = state["step"]
-        if self.settings.train.precision == "auto":
-            self.stepper.precision = state["description"]["precision"]
-        if self.world.is_main:
-            log.info("resumed from %s", path)
 
-
-def _seed_everything(settings: RunSettings) -> None:
+def _seed_others(settings: RunSettings) -> None:
     """Initialization only: data order and augmentation draw from streams of their own."""
     random.seed(settings.seed)
     np.random.seed(settings.seed % 2**32)
-    torch.manual_seed(settings.seed)
-    if settings.train.threads is not None:
-        torch.set_num_threads(settings.train.threads)
     if settings.train.deterministic:
         # Without it cuBLAS refuses to run deterministically.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from downstream.retrieval.finetune.config import load_settings as load_finetuning
+from downstream.retrieval.finetune.settings import load_settings as load_finetuning
 from pretrain.config import load_settings as load_pretraining
 from pretrain.core.config import read_value, read_yaml
 from pretrain.core.errors import InputError

@@ -123,6 +123,19 @@ def add_fresh(parser: argparse.ArgumentParser, what: str) -> None:
     parser.add_argument("--fresh", action="store_true", help=what)
 
 
+def add_run(parser: argparse.ArgumentParser, override: str) -> None:
+    """Add the arguments of a command that trains.
+
+    Args:
+        parser: of the command.
+        override: an example of ``key=value``, for ``--help``.
+    """
+    parser.add_argument("config", help="a YAML file, or a preset's name")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help=f"such as {override}")
+    add_fresh(parser, "start over: replace the files of an earlier run of this folder")
+    parser.add_argument("--print-config", action="store_true", help="print all settings and stop")
+
+
 def _option(field: FieldInfo) -> Option:
     return next((item for item in field.metadata if isinstance(item, Option)), Option())
 

@@ -38,6 +38,27 @@ class ConfigKind:
     output: str | None = None
 
 
+def run_configs(presets: str, module: str) -> ConfigKind:
+    """The configurations of a command that trains.
+
+    Args:
+        presets: folder of ``configs/`` with the presets.
+        module: imported when it is needed; its ``CONFIGS`` reads them.
+    """
+
+    def configs() -> Any:
+        return importlib.import_module(module).CONFIGS
+
+    def check(config: str, overrides: Sequence[str]) -> str:
+        return str(configs().load(config, overrides).output)
+
+    def read(path: Path) -> dict[str, Any]:
+        values: dict[str, Any] = configs().read(path)
+        return values
+
+    return ConfigKind(presets, check, read, output="output")
+
+
 @dataclass(frozen=True)
 class Command:
     """One command.

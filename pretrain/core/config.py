@@ -6,11 +6,13 @@ on all command lines.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import re
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import yaml
 
@@ -20,6 +22,7 @@ from pretrain.core.settings import Settings
 
 Values = dict[str, Any]
 T = TypeVar("T")
+S = TypeVar("S", bound=Settings)
 
 
 class _Loader(yaml.SafeLoader):
@@ -60,45 +63,60 @@ def read_yaml(path: Path, loader: type[yaml.SafeLoader | yaml.BaseLoader] = _Loa
     return values
 
 
-def read_config(
-    path: Path,
-    kind: str,
-    check: Callable[[Values, str], object] | None = None,
-    below: tuple[Path, ...] = (),
-) -> Values:
-    """The values of a configuration file, on top of those of the one it names as ``base``.
+@dataclass(frozen=True)
+class Configs(Generic[S]):
+    """The configurations of one kind.
 
-    ``base`` is a file beside this one, a path or a preset.
-
-    Args:
-        path: of the file.
+    Attributes:
         kind: the folder of ``configs/`` with presets of this kind.
-        check: called with the values of a base and its name: a base is a complete configuration,
-            and its faults are reported under its own name.
-        below: the files that led here by their ``base``.
-
-    Raises:
-        InputError: a file is not a mapping, a base is faulty or not there, or bases go in a circle.
+        build: makes settings of plain values, given with the name of their source; raises
+            ``InputError`` with every fault.
     """
-    values = read_yaml(path)
-    if "base" not in values:
-        return values
-    name = values.pop("base")
-    if not isinstance(name, str):
-        raise InputError(f"{path}: 'base': give the name of a configuration, not {name!r}")
-    chain = (*below, path.resolve())
-    beside = path.parent / (name if name.endswith(".yaml") else f"{name}.yaml")
-    try:
-        base = beside if beside.is_file() else find_config(name, kind)
-    except InputError as error:
-        raise InputError(f"{path}: 'base': {error}") from None
-    if base.resolve() in chain:
-        circle = " -> ".join(file.name for file in (*chain, base))
-        raise InputError(f"{path}: 'base': configurations go in a circle: {circle}")
-    inherited = read_config(base, kind, check, chain)
-    if check is not None:
-        check(inherited, str(base))
-    return _merge(inherited, values)
+
+    kind: str
+    build: Callable[[Values, str], S]
+
+    def load(self, name: str, overrides: Sequence[str] = ()) -> S:
+        """Read a configuration by path or preset name and apply ``key=value`` overrides.
+
+        Raises:
+            InputError: naming every fault of the file and of the overrides.
+        """
+        path = find_config(name, self.kind)
+        return settings_with(self.read(path), overrides, self.build, str(path))
+
+    def read(self, path: Path, below: tuple[Path, ...] = ()) -> Values:
+        """The values of a configuration file, on top of those of the one it names as ``base``.
+
+        ``base`` is a file beside this one, a path or a preset. It is a complete configuration, and
+        its faults are reported under its own name.
+
+        Args:
+            path: of the file.
+            below: the files that led here by their ``base``.
+
+        Raises:
+            InputError: a file is not a mapping, a base is faulty or not there, or bases go in a
+                circle.
+        """
+        values = read_yaml(path)
+        if "base" not in values:
+            return values
+        name = values.pop("base")
+        if not isinstance(name, str):
+            raise InputError(f"{path}: 'base': give the name of a configuration, not {name!r}")
+        chain = (*below, path.resolve())
+        beside = path.parent / (name if name.endswith(".yaml") else f"{name}.yaml")
+        try:
+            base = beside if beside.is_file() else find_config(name, self.kind)
+        except InputError as error:
+            raise InputError(f"{path}: 'base': {error}") from None
+        if base.resolve() in chain:
+            circle = " -> ".join(file.name for file in (*chain, base))
+            raise InputError(f"{path}: 'base': configurations go in a circle: {circle}")
+        inherited = self.read(base, chain)
+        self.build(inherited, str(base))
+        return _merge(inherited, values)
 
 
 def override(values: Values, texts: Iterable[str]) -> Values:
@@ -140,22 +158,15 @@ def settings_with(
     Raises:
         InputError: naming every fault; of the command line, where the file alone is sound.
     """
-    alone = copy.deepcopy(values)
-    changed = override(values, texts)
+    changed = override(copy.deepcopy(values), texts)
     try:
         return build(changed, source)
     except InputError:
-        if texts and _sound(alone, build, source):
-            return build(changed, "command line")
-        raise
-
-
-def _sound(values: Values, build: Callable[[Values, str], T], source: str) -> bool:
-    try:
-        build(values, source)
-    except InputError:
-        return False
-    return True
+        if texts:
+            with contextlib.suppress(InputError):
+                build(values, source)
+                source = "command line"
+        return build(changed, source)
 
 
 def read_value(text: str) -> Any:

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from pretrain import checkpoint, distributed
 from pretrain.config import load_settings
+from pretrain.loop import NonFiniteLossError
 from pretrain.metrics import Recorder, read_metrics, split_values
-from pretrain.replay import NonFiniteLossError
 from pretrain.trainer import Trainer
 
 

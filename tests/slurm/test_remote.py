@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 import hcl
-from downstream.retrieval.finetune import config as finetuning
+from downstream.retrieval.finetune import settings as finetuning
 from pretrain.config import load_settings
 from slurm.cluster import ClusterSettings, choose_cluster
 from slurm.graph import load_pipeline

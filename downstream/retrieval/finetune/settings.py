@@ -10,13 +10,15 @@ from pydantic import Field, model_validator
 import pretrain.config
 from downstream.retrieval.datasets import DataSettings
 from downstream.retrieval.measures import Ties
-from pretrain.core.settings import Settings
+from pretrain.config import BaseRunSettings, Count, LoopSettings
+from pretrain.core.config import Configs
+from pretrain.core.settings import Settings, parse
 from pretrain.losses.contrast import Numerics
 from pretrain.losses.fusion import BallInput, Combine
+from pretrain.mixed_precision import Precision
 from pretrain.schedule import learning_rate
 
 Positive = Annotated[float, Field(gt=0, lt=math.inf)]
-Count = Annotated[int, Field(ge=1)]
 
 
 class ModelSettings(Settings):
@@ -151,36 +153,15 @@ class OptimSettings(Settings):
         return learning_rate(schedule, step, total_steps, epoch_steps=1)
 
 
-class TrainSettings(Settings):
-    """The loop.
+class TrainSettings(LoopSettings):
+    """The loop; an epoch is a pass over the classes.
 
     Attributes:
-        epochs: passes over the classes; or give ``steps``.
-        steps: number of steps; 0 writes the initial network, a baseline.
-        device: ``auto``, ``cpu`` or ``cuda``.
         precision: of the network; loss and distances are float32 whatever this is.
-        threads: of torch on the CPU, per process.
-        log_every: steps between logged lines.
-        checkpoint_every: steps between checkpoints.
-        keep: how many of the newest checkpoints stay.
-        tensorboard: write TensorBoard event files.
     """
 
-    epochs: Count | None = None
-    steps: Annotated[int, Field(ge=0)] | None = None
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    precision: Literal["fp32", "bf16", "fp16"] = "bf16"
-    threads: Count | None = None
-    log_every: Count = 10
+    precision: Precision = "bf16"
     checkpoint_every: Count = 200
-    keep: Count = 2
-    tensorboard: bool = True
-
-    @model_validator(mode="after")
-    def _one_length(self) -> TrainSettings:
-        if (self.epochs is None) == (self.steps is None):
-            raise ValueError("give exactly one of 'epochs' and 'steps'")
-        return self
 
 
 class TestSettings(Settings):
@@ -200,17 +181,13 @@ class TestSettings(Settings):
     batch: Count = 128
 
 
-class FinetuneSettings(Settings):
-    """Everything about one run, as its ``config.yaml`` records it.
+class FinetuneSettings(BaseRunSettings):
+    """Everything about one run of fine-tuning, as its ``config.yaml`` records it.
 
     Attributes:
-        output: the run folder.
-        name: the row of tables; None: the folder's name.
         seed: of the head, the sampling and the augmentation.
     """
 
-    output: str
-    name: str | None = None
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     data: DataSettings
     model: ModelSettings
@@ -229,3 +206,9 @@ class FinetuneSettings(Settings):
         if resize is not None and resize < self.model.size:
             raise ValueError(f"test.resize={resize} is smaller than model.size={self.model.size}")
         return self
+
+
+CONFIGS = Configs(
+    "retrieval", lambda values, source: parse(FinetuneSettings, values, source=source)
+)
+load_settings = CONFIGS.load

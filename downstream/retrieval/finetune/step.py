@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,11 +18,8 @@ from downstream.retrieval.finetune.settings import FinetuneSettings
 from pretrain import distributed
 from pretrain.distributed import World
 from pretrain.geometry import poincare
-from pretrain.mixed_precision import PRECISIONS
-
-
-class DivergedError(RuntimeError):
-    """The loss or a gradient is not finite."""
+from pretrain.loop import NonFiniteLossError
+from pretrain.mixed_precision import autocast
 
 
 @dataclass(frozen=True)
@@ -46,7 +43,7 @@ class TrainStep:
         self.settings, self.world, self.network = settings, world, network
         self.parameters = [p for p in network.parameters() if p.requires_grad]
         optim = settings.optim
-        self.optimizer = torch.optim.AdamW(
+        self.optimizer: torch.optim.Optimizer = torch.optim.AdamW(
             self.parameters, lr=optim.lr, betas=optim.betas, weight_decay=optim.weight_decay
         )
         self.scaler = GradScaler(world.device.type, enabled=settings.train.precision == "fp16")
@@ -67,7 +64,7 @@ class TrainStep:
         """Do one step on this process' images, uint8 (n, 3, S, S).
 
         Raises:
-            DivergedError: loss or gradient is not finite, on every process alike.
+            NonFiniteLossError: loss or gradient is not finite, on every process alike.
         """
         # What a backbone draws itself, such as stochastic depth, then depends on the step alone.
         torch.manual_seed((self.settings.seed << 32) + step * self.world.size + self.world.rank)
@@ -83,7 +80,7 @@ class TrainStep:
         # The scaler looks for overflow in fp16 gradients itself, and skips such steps.
         watched = loss.detach() if self.scaler.is_enabled() else loss.detach() + norm
         if not math.isfinite(float(watched)):
-            raise DivergedError(f"step {step + 1}: the loss or its gradient is not finite")
+            raise NonFiniteLossError(f"step {step + 1}: the loss or its gradient is not finite")
         self.scaler.step(self.optimizer)
         self.scaler.update()
         distributed.average_batch_norm(self.network)
@@ -112,10 +109,7 @@ class TrainStep:
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The precision of the network."""
-        dtype = PRECISIONS[self.settings.train.precision]
-        if dtype == torch.float32:
-            return nullcontext()
-        return torch.autocast(self.world.device.type, dtype=dtype)
+        return autocast(self.settings.train.precision, self.world.device)
 
 
 def sum_gradients(parameters: list[nn.Parameter]) -> None:

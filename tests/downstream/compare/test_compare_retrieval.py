@@ -15,7 +15,7 @@ from downstream.results import text_table as sheets
 from downstream.results.collect import collect
 from downstream.results.published import load
 from downstream.results.result import Result, write_result
-from downstream.retrieval.finetune.config import load_settings
+from downstream.retrieval.finetune.settings import load_settings
 
 SPACES = {
     "sphere": ("backbone/euclidean", "head/euclidean"),

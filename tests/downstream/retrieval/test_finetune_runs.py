@@ -18,10 +18,9 @@ from torch import Tensor
 import hcl
 from downstream.results.result import read_result
 from downstream.retrieval.datasets import LabeledImages, class_folders
-from downstream.retrieval.finetune.config import load_settings
 from downstream.retrieval.finetune.finetuned_model import load_finetuned
 from downstream.retrieval.finetune.initial_network import build_network
-from downstream.retrieval.finetune.step import DivergedError
+from downstream.retrieval.finetune.settings import load_settings
 from downstream.retrieval.finetune.trainer import Trainer
 from pretrain import checkpoint
 from pretrain.core.config import dump_yaml
@@ -327,7 +326,7 @@ def test_divergence_stops_the_run(values, tmp_path, capsys, monkeypatch):
     assert hcl.main(command(values, tmp_path)) == 1
     assert "step 1: the loss or its gradient is not finite" in capsys.readouterr().err
     record = json.loads((Path(values["output"]) / "run.json").read_text())
-    assert (record["state"], record["error"].split(":")[0]) == ("failed", DivergedError.__name__)
+    assert (record["state"], record["error"].split(":")[0]) == ("failed", "NonFiniteLossError")
 
 
 def test_base_and_numbers_in_overrides(values, tmp_path):

@@ -13,7 +13,7 @@ from downstream.analysis.cli import COMMANDS as ANALYSES
 from downstream.results.published import load, rows_beside
 from downstream.results.result import read_result
 from downstream.retrieval.datasets.dataset_specs import KNOWN
-from downstream.retrieval.finetune.config import load_settings
+from downstream.retrieval.finetune.settings import load_settings
 from pretrain.core.errors import InputError
 from pretrain.core.presets import configs_root
 from slurm.graph import load_pipeline
