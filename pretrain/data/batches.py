@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from pretrain.core.errors import InputError
+from pretrain.data import random_streams
 from pretrain.data.augment import PARAMETERS, AugmentSettings, draw
 from pretrain.data.batch_buffers import BatchBuffer, ImageBuffer, Memory, ViewBuffer
 from pretrain.data.decode import ImageError, Scratch, read_image
@@ -21,11 +22,13 @@ from pretrain.data.pack import Pack
 from pretrain.data.pairs import PairTable, choose_pair, pair_stream
 from pretrain.data.plan import Batch, ViewPlan
 from pretrain.data.shared_memory import Blocks, Parcel, fill
-from pretrain.data.views import ViewSettings, Window, choose_windows, scaled
-from pretrain.data.weak_images import choose_row
+from pretrain.data.views import ViewSettings, Window, choose_windows, count_objects, scaled
 
 MAX_REPLACEMENTS = 100
 """Unreadable images in a row after which the data set itself must be out of reach."""
+
+DRAWS = 1000
+"""Random images looked at, in place of one with too few boxes, before all are in order."""
 
 
 @dataclass(frozen=True)
@@ -258,3 +261,36 @@ class ViewDataset(Dataset[Batch]):
         if self.pack is not None:
             return self.pack.image(row)
         return read_image(self.index.path(row), self.index.size(row), scratch)
+
+
+def choose_row(index: Index, settings: ViewSettings, *, seed: int, epoch: int, row: int) -> int:
+    """The row whose image the views of ``row`` are cut from: a pure function of all arguments.
+
+    What the published HCL loader does with images of too few boxes, as an option.
+    Without ``resample_weak_images``, and where the image has boxes enough, it is the row itself.
+    Else it is uniform over the images with at least ``min_boxes`` valid boxes. The views' random
+    streams remain those of ``row``, so an image that stands in for several is cut anew each time.
+
+    Raises:
+        InputError: no image has boxes enough.
+    """
+    if not settings.resample_weak_images or _suffices(index, settings, row):
+        return row
+    rng = random_streams.generator(seed, epoch, row, random_streams.RESAMPLING)
+    other = row
+    for _ in range(DRAWS):
+        other = int(rng.integers(len(index)))
+        if _suffices(index, settings, other):
+            return other
+    for step in range(len(index)):
+        if _suffices(index, settings, found := (other + step) % len(index)):
+            return found
+    raise InputError(
+        f"{index.folder}: no image has {settings.min_boxes} boxes of at least "
+        f"{settings.min_box_area:g} px² to take the place of those with fewer; set "
+        "views.resample_weak_images=false, or mend the boxes"
+    )
+
+
+def _suffices(index: Index, settings: ViewSettings, row: int) -> bool:
+    return count_objects(index.boxes(row), settings) >= settings.min_boxes

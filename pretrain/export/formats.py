@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+import torchvision
 from torch import Tensor, nn
 
 from pretrain.core.errors import InputError
@@ -17,19 +20,52 @@ from pretrain.export.detectron2_format import (
     detectron2_name,
     read_detectron2,
 )
-from pretrain.export.file_format import FileFormat, contiguous, save
-from pretrain.export.networks import WRITTEN, load_timm, load_torchvision
 from pretrain.export.verify import (
     FC_KEYS,
     LAYERS,
     check_tensors,
+    resnet_shapes,
     timm_features,
     torchvision_features,
 )
-from pretrain.models.backbones import TIMM, is_timm, timm_arguments
+from pretrain.models.backbones import TIMM, import_timm, is_timm, timm_arguments
 from pretrain.pretrained import PretrainedEncoder
 
 INSTALL = "run `python tools/install_detectron2.py` in this environment first"
+
+WRITTEN = {"source": "the exported file", "remedy": "nothing was written"}
+"""Parts of the message about a tensor that is wrong in a file that was just written."""
+
+
+class FileFormat(ABC):
+    """One format.
+
+    Attributes:
+        suffix: the file name's end.
+        absent: tensors the reading library has and the file leaves out.
+    """
+
+    suffix: str = ".pth"
+    absent: tuple[str, ...] = ()
+
+    @abstractmethod
+    def write(self, pretrained: PretrainedEncoder, origin: Provenance, path: Path) -> None:
+        """Write the backbone to ``path``."""
+
+    @abstractmethod
+    def read(self, pretrained: PretrainedEncoder, path: Path) -> tuple[int, nn.Module]:
+        """Load ``path`` by the format's own library.
+
+        Returns:
+            The number of tensors matched, and a network holding them.
+
+        Raises:
+            InputError: a tensor is missing, left over, or has another shape.
+        """
+
+    @abstractmethod
+    def features(self, network: nn.Module, images: Tensor, path: Path) -> dict[str, Tensor]:
+        """What the loaded network computes on images in 0..255, by the backbone's layer names."""
 
 
 class Torchvision(FileFormat):
@@ -43,12 +79,12 @@ class Torchvision(FileFormat):
 
     def write(self, pretrained: PretrainedEncoder, origin: Provenance, path: Path) -> None:
         """Write the backbone's state; the format has no room for its origin."""
-        save(contiguous(pretrained.backbone), path)
+        _save(_contiguous(pretrained.backbone), path)
 
     def read(self, pretrained: PretrainedEncoder, path: Path) -> tuple[int, nn.Module]:
         """Load into torchvision's network, strictly but for the classifier."""
         state = torch.load(path, map_location="cpu", weights_only=True)
-        return load_torchvision(pretrained.description.encoder.backbone, state)
+        return _load_torchvision(pretrained.description.encoder.backbone, state)
 
     def features(self, network: nn.Module, images: Tensor, path: Path) -> dict[str, Tensor]:
         """Layer outputs and the pooled output."""
@@ -84,10 +120,10 @@ class Safetensors(FileFormat):
 
         encoder = self.description.encoder
         if not self.of_timm:
-            return load_torchvision(encoder.backbone, load_file(path))
+            return _load_torchvision(encoder.backbone, load_file(path))
         architecture = encoder.backbone.removeprefix(TIMM)
         arguments = timm_arguments(architecture, encoder.options)
-        return load_timm(architecture, arguments, load_file(path))
+        return _load_timm(architecture, arguments, load_file(path))
 
     def features(self, network: nn.Module, images: Tensor, path: Path) -> dict[str, Tensor]:
         """Outputs of the stages and the pooled output."""
@@ -131,7 +167,7 @@ class Timm(FileFormat):
         from safetensors.torch import load_file
 
         header = _read_header(path)
-        return load_timm(header["architecture"], json.loads(header["model_args"]), load_file(path))
+        return _load_timm(header["architecture"], json.loads(header["model_args"]), load_file(path))
 
     def features(self, network: nn.Module, images: Tensor, path: Path) -> dict[str, Tensor]:
         """Outputs of the stages and the pooled output, under the header's scaling of pixels."""
@@ -163,11 +199,11 @@ class Detectron2(FileFormat):
             config=detectron2_config(backbone, description.mean, description.std),
             provenance=origin,
         )
-        state = contiguous(pretrained.backbone)
+        state = _contiguous(pretrained.backbone)
         renamed = {detectron2_name(name): value for name, value in state.items()}
         assert len(renamed) == len(state), "two tensors share one name"
         content = {"model": renamed, "__author__": "hcl", "matching_heuristics": True}
-        save({**content, "hcl": header.model_dump()}, path)
+        _save({**content, "hcl": header.model_dump()}, path)
 
     def read(self, pretrained: PretrainedEncoder, path: Path) -> tuple[int, nn.Module]:
         """Load by detectron2's checkpointer, under the prefix an FPN gives the backbone."""
@@ -204,6 +240,51 @@ class Detectron2(FileFormat):
         return {layer: outputs[f"res{stage}"] for stage, layer in enumerate(LAYERS, start=2)}
 
 
+def _load_torchvision(backbone: str, state: dict[str, Tensor]) -> tuple[int, nn.Module]:
+    """Load into a fresh torchvision network: everything but ``FC_KEYS`` must match.
+
+    Raises:
+        InputError: a tensor is missing, foreign, or has another shape.
+    """
+    shapes = resnet_shapes(backbone)
+    check_tensors(state, shapes, network=f"torchvision's {backbone}", **WRITTEN)
+    network: nn.Module = getattr(torchvision.models, backbone)(weights=None)
+    network.load_state_dict(state, strict=False)
+    return len(shapes), network
+
+
+def _load_timm(
+    architecture: str, arguments: Mapping[str, Any], state: dict[str, Tensor]
+) -> tuple[int, nn.Module]:
+    """Load into a fresh network of timm: everything must match.
+
+    Args:
+        architecture: timm's name.
+        arguments: of ``timm.create_model``.
+        state: by timm's names.
+
+    Raises:
+        InputError: a tensor is missing, foreign, or has another shape.
+    """
+    network: nn.Module = import_timm().create_model(architecture, pretrained=False, **arguments)
+    shapes = {name: value.shape for name, value in network.state_dict().items()}
+    check_tensors(state, shapes, network=f"timm's {architecture}", **WRITTEN)
+    network.load_state_dict(state)
+    return len(shapes), network
+
+
+def _save(content: dict[str, Any], path: Path) -> None:
+    """Write a torch file whose bytes depend on ``content`` alone."""
+    # Given a path, torch.save writes the path's name into the file: equal content, unequal sha256.
+    with path.open("wb") as file:
+        torch.save(content, file)
+
+
+def _contiguous(backbone: nn.Module) -> dict[str, Tensor]:
+    """The state of a backbone, in plain memory format."""
+    return {name: value.detach().contiguous() for name, value in backbone.state_dict().items()}
+
+
 def _write_safetensors(
     pretrained: PretrainedEncoder, origin: Provenance, header: dict[str, str], path: Path
 ) -> None:
@@ -211,7 +292,7 @@ def _write_safetensors(
 
     provenance = {name: str(value) for name, value in origin.model_dump().items()}
     metadata = {"format": "pt", **header, **provenance}
-    path.write_bytes(serialize(contiguous(pretrained.backbone), metadata=metadata))
+    path.write_bytes(serialize(_contiguous(pretrained.backbone), metadata=metadata))
 
 
 def _read_header(path: Path) -> dict[str, str]:

@@ -7,8 +7,7 @@ key, and there is one queue.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from functools import partial
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import torch
@@ -22,7 +21,6 @@ from pretrain.data.plan import Region
 from pretrain.geometry.precision import as_float
 from pretrain.losses import info_nce
 from pretrain.losses.paths import Path as LossPath
-from pretrain.methods import shuffle
 from pretrain.methods.base import (
     Context,
     Losses,
@@ -32,7 +30,6 @@ from pretrain.methods.base import (
     local_rows,
     register,
 )
-from pretrain.methods.shuffle import Encode
 from pretrain.models import (
     Encoder,
     Queue,
@@ -41,6 +38,9 @@ from pretrain.models import (
     synchronize_batch_norm,
     update_momentum,
 )
+
+Encode = Callable[[Tensor], tuple[Tensor, ...]]
+"""Images (B, 3, S, S) to tensors (B, ...)."""
 
 
 class MocoSettings(MethodSettings):
@@ -183,6 +183,10 @@ class Moco(TwoViewMethod):
     def encode_keys(self, encode: Encode, images: Tensor, view: int) -> tuple[Tensor, ...]:
         """What ``encode`` gives for this rank's images, in their order, float32 or float64.
 
+        With statistics of groups the images are encoded in another order: a key that shares its
+        statistics with its own query can be told by them (MoCo, arXiv 1911.05722, section 3.3).
+        Where ``shuffled``, they and the results travel between processes, as in the MoCo code.
+
         Args:
             encode: the key encoder or more of it: images to tensors of as many rows.
             images: this rank's views.
@@ -191,7 +195,17 @@ class Moco(TwoViewMethod):
         if not self._permuted:
             return tuple(as_float(part) for part in encode(images))
         travel = self.settings.batch_norm == "shuffled"
-        return shuffle.encode(encode, images, partial(self._permutation, view), travel=travel)
+        rank, _ = distributed.rank_and_size()
+        start = rank * len(images) if travel else 0
+        own = slice(start, start + len(images))
+        pool = distributed.all_gather(images) if travel else images
+        order = self._permutation(view, len(pool)).to(images.device)
+        back = order.argsort()[own]
+        last = images.is_contiguous(memory_format=torch.channels_last)
+        memory_format = torch.channels_last if last else torch.contiguous_format
+        shuffled = pool[order[own]].contiguous(memory_format=memory_format)
+        parts = (as_float(part) for part in encode(shuffled))
+        return tuple((distributed.all_gather(part) if travel else part)[back] for part in parts)
 
     def _permutation(self, view: int, count: int) -> Tensor:
         """A pure function of (seed, step, forward, view): alike on all ranks and after a resume."""

@@ -13,13 +13,12 @@ from PIL import Image
 from pretrain.core.errors import InputError
 from pretrain.data import device, loader
 from pretrain.data.augment import AugmentSettings
-from pretrain.data.batches import ViewDataset
+from pretrain.data.batches import ViewDataset, choose_row
 from pretrain.data.contact_sheet import CELL, GAP, LINE, WIDE, sample, sheet
 from pretrain.data.index import Index
 from pretrain.data.pairs import Neighbor, PairTable, choose_pair, pair_stream
 from pretrain.data.plan import Batch, Crop, ViewPlan
 from pretrain.data.views import ViewSettings
-from pretrain.data.weak_images import choose_row
 from pretrain.datasets import packing
 from pretrain.datasets.source import DataSettings, open_index
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from pretrain.core.errors import InputError
+from pretrain.data.batches import choose_row
 from pretrain.data.index import Index
 from pretrain.data.views import ViewSettings, count_objects
-from pretrain.data.weak_images import choose_row
 from pretrain.datasets.index_writer import build_index
 from pretrain.datasets.readers import coco
 
