@@ -141,11 +141,16 @@ def all_gather(values: Tensor) -> Tensor:
 
 def any_rank(flag: bool, device: torch.device) -> bool:
     """Whether ``flag`` is set on at least one rank; all ranks get the same answer."""
+    return any_ranks([flag], device)[0]
+
+
+def any_ranks(flags: list[bool], device: torch.device) -> list[bool]:
+    """:func:`any_rank` of several flags, in one collective."""
     if not is_active():
-        return flag
-    value = torch.tensor(float(flag), device=device)
-    dist.all_reduce(value, dist.ReduceOp.MAX)
-    return bool(value.item())
+        return flags
+    values = torch.tensor(flags, dtype=torch.float32, device=device)
+    dist.all_reduce(values, dist.ReduceOp.MAX)
+    return [value > 0 for value in values.tolist()]
 
 
 @torch.no_grad()
@@ -174,13 +179,20 @@ def average_batch_norm(module: nn.Module) -> None:
         for buffer in (layer.running_mean, layer.running_var)
         if buffer is not None
     ]
-    if not buffers:
+    sum_over_ranks(buffers)
+    for buffer in buffers:
+        buffer.div_(dist.get_world_size())
+
+
+@torch.no_grad()
+def sum_over_ranks(tensors: list[Tensor]) -> None:
+    """Replace tensors by their sums over all ranks, in one collective."""
+    if not is_active() or not tensors:
         return
-    flat = torch.cat([buffer.flatten() for buffer in buffers])
+    flat = torch.cat([tensor.flatten() for tensor in tensors])
     dist.all_reduce(flat)
-    flat /= dist.get_world_size()
-    for buffer, mean in zip(buffers, torch.split(flat, [b.numel() for b in buffers]), strict=True):
-        buffer.copy_(mean.view_as(buffer))
+    for tensor, total in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
+        tensor.copy_(total.view_as(tensor))
 
 
 def barrier() -> None:

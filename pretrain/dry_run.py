@@ -15,7 +15,7 @@ from pretrain.config import OptimSettings, RunSettings
 from pretrain.core.errors import InputError
 from pretrain.data.coverage import lack_of_boxes
 from pretrain.data.index import Index
-from pretrain.data.pack import Pack
+from pretrain.data.pack import Pack, open_pack
 from pretrain.data.pairs import PairTable
 from pretrain.data.plan import ViewPlan
 from pretrain.datasets.source import open_index
@@ -207,11 +207,8 @@ def _data(
     except InputError as error:
         missing.append(f"data.pairs: {error}")
     try:
-        if data.pack is not None and index is not None:
-            pack = Pack.open(Path(data.pack))
-            pack.check(index)
+        pack = None if index is None else open_pack(data.pack, index)
     except InputError as error:
-        pack = None
         missing.append(f"data.pack: {error}")
     return index, pairs, pack, missing
 
@@ -270,9 +267,7 @@ def _schedule(
 ) -> Schedule:
     optim, train = settings.optim, settings.train
     epoch_steps = None if images is None else images // optim.batch_size
-    total = train.steps
-    if total is None and epoch_steps is not None:
-        total = (train.epochs or 0) * epoch_steps
+    total = train.steps if epoch_steps is None else train.total_steps(epoch_steps)
     epochs: float | None = train.epochs
     if epochs is None and epoch_steps and total is not None:
         epochs = total / epoch_steps

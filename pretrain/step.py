@@ -103,7 +103,7 @@ class TrainStep:
         norm = nn.utils.get_total_norm(gradients).detach()
         # The scaler looks for overflow in fp16 gradients itself, and skips such steps.
         finite = torch.isfinite(loss if self.scaler.is_enabled() else loss + norm)
-        broken, stop = self._agree(not bool(finite), stop)
+        broken, stop = distributed.any_ranks([not bool(finite), stop], self.world.device)
         if broken:
             done = replay.Step(
                 step, self.world.rank, batch, parts, losses, self.autocast, self.scaler.scale
@@ -164,14 +164,6 @@ class TrainStep:
     def autocast(self) -> AbstractContextManager[Any]:
         """The precision of the encoders' forwards."""
         return autocast(self.precision, self.world.device)
-
-    def _agree(self, broken: bool, stop: bool) -> tuple[bool, bool]:
-        """Whether any process has a broken loss, and whether any was asked to stop."""
-        flags = torch.tensor([float(broken), float(stop)], device=self.world.device)
-        if distributed.is_active():
-            torch.distributed.all_reduce(flags, torch.distributed.ReduceOp.MAX)
-        any_broken, any_stop = flags.tolist()
-        return bool(any_broken), bool(any_stop)
 
 
 class RunningStatistics:

@@ -23,7 +23,7 @@ from pretrain.core.errors import InputError
 from pretrain.data.coverage import Fallbacks, lack_of_boxes
 from pretrain.data.index import Index
 from pretrain.data.loader import BadImages, Loader, build_loader, choose_workers
-from pretrain.data.pack import Pack
+from pretrain.data.pack import open_pack
 from pretrain.data.pairs import PairTable, check_pairs
 from pretrain.data.plan import Batch
 from pretrain.data.views import boxes_needed
@@ -72,7 +72,7 @@ class Trainer(TrainingLoop):
         )
         self.method = build_method(settings.method, settings.hcl, context)
         check_pairs(self._pairs, self.method.view_plan, self.index)
-        self._pack = self._open_pack()
+        self._pack = open_pack(settings.data.pack, self.index)
         self._check_boxes()
         self._advise()
         memory_format = torch.channels_last if train.channels_last else torch.contiguous_format
@@ -106,13 +106,6 @@ class Trainer(TrainingLoop):
             index = open_index(self.settings.data)
         distributed.barrier()
         return index if self.world.is_main else open_index(self.settings.data)
-
-    def _open_pack(self) -> Pack | None:
-        if self.settings.data.pack is None:
-            return None
-        pack = Pack.open(Path(self.settings.data.pack))
-        pack.check(self.index)
-        return pack
 
     def _check_boxes(self) -> None:
         lack = lack_of_boxes(self.index, self.method.view_plan, self.settings.views)

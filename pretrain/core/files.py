@@ -67,6 +67,35 @@ def write_json(
     write_text(path, json.dumps(content, indent=indent) + "\n" * (indent is not None), durable)
 
 
+def read_versioned(
+    file: Path, version: int, what: str, missing: str, damaged: str
+) -> dict[str, Any]:
+    """The JSON object that describes a folder and names the version of its format.
+
+    Args:
+        file: of the object.
+        version: that this program reads.
+        what: the folder holds, for messages.
+        missing: what to do where there is none.
+        damaged: what to do where it is damaged or of another version.
+
+    Raises:
+        InputError: it is not there, not such an object, or of another version.
+    """
+    try:
+        content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        found = content["version"]
+    except FileNotFoundError:
+        raise InputError(f"{file.parent}: no {what} here (no {file.name}); {missing}") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{file}: damaged ({error}); {damaged}") from None
+    if found != version:
+        raise InputError(
+            f"{file.parent}: {what} of version {found}, this program needs {version}; {damaged}"
+        )
+    return content
+
+
 @contextlib.contextmanager
 def scratch_beside(target: Path) -> Iterator[Path]:
     """A folder on the file system of ``target``, removed at the end of the block.

@@ -17,13 +17,12 @@ from pretrain.core.errors import InputError
 from pretrain.data.decode import ImageError, read_image
 from pretrain.data.index import Index
 from pretrain.data.views import blank_views, resize, whole_pixels
+from pretrain.mixed_precision import Precision, autocast
 from pretrain.pretrained import PretrainedEncoder
 
 Part = Literal["backbone", "head"]
 Cut = Callable[[Tensor, int], Tensor]
 """The views of a decoded image uint8 (3, H, W) of a row: uint8 (n, 3, S, S)."""
-
-PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 RESIZE = 256 / 224
 """The image's shorter side before the center is cut out, in sides of a view."""
@@ -40,7 +39,11 @@ class FeatureEncoder:
     """
 
     def __init__(
-        self, pretrained: PretrainedEncoder, device: torch.device, precision: str, batch_size: int
+        self,
+        pretrained: PretrainedEncoder,
+        device: torch.device,
+        precision: Precision,
+        batch_size: int,
     ) -> None:
         self.size = pretrained.description.size
         self.width = int(pretrained.backbone.num_features)  # type: ignore[arg-type]
@@ -49,7 +52,7 @@ class FeatureEncoder:
         self._mean = torch.tensor(pretrained.description.mean, device=device).view(3, 1, 1)
         self._std = torch.tensor(pretrained.description.std, device=device).view(3, 1, 1)
         self._device = device
-        self._dtype = PRECISIONS[precision]
+        self._precision = precision
         self._batch_size = batch_size
 
     @torch.inference_mode()
@@ -74,9 +77,7 @@ class FeatureEncoder:
         ):
             for batch in _batches(views, self._batch_size):
                 images = (batch.to(self._device).float() / 255 - self._mean) / self._std
-                with torch.autocast(
-                    self._device.type, dtype=self._dtype, enabled=self._dtype is not None
-                ):
+                with autocast(self._precision, self._device):
                     output = self._encoder.backbone(images)
                     if part == "head":
                         output = self._encoder.head(output)

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from pretrain.correspondence.regions import Regions
+from pretrain.data.index import offsets
 from pretrain.data.pairs import PairTable, top_pairs
 
 MATCH = np.dtype([("query", np.int64), ("key", np.int64), ("similarity", np.float32)])
@@ -79,9 +80,9 @@ def to_table(
     lengths = np.repeat(pairs_per_neighbor(regions, share), there.sum(1))
     return PairTable(
         fingerprint,
-        _offsets(there.sum(1)),
+        offsets(there.sum(1)),
         neighbours[there].astype(np.int64),
-        _offsets(lengths),
+        offsets(lengths),
         regions.boxes[matches["query"]].astype(np.float32),
         regions.boxes[matches["key"]].astype(np.float32),
     )
@@ -89,7 +90,3 @@ def to_table(
 
 def _on(features: NDArray[np.float16], device: torch.device) -> torch.Tensor:
     return torch.from_numpy(features.astype(np.float32)).to(device)
-
-
-def _offsets(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
-    return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int64)

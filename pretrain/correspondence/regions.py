@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from pretrain.core.errors import InputError
 from pretrain.correspondence.shard_files import replacing
-from pretrain.data.index import Index
+from pretrain.data.index import Index, offsets
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,8 +42,7 @@ class Regions:
                 part = np.array([[0, 0, *index.size(row)]], np.float32)
             parts.append(part)
             counts.append(len(part))
-        offsets = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)]).astype(np.int64)
-        return cls(np.concatenate(parts), offsets)
+        return cls(np.concatenate(parts), offsets(counts))
 
     @classmethod
     def open(cls, folder: Path) -> Regions:

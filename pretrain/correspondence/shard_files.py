@@ -148,25 +148,11 @@ def manifest(folder: Path) -> dict[str, Any]:
     Raises:
         InputError: it holds no correspondences, damaged ones, or some of another version.
     """
-    file = folder / MANIFEST
-    try:
-        held = json.loads(file.read_text(encoding="utf-8"))
-        version = held["version"]
-        sound = isinstance(held["settings"], dict) and isinstance(held["facts"], dict)
-    except FileNotFoundError:
-        raise InputError(
-            f"{folder}: no correspondences here (no {MANIFEST}); make them: hcl correspond --help"
-        ) from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{file}: damaged ({error}); delete the folder") from None
-    if version != VERSION:
-        raise InputError(
-            f"{folder}: correspondences of version {version}, this program needs {VERSION}; "
-            "make them again"
-        )
-    if not sound:
-        raise InputError(f"{file}: damaged (no settings); delete the folder")
-    return dict(held)
+    missing, damaged = "make them: hcl correspond --help", "delete the folder and make them again"
+    held = files.read_versioned(folder / MANIFEST, VERSION, "correspondences", missing, damaged)
+    if not all(isinstance(held.get(part), dict) for part in ("settings", "facts")):
+        raise InputError(f"{folder / MANIFEST}: damaged (no settings); {damaged}")
+    return held
 
 
 def note(folder: Path, name: str, value: Any) -> None:

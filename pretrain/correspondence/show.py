@@ -68,7 +68,7 @@ def draw_matches(
 
     from pretrain.correspondence.picture import Match
     from pretrain.correspondence.pipeline import SIMILARITY
-    from pretrain.data.views import whole_pixels
+    from pretrain.data.views import whole_window
 
     similarity = None
     if (folder / SIMILARITY).is_file():
@@ -84,14 +84,12 @@ def draw_matches(
         start, end = (int(place) for place in table.pair_offsets[chosen : chosen + 2])
         pair = int(rng.integers(start, end))
         other = int(table.neighbours[chosen])
-        query = whole_pixels(table.query[pair : pair + 1], index.size(row))[0]
-        key = whole_pixels(table.key[pair : pair + 1], index.size(other))[0]
         matches.append(
             Match(
                 row,
                 other,
-                tuple(query.tolist()),
-                tuple(key.tolist()),
+                whole_window(table.query[pair], index.size(row)),
+                whole_window(table.key[pair], index.size(other)),
                 f"neighbor {chosen - first + 1} of {stop - first}, "
                 f"pair {pair - start + 1} of {end - start}",
                 None if similarity is None else float(similarity[pair]),

@@ -46,11 +46,8 @@ class Memory:
 class BatchBuffer(Protocol):
     """Takes the images of a batch, one place after the other."""
 
-    def scratch(self, place: int) -> Scratch:
-        """Memory for the row's image."""
-
-    def partner_scratch(self, place: int) -> Scratch:
-        """Memory for the image of the row's partner."""
+    def scratch(self, place: int, *, partner: bool = False) -> Scratch:
+        """Memory for the row's image, or for that of its partner."""
 
     def put(
         self, place: int, image: Tensor, partner: Tensor | None, windows: Sequence[Window]
@@ -74,13 +71,9 @@ class ViewBuffer:
         self._views = split(self._pixels, count, plan.sides)
         self._scratch, self._partner_scratch = Scratch(), Scratch()
 
-    def scratch(self, place: int) -> Scratch:
-        """Memory for the row's image."""
-        return self._scratch
-
-    def partner_scratch(self, place: int) -> Scratch:
-        """Memory for the partner's."""
-        return self._partner_scratch
+    def scratch(self, place: int, *, partner: bool = False) -> Scratch:
+        """The same memory for each place."""
+        return self._partner_scratch if partner else self._scratch
 
     def put(
         self, place: int, image: Tensor, partner: Tensor | None, windows: Sequence[Window]
@@ -124,13 +117,9 @@ class ImageBuffer:
         self._windows = np.empty((len(plan.crops), self._count, 4), np.int64)
         self._replaced = False
 
-    def scratch(self, place: int) -> Scratch:
-        """Memory for the row's image."""
-        return Scratch(self._slots[place])
-
-    def partner_scratch(self, place: int) -> Scratch:
-        """Memory for the partner's."""
-        return Scratch(self._slots[self._count + place])
+    def scratch(self, place: int, *, partner: bool = False) -> Scratch:
+        """The image's place in the memory of the batch."""
+        return Scratch(self._slots[place + self._count * partner])
 
     def put(
         self, place: int, image: Tensor, partner: Tensor | None, windows: Sequence[Window]

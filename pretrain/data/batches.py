@@ -168,7 +168,7 @@ class ViewDataset(Dataset[Batch]):
             partner = None
             if choice.partner is not None:
                 partner = self._read_partner(
-                    choice.partner, batch.bad, target.partner_scratch(place)
+                    choice.partner, batch.bad, target.scratch(place, partner=True)
                 )
                 if partner is None:
                     choice = self._choose(epoch, found, row, parameters, alone=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from pretrain.data.index import Index
+from pretrain.data.index import Index, offsets
 from pretrain.data.pairs import PairTable
 from pretrain.data.plan import PAIR_REGIONS, Batch, ViewPlan
 from pretrain.data.views import ViewSettings, boxes_needed, large_enough
@@ -20,9 +20,7 @@ def valid_boxes(index: Index, settings: ViewSettings) -> NDArray[np.float32]:
 def objects_per_image(index: Index, settings: ViewSettings) -> NDArray[np.int64]:
     """How many boxes of each image are large enough to be objects: (rows,)."""
     valid = large_enough(index.column("boxes"), settings)
-    before = np.concatenate([[0], np.cumsum(valid, dtype=np.int64)])
-    counts: NDArray[np.int64] = np.diff(before[index.column("box_offsets")])
-    return counts
+    return np.diff(offsets(valid)[index.column("box_offsets")])
 
 
 def fallback_share(

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from pretrain.core.errors import InputError
+from pretrain.core.files import read_versioned
 
 VERSION = 2
 META = "meta.json"
@@ -77,22 +78,13 @@ class Index:
         Raises:
             InputError: there is none, it is damaged, or another version wrote it.
         """
-        if not cls.exists(folder):
-            raise InputError(f"{folder}: no index here (no {META}); build it, or check data.index")
-        try:
-            meta = json.loads((folder / META).read_text(encoding="utf-8"))
-            version = meta["version"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{folder}/{META}: damaged ({error}); {AGAIN}") from None
-        if version != VERSION:
-            raise InputError(
-                f"{folder}: index of version {version}, this program needs {VERSION}; {AGAIN}"
-            )
+        missing = "build it, or check data.index"
+        meta = read_versioned(folder / META, VERSION, "index", missing, AGAIN)
         columns = {}
         try:
             for name, (dtype, tail) in COLUMNS.items():
                 shape = (meta["lengths"][name], *tail)
-                columns[name] = _map(folder / f"{name}.npy", np.dtype(dtype), shape)
+                columns[name] = map_column(folder / f"{name}.npy", dtype, shape)
             index = cls(folder, meta, columns, images)
             _ = index.categories, index.category_ids, index.fingerprint
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -191,10 +183,23 @@ def fingerprint(
     return digest.hexdigest()
 
 
-def _map(file: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+def offsets(lengths: ArrayLike) -> NDArray[np.int64]:
+    """Where each of so many parts of these lengths (n,) starts, and the end: int64 (n + 1,)."""
+    return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int64)
+
+
+def map_column(file: Path, dtype: DTypeLike, shape: tuple[int, ...]) -> NDArray[Any]:
+    """The array of a file, mapped.
+
+    Raises:
+        OSError: it is not there.
+        ValueError: it is another one.
+    """
     column = np.load(file, mmap_mode="r", allow_pickle=False)
-    if column.dtype != dtype or column.shape != shape:
-        raise ValueError(f"{file.name} holds {column.dtype} {column.shape}, not {dtype} {shape}")
+    if column.dtype != np.dtype(dtype) or column.shape != shape:
+        raise ValueError(
+            f"{file.name} holds {column.dtype} {column.shape}, not {np.dtype(dtype)} {shape}"
+        )
     # A plain view of the mapping: a row read from memmaps costs three times as much.
     array: NDArray[Any] = np.asarray(column)
     return array

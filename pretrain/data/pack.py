@@ -9,7 +9,6 @@ once: a folder of ``shard-*.raw`` (raw bytes, image after image, each (height, w
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pretrain.core.errors import InputError
-from pretrain.core.files import sha256
+from pretrain.core.files import read_versioned, sha256
 from pretrain.data.decode import ImageError
 from pretrain.data.index import Index
 
@@ -62,21 +61,9 @@ class Pack:
         Raises:
             InputError: there is none, it is incomplete or damaged, or of another version.
         """
-        if not cls.exists(folder):
-            raise InputError(
-                f"{folder}: no complete pack here (no {META}); run hcl data pack, which goes on "
-                "where it was interrupted"
-            )
+        missing = "run hcl data pack, which goes on where it was interrupted"
         remedy = "delete the folder and pack again"
-        try:
-            meta = json.loads((folder / META).read_text(encoding="utf-8"))
-            version = meta["version"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{folder}/{META}: damaged ({error}); {remedy}") from None
-        if version != VERSION:
-            raise InputError(
-                f"{folder}: pack of version {version}, this program needs {VERSION}; {remedy}"
-            )
+        meta = read_versioned(folder / META, VERSION, "complete pack", missing, remedy)
         try:
             sizes = np.load(folder / "sizes.npy", mmap_mode="r", allow_pickle=False)
             offsets = np.load(folder / "offsets.npy", mmap_mode="r", allow_pickle=False)
@@ -163,6 +150,19 @@ class Pack:
                     f"{file}: the content has changed since it was written (sha256); delete the "
                     "folder and pack again"
                 )
+
+
+def open_pack(folder: str | None, index: Index) -> Pack | None:
+    """The pack of ``data.pack``, if there is one.
+
+    Raises:
+        InputError: it cannot be opened, or is of other images than the index.
+    """
+    if folder is None:
+        return None
+    pack = Pack.open(Path(folder))
+    pack.check(index)
+    return pack
 
 
 def shard_file(folder: Path, number: int) -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pretrain.core.errors import InputError
-from pretrain.core.files import new_folder, write_json
+from pretrain.core.files import new_folder, read_versioned, write_json
 from pretrain.data import random_streams
-from pretrain.data.index import Index
+from pretrain.data.index import Index, map_column, offsets
 from pretrain.data.plan import PAIR_REGIONS, ViewPlan
-from pretrain.data.views import Window, whole_pixels
+from pretrain.data.views import Window, whole_window
 
 VERSION = 1
 META = "pairs.json"
@@ -91,9 +90,9 @@ class PairTable:
         empty = np.empty((0, 4), np.float32)
         return cls(
             fingerprint,
-            _offsets([len(row) for row in parts]),
+            offsets([len(row) for row in parts]),
             np.array([part.row for part in every], np.int64),
-            _offsets([len(part.query) for part in every]),
+            offsets([len(part.query) for part in every]),
             np.concatenate([empty, *(part.query for part in every)]),
             np.concatenate([empty, *(part.key for part in every)]),
         )
@@ -105,21 +104,16 @@ class PairTable:
         Raises:
             InputError: there is none, it is damaged, or another version wrote it.
         """
+        missing, again = "make it with hcl correspond", "make it again"
+        meta = read_versioned(folder / META, VERSION, "table of pairs", missing, again)
         try:
-            meta = json.loads((folder / META).read_text(encoding="utf-8"))
-            if meta["version"] != VERSION:
-                raise InputError(
-                    f"{folder}: table of pairs of version {meta['version']}, this program needs "
-                    f"{VERSION}; make it again"
-                )
-            columns = {name: _map(folder, name, meta["lengths"][name]) for name in COLUMNS}
+            columns = {
+                name: map_column(folder / f"{name}.npy", dtype, (meta["lengths"][name], *tail))
+                for name, (dtype, tail) in COLUMNS.items()
+            }
             return cls(meta["fingerprint"], **columns, folder=folder)
-        except FileNotFoundError as error:
-            raise InputError(f"{folder}: no table of pairs here (no {error.filename})") from None
         except (OSError, KeyError, TypeError, ValueError) as error:
-            if isinstance(error, InputError):
-                raise
-            raise InputError(f"{folder}: damaged table of pairs ({error}); make it again") from None
+            raise InputError(f"{folder}: damaged table of pairs ({error}); {again}") from None
 
     def write(self, folder: Path) -> None:
         """Write the table; the folder appears complete or not at all.
@@ -218,26 +212,9 @@ def choose_pair(
     pair = start + int(rng.integers(end - start))
     other = int(table.neighbours[chosen])
     query, key = table.query[pair], table.key[pair]
-    return Pair(_whole(query, size_of(row)), other, _whole(key, size_of(other)))
+    return Pair(whole_window(query, size_of(row)), other, whole_window(key, size_of(other)))
 
 
 def pair_stream(seed: int, epoch: int, row: int) -> np.random.Generator:
     """The stream that a row's pair is drawn from: both of its views must see the same one."""
     return random_streams.generator(seed, epoch, row, random_streams.PAIR)
-
-
-def _whole(box: NDArray[np.float32], size: tuple[int, int]) -> Window:
-    x1, y1, x2, y2 = (int(value) for value in whole_pixels(box[None], size)[0])
-    return x1, y1, x2, y2
-
-
-def _offsets(lengths: list[int]) -> NDArray[np.int64]:
-    return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int64)
-
-
-def _map(folder: Path, name: str, length: int) -> NDArray[Any]:
-    dtype, tail = COLUMNS[name]
-    column: NDArray[Any] = np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
-    if column.dtype != dtype or column.shape != (length, *tail):
-        raise ValueError(f"{name}.npy holds {column.dtype} {column.shape}")
-    return column

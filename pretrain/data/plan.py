@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -103,24 +104,19 @@ class Sources:
 
     def to(self, device: torch.device) -> Sources:
         """Copied to a device."""
-        return Sources(
-            self.pixels.to(device, non_blocking=True),
-            self.offsets.to(device, non_blocking=True),
-            self.sizes.to(device, non_blocking=True),
-            {name: w.to(device, non_blocking=True) for name, w in self.windows.items()},
-            self.greatest,
-            self.of_partner,
-        )
+        return self._changed(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pin_memory(self) -> Sources:
         """Page-locked, for copies to a CUDA device."""
-        return Sources(
-            self.pixels.pin_memory(),
-            self.offsets.pin_memory(),
-            self.sizes.pin_memory(),
-            {name: windows.pin_memory() for name, windows in self.windows.items()},
-            self.greatest,
-            self.of_partner,
+        return self._changed(lambda tensor: tensor.pin_memory())
+
+    def _changed(self, change: Callable[[Tensor], Tensor]) -> Sources:
+        return replace(
+            self,
+            pixels=change(self.pixels),
+            offsets=change(self.offsets),
+            sizes=change(self.sizes),
+            windows={name: change(windows) for name, windows in self.windows.items()},
         )
 
 
@@ -149,12 +145,9 @@ class Batch:
 
     def pin_memory(self) -> Batch:
         """Called by the DataLoader where the device is CUDA."""
-        return Batch(
-            {name: value.pin_memory() for name, value in self.images.items()},
-            {name: value.pin_memory() for name, value in self.augmentation.items()},
-            self.rows,
-            self.fallback,
-            self.bad,
-            None if self.sources is None else self.sources.pin_memory(),
-            self.seconds,
+        return replace(
+            self,
+            images={name: value.pin_memory() for name, value in self.images.items()},
+            augmentation={name: value.pin_memory() for name, value in self.augmentation.items()},
+            sources=None if self.sources is None else self.sources.pin_memory(),
         )

@@ -170,6 +170,11 @@ def whole_pixels(boxes: NDArray[np.float32], size: tuple[int, int]) -> NDArray[n
     return np.concatenate([start, stop], axis=1)
 
 
+def whole_window(box: NDArray[np.float32], size: tuple[int, int]) -> Window:
+    """``whole_pixels`` of a single box (4,)."""
+    return _window(whole_pixels(box[None], size)[0])
+
+
 def random_resized(region: Window, settings: ViewSettings, rng: np.random.Generator) -> Window:
     """A random part of the region, distributed as torchvision's RandomResizedCrop."""
     x1, y1, x2, y2 = region

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -11,7 +10,7 @@ from numpy.typing import NDArray
 
 from pretrain.core.errors import InputError
 from pretrain.data.index import Index
-from pretrain.data.pack import Pack
+from pretrain.data.pack import Pack, open_pack
 from pretrain.datasets.records import Flag
 from pretrain.datasets.source import DataSettings, open_index
 
@@ -101,9 +100,7 @@ def choose_items(
 def _labeled(data: DataSettings, crops: Literal["object", "image"], where: str) -> Items:
     try:
         index = open_index(data)
-        pack = None if data.pack is None else Pack.open(Path(data.pack))
-        if pack is not None:
-            pack.check(index)
+        pack = open_pack(data.pack, index)
     except InputError as error:
         raise InputError(f"{where}: {error}") from None
     counts = np.diff(index.column("box_offsets"))

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 
@@ -75,8 +74,9 @@ class TrainStep:
         gathered = gather(projections).reshape(sampler.classes, sampler.samples, -1)
         loss = metric_loss(gathered, self.settings.loss)
         self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-        sum_gradients(self.parameters)
-        norm = self._clip()
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        distributed.sum_over_ranks(gradients)
+        norm = self._clip(gradients)
         # The scaler looks for overflow in fp16 gradients itself, and skips such steps.
         watched = loss.detach() if self.scaler.is_enabled() else loss.detach() + norm
         if not math.isfinite(float(watched)):
@@ -87,12 +87,11 @@ class TrainStep:
         values = {"loss": loss.detach(), "gradient_norm": norm, **self._norms(gathered.detach())}
         return StepOutput(values, distributed.any_rank(stop, self.world.device))
 
-    def _clip(self) -> Tensor:
+    def _clip(self, gradients: list[Tensor]) -> Tensor:
         """Limit the gradient's norm; returns the norm before."""
         optim = self.settings.optim
         if not optim.clip_scaled:
             self.scaler.unscale_(self.optimizer)
-        gradients = [p.grad for p in self.parameters if p.grad is not None]
         norm = nn.utils.get_total_norm(gradients).detach()
         if optim.clip_norm is not None:
             nn.utils.clip_grads_with_norm_(self.parameters, optim.clip_norm, norm)
@@ -110,15 +109,3 @@ class TrainStep:
     def autocast(self) -> AbstractContextManager[Any]:
         """The precision of the network."""
         return autocast(self.settings.train.precision, self.world.device)
-
-
-def sum_gradients(parameters: list[nn.Parameter]) -> None:
-    """Add up the gradients of all processes, in one collective."""
-    if not distributed.is_active():
-        return
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    flat = torch.cat([gradient.flatten() for gradient in gradients])
-    dist.all_reduce(flat)
-    parts = torch.split(flat, [gradient.numel() for gradient in gradients])
-    for gradient, total in zip(gradients, parts, strict=True):
-        gradient.copy_(total.view_as(gradient))

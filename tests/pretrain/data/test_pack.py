@@ -205,7 +205,7 @@ def test_damaged_packs_are_refused(index, tmp_path, damage):
         np.save(folder / "sizes.npy", np.zeros((3, 2), np.int32))
     message = {
         "shorter": r"shard-00000\.raw has 100 bytes",
-        "version": "pack of version 99, this program needs 1",
+        "version": "complete pack of version 99, this program needs 1",
         "meta": r"pack\.json: damaged",
         "sizes": "3 sizes",
     }[damage]
