@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from pretrain.core.arguments import add_run, positive, positive_int
 from pretrain.core.command import Command, run_configs
+from pretrain.core.exit_status import FINISHED
 
 if TYPE_CHECKING:
     from pretrain.config import RunSettings
@@ -15,13 +16,11 @@ if TYPE_CHECKING:
 
 def run(arguments: argparse.Namespace) -> int:
     """Train; returns 0 when finished, 75 when a signal stopped a run that can be continued."""
-    from pretrain.config import load_settings
-    from pretrain.core.config import dump_yaml
+    from pretrain.config import CONFIGS
 
-    settings = load_settings(arguments.config, arguments.overrides)
-    if arguments.print_config:
-        print(dump_yaml(settings), end="")
-        return 0
+    settings = CONFIGS.of_command(arguments)
+    if settings is None:
+        return FINISHED
     if arguments.dry_run:
         return _dry_run(settings, arguments)
 

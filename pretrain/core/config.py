@@ -6,6 +6,7 @@ on all command lines.
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import copy
 import re
@@ -84,6 +85,14 @@ class Configs(Generic[S]):
         """
         path = find_config(name, self.kind)
         return settings_with(self.read(path), overrides, self.build, str(path))
+
+    def of_command(self, arguments: argparse.Namespace) -> S | None:
+        """The settings of ``arguments.add_run``; None where they were to be printed, and are."""
+        settings = self.load(arguments.config, arguments.overrides)
+        if arguments.print_config:
+            print(dump_yaml(settings), end="")
+            return None
+        return settings
 
     def read(self, path: Path, below: tuple[Path, ...] = ()) -> Values:
         """The values of a configuration file, on top of those of the one it names as ``base``.

@@ -16,7 +16,8 @@ import pretrain.methods
 from pretrain.core.errors import InputError
 from pretrain.core.settings import Settings, parse
 from pretrain.core.text import suggest
-from pretrain.data.plan import Crop, Region, ViewPlan
+from pretrain.data.plan import ViewPlan
+from pretrain.geometry.precision import as_float
 from pretrain.models import Encoder, EncoderSettings
 
 
@@ -121,42 +122,17 @@ class Method(nn.Module, ABC):
 
 
 class KeyedMethod(Method):
-    """A method with a momentum encoder: what a branch such as HCL needs to join it."""
-
-    @abstractmethod
-    def encode_query(self, images: Tensor) -> Tensor:
-        """(B, 3, S, S) -> (B, D) float32, raw, with gradient."""
-
-    @abstractmethod
-    def encode_key(self, images: Tensor, view: int) -> Tensor:
-        """(B, 3, S, S) -> (world * B, D) float32, raw: the keys of the global batch, in order.
-
-        Args:
-            images: this rank's views.
-            view: which of the step's key views this is; each is shuffled by its own permutation.
-        """
-
-
-class TwoViewMethod(KeyedMethod):
-    """A method of two random crops of one region, with a query and a key encoder.
+    """A method with a momentum encoder: what a branch such as HCL needs to join it.
 
     Attributes:
         encoder_q: what is trained and exported.
         encoder_k: its moving average.
         context: of the run.
-        region: what both views are cut from.
     """
 
     encoder_q: Encoder
     encoder_k: Encoder
     context: Context
-    region: Region
-
-    @property
-    def view_plan(self) -> ViewPlan:
-        """Two views of the same region."""
-        crops = (Crop("view_1", self.region, True), Crop("view_2", self.region, True))
-        return ViewPlan(self.context.size, crops)
 
     @property
     def encoder(self) -> Encoder:
@@ -167,6 +143,19 @@ class TwoViewMethod(KeyedMethod):
     def encoder_prefix(self) -> str:
         """Its place in the state."""
         return "encoder_q."
+
+    def encode_query(self, images: Tensor) -> Tensor:
+        """(B, 3, S, S) -> (B, D) float32, raw, with gradient."""
+        return as_float(self.encoder_q(images))
+
+    @abstractmethod
+    def encode_key(self, images: Tensor, view: int) -> Tensor:
+        """(B, 3, S, S) -> (world * B, D) float32, raw: the keys of the global batch, in order.
+
+        Args:
+            images: this rank's views.
+            view: which of the step's key views this is; each is shuffled by its own permutation.
+        """
 
 
 MethodClass = type[Method]

@@ -64,6 +64,8 @@ class BootstrapSettings(MethodSettings):
 class Bootstrap(KeyedMethod):
     """One online and one target network, and per pair of views a predictor and a loss term.
 
+    The online network without predictors is the query encoder, the target network the key encoder.
+
     Each view is encoded on its own, so that each has its own batch-norm statistics.
 
     Args:
@@ -103,16 +105,6 @@ class Bootstrap(KeyedMethod):
         crops = [crop for pair in self.pairs.values() for crop in (pair.first, pair.second)]
         return ViewPlan(self.context.size, tuple(crops))
 
-    @property
-    def encoder(self) -> Encoder:
-        """The online network, without predictors."""
-        return self.encoder_q
-
-    @property
-    def encoder_prefix(self) -> str:
-        """Its place in the state."""
-        return "encoder_q."
-
     def begin_step(self, step: int, total_steps: int) -> None:
         """The momentum of this step: 1 - (1 - m₀)(cos(πt) + 1)/2 at t = step/total."""
         swing = (math.cos(math.pi * step / max(total_steps, 1)) + 1) / 2
@@ -150,10 +142,6 @@ class Bootstrap(KeyedMethod):
         with torch.no_grad():
             cosines = torch.stack([F.cosine_similarity(p, t).mean() for p, t in directions])
         return loss, cosines.mean()
-
-    def encode_query(self, images: Tensor) -> Tensor:
-        """Projections of the online network, before any predictor."""
-        return as_float(self.encoder_q(images))
 
     @torch.no_grad()
     def encode_key(self, images: Tensor, view: int) -> Tensor:

@@ -17,16 +17,16 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from pretrain import distributed
 from pretrain.core.errors import InputError
-from pretrain.data.plan import Region
+from pretrain.data.plan import Crop, Region, ViewPlan
 from pretrain.geometry.precision import as_float
 from pretrain.losses import info_nce
 from pretrain.losses.paths import Path as LossPath
 from pretrain.methods.base import (
     Context,
+    KeyedMethod,
     Losses,
     MethodSettings,
     Metrics,
-    TwoViewMethod,
     local_rows,
     register,
 )
@@ -78,14 +78,14 @@ class MocoSettings(MethodSettings):
 
 
 @register("moco")
-class Moco(TwoViewMethod):
+class Moco(KeyedMethod):
     """Momentum contrast."""
 
     settings_class = MocoSettings
 
     def __init__(self, settings: MocoSettings, context: Context) -> None:
         super().__init__()
-        self.settings, self.context, self.region = settings, context, settings.crops
+        self.settings, self.context = settings, context
         self.encoder_q = self.build_encoder()
         self._keep_batch_norm_from_leaking()
         self.encoder_k = momentum_copy(self.encoder_q)
@@ -96,6 +96,13 @@ class Moco(TwoViewMethod):
         self.queue_1 = Queue(settings.queue, dim, **kwargs) if settings.symmetric else None
         self._step, self._forwards = 0, 0
         self._fresh: list[tuple[Queue, Tensor]] = []
+
+    @property
+    def view_plan(self) -> ViewPlan:
+        """Two random crops of the same region."""
+        region = self.settings.crops
+        crops = (Crop("view_1", region, True), Crop("view_2", region, True))
+        return ViewPlan(self.context.size, crops)
 
     def build_encoder(self) -> Encoder:
         """The network, with its random initialization."""
@@ -168,10 +175,6 @@ class Moco(TwoViewMethod):
         else:
             raw = tuple(self.encode_query(view) for view in views.values())
         return {name: F.normalize(some, dim=1) for name, some in zip(views, raw, strict=True)}
-
-    def encode_query(self, images: Tensor) -> Tensor:
-        """Raw projections of the query encoder."""
-        return as_float(self.encoder_q(images))
 
     @torch.no_grad()
     def encode_key(self, images: Tensor, view: int) -> Tensor:

@@ -58,16 +58,20 @@ class GroupBatchNorm(nn.modules.batchnorm._BatchNorm):
         assert input.ndim in (2, 4), f"(N, C) or (N, C, H, W), got {tuple(input.shape)}"
 
 
-class GroupBatchNormAct(GroupBatchNorm):
-    """The same for timm's ``BatchNormAct2d``, which has an activation of its own."""
+class Activated(nn.Module):
+    """Before a batch norm: the same for timm's ``BatchNormAct2d``, which has an activation."""
 
     drop: nn.Module
     act: nn.Module
 
     def forward(self, input: Tensor) -> Tensor:
         """Normalize and activate."""
-        activated: Tensor = self.act(self.drop(super().forward(input)))
+        activated: Tensor = self.act(self.drop(super().forward(input)))  # type: ignore[misc]
         return activated
+
+
+class GroupBatchNormAct(Activated, GroupBatchNorm):
+    """Groups in timm's batch norm with an activation."""
 
 
 def _is_eager_cpu(input: Tensor) -> bool:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from pretrain import distributed
 from pretrain.geometry.precision import as_float
-from pretrain.models.batch_norm import convertible, has_activation
+from pretrain.models.batch_norm import Activated, convertible, has_activation
 
 
 class SynchronizedBatchNorm(nn.modules.batchnorm._BatchNorm):
@@ -60,16 +60,8 @@ class SynchronizedBatchNorm(nn.modules.batchnorm._BatchNorm):
         self.num_batches_tracked.add_(1)
 
 
-class SynchronizedBatchNormAct(SynchronizedBatchNorm):
-    """The same for timm's ``BatchNormAct2d``, which has an activation of its own."""
-
-    drop: nn.Module
-    act: nn.Module
-
-    def forward(self, input: Tensor) -> Tensor:
-        """Normalize and activate."""
-        activated: Tensor = self.act(self.drop(super().forward(input)))
-        return activated
+class SynchronizedBatchNormAct(Activated, SynchronizedBatchNorm):
+    """The same for timm's batch norm with an activation."""
 
 
 class _AllReduce(torch.autograd.Function):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from pretrain.core.arguments import add_run
 from pretrain.core.command import Command, run_configs
+from pretrain.core.exit_status import FINISHED
 
 if TYPE_CHECKING:
     from pretrain.distributed import World
@@ -16,13 +17,11 @@ if TYPE_CHECKING:
 
 def run(arguments: argparse.Namespace) -> int:
     """Train; 0 when finished, 75 when a signal stopped a run that can be continued."""
-    from downstream.retrieval.finetune.settings import load_settings
-    from pretrain.core.config import dump_yaml
+    from downstream.retrieval.finetune.settings import CONFIGS
 
-    settings = load_settings(arguments.config, arguments.overrides)
-    if arguments.print_config:
-        print(dump_yaml(settings), end="")
-        return 0
+    settings = CONFIGS.of_command(arguments)
+    if settings is None:
+        return FINISHED
     logging.getLogger("faiss").setLevel(logging.WARNING)  # it tells how it was loaded
 
     from downstream.retrieval.finetune.finetuned_model import load_finetuned

@@ -7,6 +7,7 @@ and a *key* of a key crop: constant, and what a queue holds.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -34,9 +35,13 @@ class Space(ABC):
     Attributes:
         settings: of the branch.
         start: Euclidean norm of the random keys with which a queue starts.
+        info_nce: InfoNCE of its distance against a queue.
+        info_nce_in_batch: the same against the other keys of the batch.
     """
 
     start: float = 1.0
+    info_nce: Callable[..., Tensor]
+    info_nce_in_batch: Callable[..., Tensor]
 
     def __init__(self, settings: HCLSettings) -> None:
         self.settings = settings
@@ -53,13 +58,19 @@ class Space(ABC):
         """The points of keys, (M, D)."""
         return keys
 
-    @abstractmethod
     def loss(self, query: Tensor, key: Tensor, negatives: Tensor) -> Tensor:
         """InfoNCE of points against their keys (N, D) and negatives, which are keys too."""
+        path = self.settings.loss_path
+        return self.info_nce(query, key, negatives, path=path, **self._scale())
 
-    @abstractmethod
     def loss_in_batch(self, query: Tensor, keys: Tensor, offset: int) -> Tensor:
         """InfoNCE of points against all keys; that of query i is keys[offset + i]."""
+        return self.info_nce_in_batch(query, keys, offset=offset, **self._scale())
+
+    def _scale(self) -> dict[str, Any]:
+        """The temperature, and c where there is a ball."""
+        c = self.curvature()
+        return {"temperature": self.settings.temperature} | ({} if c is None else {"c": c})
 
     def radii(self, raw: Tensor) -> Tensor:
         """How far out raw projections lie, (N,): their norm."""
@@ -79,7 +90,10 @@ class Space(ABC):
 
 
 class Ball(Space):
-    """The Poincaré ball of a fixed curvature. A queue holds ball points."""
+    """The Poincaré ball of a fixed curvature, logits -d/T. A queue holds ball points."""
+
+    info_nce = staticmethod(hyperbolic_info_nce)
+    info_nce_in_batch = staticmethod(hyperbolic_info_nce_in_batch)
 
     def __init__(self, settings: HCLSettings) -> None:
         super().__init__(settings)
@@ -95,24 +109,6 @@ class Ball(Space):
             self.curvature(),
             clip=settings.clip_radius,
             riemannian=settings.riemannian_gradient,
-        )
-
-    def loss(self, query: Tensor, key: Tensor, negatives: Tensor) -> Tensor:
-        """Logits -d/T."""
-        settings = self.settings
-        return hyperbolic_info_nce(
-            query,
-            key,
-            negatives,
-            c=settings.curvature,
-            temperature=settings.temperature,
-            path=settings.loss_path,
-        )
-
-    def loss_in_batch(self, query: Tensor, keys: Tensor, offset: int) -> Tensor:
-        """Logits -d/T."""
-        return hyperbolic_info_nce_in_batch(
-            query, keys, c=self.curvature(), temperature=self.settings.temperature, offset=offset
         )
 
     def curvature(self) -> Curvature:
@@ -150,9 +146,8 @@ class LearnedBall(Ball):
     def point(self, raw: Tensor) -> Tensor:
         """The exponential map at the origin, with gradients to the vectors and to c."""
         settings = self.settings
-        return moving_point(
-            raw, self._c(), clip=settings.clip_radius, riemannian=settings.riemannian_gradient
-        )
+        clip, riemannian = settings.clip_radius, settings.riemannian_gradient
+        return moving_point(raw, self.curvature(), clip=clip, riemannian=riemannian)
 
     def key(self, raw: Tensor) -> Tensor:
         """The tangent vector itself."""
@@ -160,7 +155,7 @@ class LearnedBall(Ball):
 
     def to_points(self, keys: Tensor) -> Tensor:
         """The ball points of tangent vectors, with gradient to c."""
-        return poincare.to_ball(keys, self._c(), clip=self.settings.clip_radius)
+        return poincare.to_ball(keys, self.curvature(), clip=self.settings.clip_radius)
 
     def loss(self, query: Tensor, key: Tensor, negatives: Tensor) -> Tensor:
         """Logits -d/T of points that all move with c."""
@@ -169,7 +164,7 @@ class LearnedBall(Ball):
             query,
             key,
             negatives,
-            c=self._c(),
+            c=self.curvature(),
             temperature=settings.temperature,
             clip=settings.clip_radius,
             path=settings.loss_path,
@@ -181,32 +176,19 @@ class LearnedBall(Ball):
 
     def curvature(self) -> Tensor:
         """c, with gradient to its logarithm."""
-        return self._c()
-
-    def _c(self) -> Tensor:
         return self.log_curvature.exp()
 
 
 class FlatSpace(Space):
-    """Euclidean distance of raw projections. A queue holds them as they are, or clipped."""
+    """Raw projections, logits -|u - v|/T. A queue holds them as they are, or clipped."""
+
+    info_nce = staticmethod(euclidean_info_nce)
+    info_nce_in_batch = staticmethod(euclidean_info_nce_in_batch)
 
     def point(self, raw: Tensor) -> Tensor:
         """The raw projection, no longer than ``clip_radius``."""
         clip = self.settings.clip_radius
         return raw if clip is None else poincare.clip_norm(raw, clip)
-
-    def loss(self, query: Tensor, key: Tensor, negatives: Tensor) -> Tensor:
-        """Logits -|u - v|/T."""
-        settings = self.settings
-        return euclidean_info_nce(
-            query, key, negatives, temperature=settings.temperature, path=settings.loss_path
-        )
-
-    def loss_in_batch(self, query: Tensor, keys: Tensor, offset: int) -> Tensor:
-        """Logits -|u - v|/T."""
-        return euclidean_info_nce_in_batch(
-            query, keys, temperature=self.settings.temperature, offset=offset
-        )
 
     def radii(self, raw: Tensor) -> Tensor:
         """Norms of the points."""
@@ -218,22 +200,14 @@ class FlatSpace(Space):
 
 
 class Sphere(Space):
-    """Cosine. A queue holds unit vectors."""
+    """Directions, logits cos/T. A queue holds unit vectors."""
+
+    info_nce = staticmethod(info_nce)
+    info_nce_in_batch = staticmethod(info_nce_in_batch)
 
     def point(self, raw: Tensor) -> Tensor:
         """The direction."""
         return F.normalize(raw, dim=1)
-
-    def loss(self, query: Tensor, key: Tensor, negatives: Tensor) -> Tensor:
-        """Logits cos/T."""
-        settings = self.settings
-        return info_nce(
-            query, key, negatives, temperature=settings.temperature, path=settings.loss_path
-        )
-
-    def loss_in_batch(self, query: Tensor, keys: Tensor, offset: int) -> Tensor:
-        """Logits cos/T."""
-        return info_nce_in_batch(query, keys, temperature=self.settings.temperature, offset=offset)
 
 
 def build_space(settings: HCLSettings, log_curvature: Tensor | None) -> Space:
