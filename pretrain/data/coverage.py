@@ -20,7 +20,8 @@ def valid_boxes(index: Index, settings: ViewSettings) -> NDArray[np.float32]:
 def objects_per_image(index: Index, settings: ViewSettings) -> NDArray[np.int64]:
     """How many boxes of each image are large enough to be objects: (rows,)."""
     valid = large_enough(index.column("boxes"), settings)
-    return np.diff(offsets(valid)[index.column("box_offsets")])
+    counts: NDArray[np.int64] = np.diff(offsets(valid)[index.column("box_offsets")])
+    return counts
 
 
 def fallback_share(

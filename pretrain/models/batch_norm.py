@@ -66,7 +66,7 @@ class Activated(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         """Normalize and activate."""
-        activated: Tensor = self.act(self.drop(super().forward(input)))  # type: ignore[misc]
+        activated: Tensor = self.act(self.drop(super().forward(input)))
         return activated
 
 
