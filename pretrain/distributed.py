@@ -191,7 +191,8 @@ def sum_over_ranks(tensors: list[Tensor]) -> None:
         return
     flat = torch.cat([tensor.flatten() for tensor in tensors])
     dist.all_reduce(flat)
-    for tensor, total in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
+    totals = torch.split(flat, [tensor.numel() for tensor in tensors])
+    for tensor, total in zip(tensors, totals, strict=True):
         tensor.copy_(total.view_as(tensor))
 
 
