@@ -12,22 +12,18 @@ proved complete, never too short to be right.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from downstream.retrieval.shortlists import Engine, stages
-from downstream.retrieval.spaces import Floats, Ranking, Rows
+from downstream.retrieval.shortlists import Engine, Stage, stages
+from downstream.retrieval.spaces import Floats, Ranking, Rows, distances_from
 
 __all__ = ["Engine", "Neighbors", "nearest", "portions", "search"]
 
 # Queries of a portion, and how many of them a stage takes at a time; neighbors of a portion.
 _PORTION, _CHUNK, _ENTRIES = 4096, 1024, 2**19
-
-# Numbers that the differences from one query may take at a time: 16 MiB.
-_BUDGET = 2**21
 
 
 class Neighbors(NamedTuple):
@@ -100,7 +96,7 @@ def portions(
     short, long = k + 7 + k // 16, k + 1 + max(50, min(4 * k, 256))
     made = stages(ranking, keys, engine)
     tries = [(stage, short) for stage in made] + [(made[-1], long)]
-    ladder = [partial(stage, length=length) for stage, length in tries if length < len(keys)]
+    ladder = [(stage, length) for stage, length in tries if length < len(keys)]
     portion = max(1, min(_PORTION, _ENTRIES // max(k, 1)))
     for start in range(0, max(1, len(queries)), portion):
         part = slice(start, min(start + portion, len(queries)))
@@ -112,39 +108,29 @@ def _search(
     k: int,
     queries: Rows,
     keys: Rows,
-    ladder: Sequence[Callable[[Rows], tuple[Rows, Floats]]],
+    ladder: Sequence[tuple[Stage, int]],
 ) -> Neighbors:
-    """Try the shortlists of ``ladder`` in turn."""
+    """Try the shortlists of ``ladder`` in turn, each for the queries not done by those before."""
     found = Neighbors(
         np.empty((len(queries), k), dtype=np.int64), np.empty((len(queries), k), dtype=np.float64)
     )
     places = np.arange(len(queries))
-    for shortlist in ladder:
-        if len(places):
-            parts = np.split(places, range(_CHUNK, len(places), _CHUNK))
-            left = [_fill(ranking, shortlist, queries, part, found) for part in parts]
-            places = np.concatenate(left)
+    for stage, length in ladder:
+        if not len(places):
+            break
+        left = []
+        for part in np.split(places, range(_CHUNK, len(places), _CHUNK)):
+            candidates, floor = stage(queries[part], length)
+            rows, gaps = _rerank(ranking, queries[part], candidates)
+            complete = gaps[:, k - 1] < floor
+            found.rows[part[complete]] = rows[complete, :k]
+            found.gaps[part[complete]] = gaps[complete, :k]
+            left.append(part[~complete])
+        places = np.concatenate(left)
     for place in places:
         rows, gaps = _by_differences(ranking, int(queries[place]), k, keys)
         found.rows[place], found.gaps[place] = rows, gaps
     return found
-
-
-def _fill(
-    ranking: Ranking,
-    shortlist: Callable[[Rows], tuple[Rows, Floats]],
-    queries: Rows,
-    places: Rows,
-    found: Neighbors,
-) -> Rows:
-    """Fill in ``found`` at the ``places`` whose shortlist is complete; return the others."""
-    k = found.rows.shape[1]
-    candidates, floor = shortlist(queries[places])
-    rows, gaps = _rerank(ranking, queries[places], candidates)
-    complete = gaps[:, k - 1] < floor
-    found.rows[places[complete]] = rows[complete, :k]
-    found.gaps[places[complete]] = gaps[complete, :k]
-    return places[~complete]
 
 
 def _rerank(ranking: Ranking, rows: Rows, candidates: Rows) -> tuple[Rows, Floats]:
@@ -160,14 +146,7 @@ def _rerank(ranking: Ranking, rows: Rows, candidates: Rows) -> tuple[Rows, Float
 
 def _by_differences(ranking: Ranking, row: int, k: int, keys: Rows) -> tuple[Rows, Floats]:
     """The nearest ``k`` of one point among all keys, no shortlist."""
-    block = max(1, _BUDGET // ranking.width)
-    query = np.array([row])
-    gaps = np.concatenate(
-        [
-            ranking.ranking_distances(query, keys[start : start + block][None])[0]
-            for start in range(0, len(keys), block)
-        ]
-    )
+    gaps = distances_from(ranking, row, keys)
     gaps[keys == row] = np.inf
     order = np.argsort(gaps, kind="stable")[:k]
     return keys[order], gaps[order]

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -44,23 +43,6 @@ def full_precision() -> Iterator[None]:
         torch.set_float32_matmul_precision(before)
 
 
-class Scores(Protocol):
-    """Scores of N keys, for a few queries at a time."""
-
-    @property
-    def block(self) -> int:
-        """Most queries at a time."""
-        ...
-
-    def of(self, rows: Rows) -> Tensor:
-        """Queries (B,) -> scores (B, N), overwritten by the next call."""
-        ...
-
-    def floor(self, scores: Floats) -> Floats:
-        """Ranking value that a key with this score, or a lower one, has at least."""
-        ...
-
-
 class InnerProducts:
     """Scores of one space: upper bounds of the inner products.
 
@@ -80,7 +62,7 @@ class InnerProducts:
 
     @property
     def block(self) -> int:
-        """See the protocol."""
+        """Most queries at a time."""
         return len(self._room)
 
     def queries(self, rows: Rows) -> Tensor:
@@ -88,11 +70,11 @@ class InnerProducts:
         return self._extended(self._space.lifted[rows] * self._space.signature, 1.0)
 
     def of(self, rows: Rows, sign: float = 1.0) -> Tensor:
-        """See the protocol; all times ``sign``."""
+        """Queries (B,) -> scores (B, N) times ``sign``, overwritten by the next call."""
         return torch.mm(self.queries(rows) * sign, self.keys.T, out=self._room[: len(rows)])
 
     def floor(self, scores: Floats) -> Floats:
-        """See the protocol."""
+        """Ranking value that a key with this score, or a lower one, has at least."""
         return self._space.gap_of(scores)
 
     def _extended(self, lifted: Floats, factor: float) -> Tensor:
@@ -116,11 +98,11 @@ class FusedScores:
 
     @property
     def block(self) -> int:
-        """See the protocol."""
+        """Most queries at a time."""
         return self._products.block
 
     def of(self, rows: Rows) -> Tensor:
-        """See the protocol."""
+        """Queries (B,) -> scores (B, N), overwritten by the next call."""
         # Squares of more than 1e18 leave float32; a smaller distance only raises the score.
         cosh = self._products.of(rows, sign=-1.0).clamp_(1.0, 1e18)
         scores = torch.addcmul(cosh.new_tensor(-1.0), cosh, cosh, out=self._room[: len(rows)])
@@ -131,7 +113,7 @@ class FusedScores:
         )
 
     def floor(self, scores: Floats) -> Floats:
-        """See the protocol.
+        """Ranking value that a key with this score, or a lower one, has at least.
 
         The products' bounds leave room for the round-off of a cosh in what follows. The logarithm
         and the sum are off by a few units of their terms, which are at most the score and the two

@@ -13,7 +13,8 @@ cost of the two last gaps is a floor. It separates where the two geometries agre
 from __future__ import annotations
 
 import importlib.util
-from typing import Any, Literal, Protocol
+from collections.abc import Callable
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -23,7 +24,6 @@ from downstream.retrieval.scores import (
     UNIT,
     FusedScores,
     InnerProducts,
-    Scores,
     full_precision,
 )
 from downstream.retrieval.spaces import Floats, FusedRanking, Ranking, Rows, Space
@@ -39,12 +39,8 @@ _GROUP = 16
 _GPU_LONGEST = 2048
 
 
-class Stage(Protocol):
-    """One search: candidates and floors for some queries."""
-
-    def __call__(self, rows: Rows, length: int) -> tuple[Rows, Floats]:
-        """Queries (Q,), length M -> candidates (Q, M or 2 M), which may repeat, floors (Q,)."""
-        ...
+Stage = Callable[[Rows, int], tuple[Rows, Floats]]
+"""One search: queries (Q,), length M -> candidates (Q, M or 2 M), which may repeat, floors (Q,)."""
 
 
 def stages(ranking: Ranking, keys: Rows, engine: Engine) -> list[Stage]:
@@ -64,24 +60,19 @@ def stages(ranking: Ranking, keys: Rows, engine: Engine) -> list[Stage]:
         if isinstance(ranking, FusedRanking):
             parts = [_faiss_search(space, keys) for space in (ranking.sphere, ranking.ball)]
             return [_threshold(ranking, *parts), precise]
-        assert isinstance(ranking, Space), "the two kinds there are"
         return [_faiss_search(ranking, keys), precise]
     return [_stage(ranking, keys, torch.float32), precise]
 
 
-def _scores(ranking: Ranking, keys: Rows, dtype: torch.dtype) -> Scores:
-    if isinstance(ranking, FusedRanking):
-        return FusedScores(ranking, keys, dtype)
-    assert isinstance(ranking, Space), "the two kinds there are"
-    return InnerProducts(ranking, keys, dtype)
-
-
 def _stage(ranking: Ranking, keys: Rows, dtype: torch.dtype) -> Stage:
-    made: list[Scores] = []
+    made: list[InnerProducts | FusedScores] = []
 
     def shortlist(rows: Rows, length: int) -> tuple[Rows, Floats]:
         if not made:  # the precise stage is seldom needed, and its keys are as many again
-            made.append(_scores(ranking, keys, dtype))
+            if isinstance(ranking, FusedRanking):
+                made.append(FusedScores(ranking, keys, dtype))
+            else:
+                made.append(InnerProducts(ranking, keys, dtype))
         (scores,) = made
         columns = np.empty((len(rows), length), dtype=np.int64)
         last = np.empty(len(rows))

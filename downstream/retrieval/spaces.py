@@ -13,7 +13,6 @@ product; the differences lose none.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -26,23 +25,6 @@ Rows = NDArray[np.int64]
 
 # Numbers of a temporary: 16 MiB in float64, more of which is slower.
 _BUDGET = 2**21
-
-
-class Ranking(Protocol):
-    """What can be searched: N points with a ranking value of every pair, the smaller the nearer."""
-
-    def __len__(self) -> int:
-        """N."""
-        ...
-
-    @property
-    def width(self) -> int:
-        """Numbers a point has."""
-        ...
-
-    def ranking_distances(self, queries: Rows, candidates: Rows) -> Floats:
-        """Ranking value of ``candidates`` (Q, M) for ``queries`` (Q,), by differences."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -134,6 +116,21 @@ class FusedRanking:
         """The value that belongs to the gaps in the two spaces; grows with each."""
         distance = np.arcsinh(np.sqrt(self.c * ball_gap)) * (2 / self.c**0.5)
         return np.asarray(self.spherical * 0.5 * sphere_gap + self.hyperbolic * distance)
+
+
+Ranking = Space | FusedRanking
+"""What can be searched: N points with a ranking value of every pair, the smaller the nearer."""
+
+
+def distances_from(ranking: Ranking, row: int, keys: Rows) -> Floats:
+    """Ranking values of ``keys`` (M,) for one point, some keys at a time."""
+    block = max(1, _BUDGET // ranking.width)
+    query = np.array([row])
+    parts = [
+        ranking.ranking_distances(query, keys[start : start + block][None])[0]
+        for start in range(0, len(keys), block)
+    ]
+    return np.concatenate(parts)
 
 
 def sphere(embeddings: ArrayLike | torch.Tensor) -> Space:

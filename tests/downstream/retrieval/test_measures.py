@@ -81,8 +81,8 @@ def test_fused_of_contradicting_spaces(engine, monkeypatch):
     h = 0.9 * e[order]
     ranking = fused(e, h, 1.0, temperature_spherical=1.0, temperature_hyperbolic=1.0, weight=0.3)
     calls = []
-    fill = neighbors._fill
-    monkeypatch.setattr(neighbors, "_fill", lambda *a: calls.append(len(a[3])) or fill(*a))
+    rerank = neighbors._rerank
+    monkeypatch.setattr(neighbors, "_rerank", lambda *a: calls.append(len(a[1])) or rerank(*a))
     monkeypatch.setattr(neighbors, "_by_differences", lambda *_: pytest.fail("not resolved"))
     found = nearest(ranking, 10, engine=engine)
     assert (calls[0], sum(calls) > 900) == (900, engine == "faiss")

@@ -104,17 +104,23 @@ def test_scores_are_never_to_a_keys_disadvantage(dtype, reach):
 def asked(monkeypatch) -> dict[object, int]:
     """Queries by stage, in the order of the stages."""
     counts: dict[object, int] = {}
-    fill, exact = neighbors._fill, neighbors._by_differences
+    stages, exact = neighbors.stages, neighbors._by_differences
 
-    def counted(ranking, shortlist, queries, places, found):
-        counts[shortlist] = counts.get(shortlist, 0) + len(places)
-        return fill(ranking, shortlist, queries, places, found)
+    def counted(ranking, keys, engine):
+        def watched(stage):
+            def shortlist(rows, length):
+                counts[stage, length] = counts.get((stage, length), 0) + len(rows)
+                return stage(rows, length)
+
+            return shortlist
+
+        return [watched(stage) for stage in stages(ranking, keys, engine)]
 
     def counted_exact(*arguments):
         counts["every difference"] = counts.get("every difference", 0) + 1
         return exact(*arguments)
 
-    monkeypatch.setattr(neighbors, "_fill", counted)
+    monkeypatch.setattr(neighbors, "stages", counted)
     monkeypatch.setattr(neighbors, "_by_differences", counted_exact)
     return counts
 
