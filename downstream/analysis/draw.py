@@ -47,10 +47,7 @@ def figure_style() -> AbstractContextManager[None]:
 
 def canvas(width: float = 5.2, height: float = 3.4) -> tuple[Any, Any]:
     """A figure with one pair of axes, in inches."""
-    figure = Figure(figsize=(width, height), layout="constrained")
-    axes = figure.add_subplot()
-    axes.grid(True, color=INK, alpha=0.15, lw=0.5)
-    axes.set_axisbelow(True)
+    figure, (axes,) = panels(1, width, height)
     return figure, axes
 
 

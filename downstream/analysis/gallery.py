@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from downstream.analysis import draw
 from downstream.analysis.embeddings import TestSet
-from downstream.analysis.negative_weights import Anchor
+from downstream.analysis.negative_stats import Anchor
 from downstream.figures.style import short
 from downstream.retrieval.finetune.images import CenteredImages, sound
 from downstream.retrieval.spaces import Rows

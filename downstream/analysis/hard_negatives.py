@@ -12,11 +12,14 @@ from downstream.analysis.embeddings import RunEmbeddings, TestSet, load_all
 from downstream.analysis.findings import Findings
 from downstream.analysis.gallery import gallery
 from downstream.analysis.negative_figures import overlap_figure, weight_figures
-from downstream.analysis.negative_stats import NegativeStats, overlap, tested_of, weigh
-from downstream.analysis.negative_weights import (
+from downstream.analysis.negative_stats import (
+    NegativeStats,
     choose_anchors,
     negatives_of,
+    overlap,
     own_weighting,
+    tested_of,
+    weigh,
     weightings,
 )
 from downstream.analysis.options import HardNegativesOptions

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from torch import Tensor
 
 from downstream.probe.scores import sampled_map
 from downstream.results.resampling import Array, Difference, difference, interval, weights_of
@@ -92,13 +91,6 @@ class SampleResults:
         if self.scores is not None and self.targets is not None:
             found["linear/map"] = sampled_map(self.scores, self.targets, weights[:, place])
         return found
-
-
-def multilabel_results(
-    images: npt.NDArray[np.int64], scores: Tensor, targets: Tensor
-) -> SampleResults:
-    """Of samples with several categories: scores (N, C) and targets bool (N, C)."""
-    return SampleResults(images, {}, scores.float().numpy(), targets.numpy())
 
 
 def intervals(judged: SampleResults) -> dict[str, tuple[float, float]]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from downstream.probe import linear, scores
-from downstream.probe.intervals import SampleResults, intervals, multilabel_results
+from downstream.probe.intervals import SampleResults, intervals
 from downstream.probe.network import FrozenNetwork, open_network
 from downstream.probe.options import Options
 from downstream.probe.samples import Samples, choose_samples, features, source
@@ -89,7 +89,8 @@ def probe(options: Options, command: list[str]) -> tuple[Result, bool]:
         logits, facts = _linear(known_features, train, asked_features, device)
         if val.targets.ndim == 2:
             metrics["linear/map"] = scores.mean_average_precision(logits, val.targets)
-            judged = multilabel_results(val.items.rows, logits, val.targets)
+            scored = logits.float().numpy(), val.targets.numpy()
+            judged = SampleResults(val.items.rows, {}, *scored)
         else:
             metrics |= {
                 "linear@1": scores.top(logits, val.targets, 1),

@@ -103,17 +103,13 @@ def value_of(found: Collection, name: str, task: str, metric: str) -> Value | No
     return Value(statistics.fmean(numbers), deviation, len(numbers))
 
 
-def rows(found: Collection, columns: Sequence[Column] = COLUMNS) -> list[list[Cell]]:
-    """The cells of every run, in the order the runs were found."""
-    return [list(row) for row in zip(*(_column(found, c) for c in columns), strict=True)]
-
-
 def _column(found: Collection, column: Column) -> list[Cell]:
     values = [value_of(found, name, column.task, column.metric) for name in found.names]
     if not column.ranked:
         # Of the data, not of the run: seeds do not move it.
         values = [v and Value(v.mean, None, v.count) for v in values]
-    groups = [_measured_on(found, name, column.task) for name in found.names]
+    measured = [found.of(name, column.task) for name in found.names]
+    groups = [measured_on(results[0]) if results else None for results in measured]
     percent = [v and v.times(column.scale) for v in values]
     return cells(percent, groups, ranked=column.ranked, floor=column.floor)
 
@@ -154,11 +150,6 @@ def cells(
     ]
 
 
-def _measured_on(found: Collection, name: str, task: str) -> tuple[str, ...] | None:
-    results = found.of(name, task)
-    return measured_on(results[0]) if results else None
-
-
 def sheet(found: Collection) -> Sheet:
     """The table of own runs, with its notes; columns that no run has are left out."""
     known = [
@@ -168,7 +159,8 @@ def sheet(found: Collection) -> Sheet:
     ]
     columns = known or COLUMNS
     header = ["run", *(column.title for column in columns)]
-    lines = list(zip(found.names, rows(found, columns), strict=True))
+    rows = zip(*(_column(found, column) for column in columns), strict=True)
+    lines = list(zip(found.names, rows, strict=True))
     return Sheet("", header, lines, notes(found), warnings(found))
 
 

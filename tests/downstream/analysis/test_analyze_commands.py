@@ -71,8 +71,7 @@ def test_hard_negatives_of_two_models(two, sphere_run, ball_run):
 
 
 def test_gallery_frames_exactly_the_differences(two, sphere_run, ball_run):
-    from downstream.analysis.negative_stats import weigh
-    from downstream.analysis.negative_weights import choose_anchors, own_weighting
+    from downstream.analysis.negative_stats import choose_anchors, own_weighting, weigh
 
     runs = [load(path, device="cpu") for path in (sphere_run, ball_run)]
     tested = runs[0].tested

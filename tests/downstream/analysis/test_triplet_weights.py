@@ -10,14 +10,15 @@ import torch
 
 from downstream.analysis.embeddings import load
 from downstream.analysis.gallery import only_in
-from downstream.analysis.negative_stats import overlap, weigh
-from downstream.analysis.negative_weights import (
+from downstream.analysis.negative_stats import (
     choose_anchors,
     cosines,
     distances,
     negatives_of,
+    overlap,
     own_weighting,
     triplet_weights,
+    weigh,
     weightings,
 )
 from downstream.retrieval.finetune.loss import ball_points
