@@ -23,7 +23,7 @@ SHOWN = 3
 BUSY = "another `hcl pipeline` is running here"
 
 
-def run(arguments: argparse.Namespace) -> int:
+def _run(arguments: argparse.Namespace) -> int:
     """Run a pipeline; 0 finished, 1 a step failed, 75 stopped by a signal, 2 the user's mistake."""
     if arguments.cluster is None and (arguments.profile or arguments.wait):
         raise InputError(f"{'--set' if arguments.profile else '--wait'}: goes with --cluster NAME")
@@ -160,8 +160,7 @@ def _graph(pipeline: Pipeline) -> list[str]:
     return lines
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the command's arguments."""
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("pipeline", metavar="FILE", help="a YAML file, or a preset's name")
     parser.add_argument(
         "overrides", nargs="*", metavar="key=value", help="other values for the file's variables"
@@ -195,7 +194,7 @@ COMMAND = Command(
     "Run the steps of a file in order on this machine, or submit them as "
     "jobs. Run again to continue: what has finished and has not changed is left alone. The "
     "state is in OUTPUT/pipeline.json.",
-    add_arguments,
-    run,
+    _add_arguments,
+    _run,
     for_jobs=False,
 )

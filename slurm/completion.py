@@ -15,8 +15,6 @@ from pretrain.core.presets import configs_root
 from slurm.explain import KINDS, settings_of
 
 SHELLS = ("bash", "zsh")
-SETTINGS_OF = {"pretrain": "pretrain", "retrieve train": "retrieval"}
-"""Commands that take ``key=value``, and the kind of settings these are."""
 
 
 def script(shell: str) -> str:
@@ -60,13 +58,12 @@ def _arguments(
     parser: argparse.ArgumentParser, command: Command, functions: dict[str, list[str]]
 ) -> None:
     command.fill(parser)
+    kind = command.config.presets if command.config is not None else ""
     for action in parser._actions:
-        if action.dest == "config" and command.config is not None:
-            kind = command.config.presets
+        if action.dest == "config" and kind:
             names = [file.stem for file in sorted((configs_root() / kind).glob("*.yaml"))]
             _complete(action, f"_hcl_presets_{kind}", names, functions)
-        if action.dest == "overrides" and command.name in SETTINGS_OF:
-            kind = SETTINGS_OF[command.name]
+        if action.dest == "overrides" and kind in KINDS:
             keys = [f"{key}=" for key in settings_of(kind)]
             _complete(action, f"_hcl_settings_{kind}", keys, functions)
         if action.dest == "key" and command.name == "explain":

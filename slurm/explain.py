@@ -8,7 +8,7 @@ import textwrap
 import types
 import typing
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import yaml
@@ -57,15 +57,11 @@ def settings_of(kind: str) -> dict[str, list[Setting]]:
         same = [other for other in found.get(setting.key, []) if _alike(other, setting)]
         if same:
             others = [other for other in found[setting.key] if other not in same]
-            merged = Setting(*_parts(same[0]), (*same[0].method, *setting.method))
+            merged = replace(same[0], method=(*same[0].method, *setting.method))
             found[setting.key] = [*others, merged]
         else:
             found.setdefault(setting.key, []).append(setting)
     return found
-
-
-def _parts(setting: Setting) -> tuple[str, type[BaseModel], str, FieldInfo]:
-    return setting.key, setting.owner, setting.name, setting.field
 
 
 def _alike(one: Setting, other: Setting) -> bool:
@@ -221,16 +217,14 @@ def explain(kind: str, key: str, settings: list[Setting]) -> str:
 KINDS = ("pretrain", "retrieval", "cluster")
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the command's arguments."""
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("key", metavar="KEY", help="such as optim.lr")
     parser.add_argument(
         "--kind", choices=KINDS, help="of pretraining, metric learning or a cluster (default: all)"
     )
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Run ``hcl explain ...``."""
+def _run(arguments: argparse.Namespace) -> int:
     kinds = (arguments.kind,) if arguments.kind else KINDS
     known = {kind: settings_of(kind) for kind in kinds}
     found = [
@@ -263,7 +257,7 @@ COMMAND = Command(
     "explain",
     "What a setting means, its default and range, and which presets set it to "
     "what. A section, such as optim, lists its settings.",
-    add_arguments,
-    run,
+    _add_arguments,
+    _run,
     for_jobs=False,
 )

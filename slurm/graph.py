@@ -6,6 +6,7 @@ import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 from pretrain.core.config import TextLoader, read_yaml
@@ -248,25 +249,17 @@ def _fill(word: str, variables: Mapping[str, str], at: str) -> str:
 
 
 def _ordered(steps: Mapping[str, Step], source: str) -> dict[str, Step]:
+    try:
+        TopologicalSorter({step.name: step.needs for step in steps.values()}).prepare()
+    except CycleError as error:
+        circle = " -> ".join(reversed(error.args[1]))
+        raise InputError(f"{source}: steps need each other in a circle: {circle}") from None
     ordered: dict[str, Step] = {}
     while len(ordered) < len(steps):
-        left = [step for step in steps.values() if step.name not in ordered]
-        ready = next((s for s in left if all(need in ordered for need in s.needs)), None)
-        if ready is None:
-            raise InputError(f"{source}: steps need each other in a circle: {_circle(left)}")
+        left = (step for step in steps.values() if step.name not in ordered)
+        ready = next(step for step in left if all(need in ordered for need in step.needs))
         ordered[ready.name] = ready
     return ordered
-
-
-def _circle(left: list[Step]) -> str:
-    """One circle among steps of which each needs another one of them."""
-    by_name = {step.name: step for step in left}
-    walk = [left[0].name]
-    while True:
-        following = next(need for need in by_name[walk[-1]].needs if need in by_name)
-        if following in walk:
-            return " -> ".join([*walk[walk.index(following) :], following])
-        walk.append(following)
 
 
 def _near(name: str, known: Iterable[str]) -> str:

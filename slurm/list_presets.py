@@ -32,13 +32,11 @@ def summary(file: Path) -> str:
     return re.split(r"(?<!\bal)\.\s+(?=[A-Z`])", " ".join(lines), maxsplit=1)[0].rstrip(".:")
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the command's arguments."""
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("kind", nargs="?", choices=list(KINDS), help="default: all kinds")
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Run ``hcl presets ...``."""
+def _run(arguments: argparse.Namespace) -> int:
     chosen = arguments.kind
     # Whole sentences where a program or a pager reads them.
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 10_000
@@ -57,7 +55,7 @@ COMMAND = Command(
     "List the configurations that come with the project. A command takes the name "
     "of one in the place of a file; `hcl pretrain NAME --print-config` shows all of its "
     "settings.",
-    add_arguments,
-    run,
+    _add_arguments,
+    _run,
     for_jobs=False,
 )

@@ -19,8 +19,6 @@ from slurm.due_steps import files_of, reason, status
 from slurm.graph import Pipeline, Step
 from slurm.state import Journal
 
-"""Exit statuses; 75, EX_TEMPFAIL: run the same command again."""
-
 
 class Runner:
     """Runs what is to be run of a pipeline.
@@ -89,11 +87,7 @@ class Runner:
 
     def _call(self, step: Step) -> int:
         # A group of its own: Ctrl-C of a terminal reaches the command once, through this process.
-        self._child = subprocess.Popen(
-            command(step),
-            stdin=subprocess.DEVNULL,
-            process_group=0,
-        )
+        self._child = subprocess.Popen(command(step), stdin=subprocess.DEVNULL, process_group=0)
         if self._stop is not None:  # it came before there was a child to tell
             self._child.send_signal(self._stop)
         exit_status = self._child.wait()

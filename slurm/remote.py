@@ -45,11 +45,7 @@ def withdraw(journal: Journal, patience: float = 60.0) -> None:
     Raises:
         InputError: there are some, and Slurm does not answer or they do not end.
     """
-    jobs = {
-        name: Job(Path(record.job))
-        for name, record in journal.state.steps.items()
-        if record.state == "submitted" and record.job is not None
-    }
+    jobs = journal.submitted()
     lost = [name for name, job in jobs.items() if job.id is None]
     if not lost:
         return
@@ -79,11 +75,7 @@ def reconcile(journal: Journal) -> dict[str, Job]:
     Raises:
         InputError: there are some, and Slurm does not answer.
     """
-    waiting = {
-        name: Job(Path(record.job))
-        for name, record in journal.state.steps.items()
-        if record.state == "submitted" and record.job is not None
-    }
+    waiting = journal.submitted()
     if not waiting:
         return {}
     entries = queue()

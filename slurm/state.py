@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from pretrain.core.errors import InputError
 from pretrain.core.files import write_text
 from pretrain.core.settings import Settings
+from slurm.job import Job
 
 VERSION = 1
 FILE = "pipeline.json"
@@ -76,21 +77,16 @@ class Journal:
     ) -> None:
         """Record that a step is being run, or has been submitted as a job."""
         steps = self.state.steps
-        number = 1 + max((record.run for record in steps.values()), default=0)
-        after = {need: steps[need].run for need in needs}
-        started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        self._put(
-            step,
-            Record(
-                state="running" if job is None else "submitted",
-                run=number,
-                words=words,
-                files=files,
-                needs=after,
-                started=started,
-                job=job,
-            ),
+        record = Record(
+            state="running" if job is None else "submitted",
+            run=1 + max((record.run for record in steps.values()), default=0),
+            words=words,
+            files=files,
+            needs={need: steps[need].run for need in needs},
+            started=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            job=job,
         )
+        self._put(step, record)
 
     def end(
         self,
@@ -101,19 +97,21 @@ class Journal:
         why: str | None = None,
     ) -> None:
         """Record how it ended."""
-        record = self.state.steps[step]
-        self._put(
-            step,
-            record.model_copy(
-                update={"state": state, "exit": exit, "seconds": round(seconds, 1), "why": why}
-            ),
-        )
+        changes = {"state": state, "exit": exit, "seconds": round(seconds, 1), "why": why}
+        self._put(step, self.state.steps[step].model_copy(update=changes))
+
+    def submitted(self) -> dict[str, Job]:
+        """The jobs of the steps that are submitted, by step."""
+        return {
+            name: Job(Path(record.job))
+            for name, record in self.state.steps.items()
+            if record.state == "submitted" and record.job is not None
+        }
 
     def _put(self, step: str, record: Record) -> None:
         self.state = self.state.model_copy(update={"steps": {**self.state.steps, step: record}})
-        if not self._keep:
-            return
-        write_text(self._file, self.state.model_dump_json(indent=1) + "\n")
+        if self._keep:
+            write_text(self._file, self.state.model_dump_json(indent=1) + "\n")
 
 
 def _read(file: Path, name: str) -> State:

@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from pretrain.core.files import read_json
 from pretrain.core.run_files import CONFIG, METRICS, RECORD
 from pretrain.core.text import duration
 from slurm.job import Job, Spec
@@ -270,10 +271,10 @@ def _seconds(events: list[dict[str, Any]], pulse: float | None) -> float:
 
 def _run_record(run: str | None, since: float) -> dict[str, Any]:
     """``run.json``, unless it is of an earlier run of that folder."""
+    record: Any = read_json(Path(run or "") / RECORD)
     try:
-        record: dict[str, Any] = json.loads((Path(run or "") / RECORD).read_text("utf-8"))
         beat = timegm(time.strptime(record["heartbeat"], "%Y-%m-%dT%H:%M:%SZ"))
-    except (OSError, ValueError, KeyError):
+    except (ValueError, KeyError, TypeError):
         return {}
     return record if beat >= since - 60 else {}
 

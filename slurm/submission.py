@@ -184,14 +184,8 @@ def _executor(spec: Spec, logs: Path, after: Sequence[str], comment: str) -> Any
     logging.getLogger("submitit").setLevel(logging.WARNING)
     cluster = spec.cluster
     # The command's words are not here: they travel in the job's folder, and no shell sees them.
-    python = shlex.join(
-        [
-            sys.executable,
-            *["-I", "-S"],
-            f"{spec.code}/slurm/exec_signals_blocked.py",
-            sys.executable,
-        ]
-    )
+    script = f"{spec.code}/slurm/exec_signals_blocked.py"
+    python = shlex.join([sys.executable, "-I", "-S", script, sys.executable])
     path = f"export PYTHONPATH={shlex.quote(spec.code)}"
     setup = [*cluster.setup, path + '"${PYTHONPATH:+:$PYTHONPATH}"']
     if cluster.kind == "local":
@@ -205,23 +199,17 @@ def _executor(spec: Spec, logs: Path, after: Sequence[str], comment: str) -> Any
         return executor
     queued = Executor(logs, python=python)
     given = {
-        key: getattr(cluster, key)
-        for key in ("partition", "account", "qos", "constraint")
-        if getattr(cluster, key) is not None
+        **{key: getattr(cluster, key) for key in ("partition", "account", "qos", "constraint")},
+        "mem": None if cluster.mem_gb is None else f"{round(cluster.mem_gb * 1024)}M",
+        "gpus_per_node": cluster.gpus_per_node or None,
+        "exclusive": cluster.exclusive or None,
+        "dependency": "afterok:" + ":".join(after) if after else None,
     }
-    if cluster.mem_gb is not None:
-        given["mem"] = f"{round(cluster.mem_gb * 1024)}M"
-    if cluster.gpus_per_node:
-        given["gpus_per_node"] = cluster.gpus_per_node
-    if cluster.exclusive:
-        given["exclusive"] = True
     extra: dict[str, Any] = {"requeue": True, "kill-on-invalid-dep": "yes", **cluster.sbatch}
     theirs = cluster.sbatch.get("comment")
     extra["comment"] = comment if theirs is None else f"{comment} {theirs}"
-    if after:
-        given["dependency"] = "afterok:" + ":".join(after)
     queued.update_parameters(
-        **given,
+        **{key: value for key, value in given.items() if value is not None},
         job_name=plain(spec.name),
         nodes=cluster.nodes,
         ntasks_per_node=cluster.tasks,

@@ -9,15 +9,26 @@ import sys
 from pretrain.core.command import Command
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the command's arguments."""
-    add_cluster(parser)
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--cluster",
+        metavar="NAME",
+        help="profile or file, local or debug (default: $HCL_CLUSTER, local without Slurm)",
+    )
+    parser.add_argument(
+        "--set",
+        dest="overrides",
+        action="append",
+        default=[],
+        metavar="key=value",
+        help="another value of the profile, as in nodes=2; may be repeated",
+    )
     parser.add_argument("--name", help="of the job (default: after the command and its run)")
     parser.add_argument("--dry-run", action="store_true", help="print the request and stop")
     parser.add_argument("words", nargs=argparse.REMAINDER, metavar="COMMAND ...")
 
 
-def run(arguments: argparse.Namespace) -> int:
+def _run(arguments: argparse.Namespace) -> int:
     """Run ``hcl submit``: 0 submitted; with ``--cluster debug`` the command's own status."""
     words = arguments.words[1:] if arguments.words[:1] == ["--"] else arguments.words
     from slurm.cluster import choose_cluster
@@ -45,28 +56,11 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def add_cluster(parser: argparse.ArgumentParser) -> None:
-    """The options that choose a profile."""
-    parser.add_argument(
-        "--cluster",
-        metavar="NAME",
-        help="profile or file, local or debug (default: $HCL_CLUSTER, local without Slurm)",
-    )
-    parser.add_argument(
-        "--set",
-        dest="overrides",
-        action="append",
-        default=[],
-        metavar="key=value",
-        help="another value of the profile, as in nodes=2; may be repeated",
-    )
-
-
 COMMAND = Command(
     "submit",
     "Run any other command as a job. Its words arrive as they are, and it runs "
     "the code of this moment. hcl status, hcl logs and hcl cancel take it from there.",
-    add_arguments,
-    run,
+    _add_arguments,
+    _run,
     for_jobs=False,
 )

@@ -5,8 +5,8 @@
 
 A box is a package or a module directly below `pretrain` or `downstream`, or all of `slurm`. Every
 box is above those that it imports. An arrow is an import that no longer path of arrows implies;
-imports inside functions count, those for type checkers alone do not. Boxes that import each other
-in a circle are framed in red.
+imports inside functions count, those for type checkers alone do not. Imports in a
+circle are an error.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import argparse
 import ast
 import sys
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from html import escape
 from pathlib import Path
 
@@ -69,50 +70,34 @@ def read_graph() -> Graph:
 
 
 def reachable(graph: Graph) -> Graph:
-    """All boxes below each box."""
+    """All boxes below each box.
+
+    Raises:
+        CycleError: boxes import each other in a circle.
+    """
     found: Graph = {}
-    for start in graph:
-        seen: set[str] = set()
-        waiting = list(graph[start])
-        while waiting:
-            box = waiting.pop()
-            if box not in seen:
-                seen.add(box)
-                waiting += graph[box]
-        found[start] = seen
+    for box in TopologicalSorter(graph).static_order():
+        found[box] = graph[box].union(*(found[target] for target in graph[box]))
     return found
 
 
-def levels(graph: Graph, below: Graph) -> dict[str, int]:
-    """The height of each box: 0 imports nothing; boxes in a circle have one height."""
+def levels(graph: Graph) -> dict[str, int]:
+    """The height of each box: 0 imports nothing."""
     heights: dict[str, int] = {}
-
-    def height(box: str) -> int:
-        if box not in heights:
-            circle = {o for o in below[box] if o in graph and box in below[o]} | {box}
-            outside = {t for member in circle for t in graph[member]} - circle
-            value = max((height(t) + 1 for t in outside), default=0)
-            heights.update(dict.fromkeys(circle, value))
-        return heights[box]
-
-    for box in graph:
-        height(box)
+    for box in TopologicalSorter(graph).static_order():
+        heights[box] = max((heights[target] + 1 for target in graph[box]), default=0)
     return heights
 
 
 def reduced(graph: Graph, below: Graph) -> Graph:
     """The graph without arrows that a path through another box implies."""
-
-    def implied(box: str, target: str) -> bool:
-        others = (o for o in graph[box] if o != target and box not in below[o])
-        return any(target in below[o] and o not in below[target] for o in others)
-
     return {
-        box: {t for t in ts if box in below[t] or not implied(box, t)} for box, ts in graph.items()
+        box: {t for t in targets if not any(t in below[other] for other in targets)}
+        for box, targets in graph.items()
     }
 
 
-def rows_of(graph: Graph, below: Graph) -> list[list[str]]:
+def rows_of(graph: Graph) -> list[list[str]]:
     """Boxes from the bottom, package by package; each row in the order of what it imports."""
     rows: list[list[str]] = []
     place: dict[str, float] = {}
@@ -124,7 +109,7 @@ def rows_of(graph: Graph, below: Graph) -> list[list[str]]:
     for package in reversed(PACKAGES):
         own = {box: ts for box, ts in graph.items() if package_of(box) == package}
         inside = {box: {t for t in targets if t in own} for box, targets in own.items()}
-        heights = levels(inside, below)
+        heights = levels(inside)
         for level in range(max(heights.values()) + 1):
             row = sorted((box for box in own if heights[box] == level), key=middle)
             place.update({box: (number + 0.5) / len(row) for number, box in enumerate(row)})
@@ -156,11 +141,10 @@ def lines_of(rows: list[list[str]]) -> Iterator[list[str]]:
 
 def draw(graph: Graph) -> str:
     """The picture as SVG."""
-    below = reachable(graph)
-    arrows = reduced(graph, below)
+    arrows = reduced(graph, reachable(graph))
     position: dict[str, tuple[float, float]] = {}
     y = MARGIN
-    for line in lines_of(rows_of(graph, below)):
+    for line in lines_of(rows_of(graph)):
         x = (WIDTH - sum(width_of(box) + GAP for box in line) + GAP) / 2
         for box in line:
             position[box] = x + width_of(box) / 2, y
@@ -178,17 +162,15 @@ def draw(graph: Graph) -> str:
     for box in sorted(graph):
         for target in sorted(arrows[box]):
             (x1, y1), (x2, y2) = position[box], position[target]
-            color = "#c00" if box in below[target] else "#999"
             parts.append(
                 f'<path d="M{x1:.0f} {y1 + HEIGHT:.0f} {x2:.0f} {y2:.0f}" fill="none" '
-                f'stroke="{color}" stroke-width=".8" marker-end="url(#tip)"/>'
+                'stroke="#999" stroke-width=".8" marker-end="url(#tip)"/>'
             )
     for box, (x, top) in sorted(position.items()):
-        color = "#c00" if box in below[box] else "#555"
         fill = FILL[package_of(box)]
         parts.append(
             f'<rect x="{x - width_of(box) / 2:.0f}" y="{top:.0f}" width="{width_of(box)}" '
-            f'height="{HEIGHT}" rx="4" fill="{fill}" stroke="{color}"/>'
+            f'height="{HEIGHT}" rx="4" fill="{fill}" stroke="#555"/>'
             f'<text x="{x:.0f}" y="{top + 17:.0f}" text-anchor="middle">{escape(box)}</text>'
         )
     return "\n".join([*parts, "</svg>", ""])

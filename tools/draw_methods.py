@@ -105,7 +105,7 @@ def main() -> int:
         scenes = Path(folder) / "scenes"
         from pretrain.datasets.commands.scenes import COMMAND
 
-        COMMAND.main([str(scenes), "--images", str(SCENES), "--val", "1", "--seed", "3"])
+        COMMAND.main(["-o", str(scenes), "--images", str(SCENES), "--val", "1", "--seed", "3"])
         for name, drawing in DRAWINGS.items():
             figure = draw(drawing, scenes)
             figure.savefig(OUTPUT / f"{name}.png", dpi=110)

@@ -96,6 +96,20 @@ def read_versioned(
     return content
 
 
+def read_json(path: Path) -> Any:
+    """The content of a JSON file; None where there is none, or none that is whole."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def cache_folder() -> Path:
+    """Where this program keeps what it can make again: below $XDG_CACHE_HOME, else ~/.cache."""
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(base).expanduser().resolve() / "hcl"
+
+
 @contextlib.contextmanager
 def scratch_beside(target: Path) -> Iterator[Path]:
     """A folder on the file system of ``target``, removed at the end of the block.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import bz2
 import contextlib
 import gzip
-import json
 import lzma
 import shutil
 import stat
@@ -18,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any, NamedTuple
 
 from pretrain.core.errors import InputError
-from pretrain.core.files import write_json
+from pretrain.core.files import read_json, write_json
 from pretrain.core.locks import in_turn
 
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
@@ -123,7 +122,7 @@ def unpack(
         raise InputError(f"{archive}: cannot read the archive ({error.strerror})") from None
     note = folder / DONE / f"{archive.name}.json"
     identity = {"bytes": state.st_size, "mtime_ns": state.st_mtime_ns}
-    if _read_note(note) == identity:
+    if read_json(note) == identity:
         result.before = True
         return result
     try:
@@ -273,10 +272,3 @@ def _opener(read: Callable[[Any], IO[bytes] | None], info: Any) -> Callable[[], 
         return file
 
     return opened
-
-
-def _read_note(note: Path) -> Any:
-    try:
-        return json.loads(note.read_text())
-    except (OSError, ValueError):
-        return None

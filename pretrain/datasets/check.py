@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pretrain.core.errors import InputError
 from pretrain.data.decode import ImageError, read_image
@@ -62,13 +61,7 @@ class CheckReport:
 
     def as_json(self) -> dict[str, Any]:
         """All of it, of plain values."""
-        return {
-            "images": self.images,
-            "boxes": self.boxes,
-            "without_boxes": self.without_boxes,
-            "faults": [vars(fault) for fault in self.faults],
-            "by_kind": self.by_kind(),
-        }
+        return {**asdict(self), "by_kind": self.by_kind()}
 
 
 def check(
@@ -149,7 +142,7 @@ def _box_faults(index: Index) -> Iterator[Fault]:
             ("box", "not finite", ~finite),
             ("box", "without area", finite & ~area),
             ("box", "outside the image", finite & area & ~inside),
-            ("label", "a label without category", ~_in(labels, len(index.categories))),
+            ("label", "a label without category", (labels < 0) | (labels >= len(index.categories))),
             ("label", "an unknown flag", (flags & ~np.uint8(ALL_FLAGS)) != 0),
         ]
         for kind, reason, mask in wrong:
@@ -161,19 +154,13 @@ def _box_faults(index: Index) -> Iterator[Fault]:
                 yield Fault(kind, row, index.file_name(row), what)
 
 
-def _in(labels: NDArray[np.int32], count: int) -> NDArray[np.bool_]:
-    return (labels >= 0) & (labels < count)
-
-
 def _image_faults(
     index: Index, workers: int, progress: Callable[[int], None] | None
 ) -> Iterator[Fault]:
     def look(row: int) -> str | None:
         try:
             read_image(index.path(row), index.size(row))
-        except ImageError as error:
-            return str(error)
-        except ValueError as error:  # a name that is none
+        except (ImageError, ValueError) as error:  # ValueError: a name that is none
             return str(error)
         return None
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from pretrain import __version__
 from pretrain.core.errors import InputError
+from pretrain.core.files import read_json
 
 CHUNK = 1 << 20
 ATTEMPTS = 5
@@ -28,6 +29,10 @@ PAUSE = 1.0
 
 TIMEOUT = 60.0
 PARALLEL = 4
+NO_CONNECTION = (
+    *(urllib.error.URLError, http.client.HTTPException),
+    *(TimeoutError, ConnectionError),
+)
 
 Progress = Callable[[int], None]
 """Called with the bytes received since the last call, by any thread."""
@@ -114,19 +119,15 @@ def download(remote: Remote, target: Path, progress: Progress | None = None) -> 
         _note(part).unlink(missing_ok=True)
     except urllib.error.HTTPError as error:
         raise InputError(f"{remote.url}: the server answers {error.code} {error.reason}") from None
+    except NO_CONNECTION as error:
+        held = part.stat().st_size if part.is_file() else 0
+        reason = getattr(error, "reason", None) or str(error) or type(error).__name__
+        raise InputError(
+            f"{remote.url}: {reason}; {held} bytes are kept, call again to continue"
+        ) from None
     except OSError as error:
-        if isinstance(error, urllib.error.URLError | TimeoutError | ConnectionError):
-            raise InputError(_gave_up(remote, part, error)) from None
         raise InputError(f"{target}: cannot be written ({error.strerror or error})") from None
-    except http.client.HTTPException as error:
-        raise InputError(_gave_up(remote, part, error)) from None
     return target
-
-
-def _gave_up(remote: Remote, part: Path, error: Exception) -> str:
-    held = part.stat().st_size if part.is_file() else 0
-    reason = getattr(error, "reason", None) or str(error) or type(error).__name__
-    return f"{remote.url}: {reason}; {held} bytes are kept, call again to continue"
 
 
 def _fetch(remote: Remote, part: Path, progress: Progress | None) -> None:
@@ -142,9 +143,7 @@ def _fetch(remote: Remote, part: Path, progress: Progress | None) -> None:
             if error.code < 500 and error.code not in (408, 429):
                 raise
             fault = error
-        except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
-            fault = error
-        except http.client.HTTPException as error:
+        except NO_CONNECTION as error:
             fault = error
         after = part.stat().st_size if part.is_file() else 0
         tries = 1 if after > before else tries + 1
@@ -156,7 +155,8 @@ def _fetch(remote: Remote, part: Path, progress: Progress | None) -> None:
 
 def _receive(remote: Remote, part: Path, progress: Progress | None) -> bool:
     """One connection; whether the file is complete after it."""
-    note = _read_note(_note(part))
+    note = read_json(_note(part))
+    note = note if isinstance(note, dict) else {}
     held = part.stat().st_size if part.is_file() and note.get("url") == remote.url else 0
     if held and held == note.get("length"):
         return True
@@ -241,11 +241,3 @@ def _check(remote: Remote, part: Path) -> None:
 
 def _note(part: Path) -> Path:
     return part.with_name(f"{part.name}.json")
-
-
-def _read_note(note: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(note.read_text())
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}

@@ -26,7 +26,9 @@ def stats(index: Index, *, min_box_area: float, min_boxes: int) -> dict[str, Any
     """
     counts = np.diff(index.column("box_offsets"))
     rows = np.repeat(np.arange(len(index)), counts)
-    labels = np.asarray(index.column("labels"))
+    # Every (row, label) that occurs, once.
+    categories = max(len(index.categories), 1)
+    pairs = np.unique(rows * categories + index.column("labels"))
     widths, heights, areas = _sides(index)
     objects = np.bincount(rows[areas >= min_box_area], minlength=len(index))
     boxes = len(areas)
@@ -51,8 +53,8 @@ def stats(index: Index, *, min_box_area: float, min_boxes: int) -> dict[str, Any
             "large": int((areas >= MEDIUM).sum()),
         },
         "flags": _flags(index),
-        "classes": _classes(index, rows, labels),
-        "classes_per_image": _classes_per_image(index, rows, labels),
+        "classes": _classes(index, pairs),
+        "classes_per_image": _quantiles(np.bincount(pairs // categories, minlength=len(index))),
         "usable": {
             "min_box_area": min_box_area,
             "min_boxes": min_boxes,
@@ -133,28 +135,14 @@ def _flags(index: Index) -> dict[str, int]:
     return {str(flag.name).lower(): int(((flags & np.uint8(flag)) != 0).sum()) for flag in Flag}
 
 
-def _classes(
-    index: Index, rows: NDArray[np.int64], labels: NDArray[np.int32]
-) -> list[dict[str, Any]]:
+def _classes(index: Index, pairs: NDArray[np.int64]) -> list[dict[str, Any]]:
     """Boxes and images of every class that occurs, the most frequent first."""
     count = len(index.categories)
-    boxes = np.bincount(labels, minlength=count)
-    images = np.bincount(_pairs(index, rows, labels) % max(count, 1), minlength=count)
+    boxes = np.bincount(index.column("labels"), minlength=count)
+    images = np.bincount(pairs % max(count, 1), minlength=count)
     order = np.argsort(-boxes, kind="stable")
     return [
         {"name": index.categories[n], "boxes": int(boxes[n]), "images": int(images[n])}
         for n in order
         if boxes[n]
     ]
-
-
-def _classes_per_image(
-    index: Index, rows: NDArray[np.int64], labels: NDArray[np.int32]
-) -> dict[str, float]:
-    count = max(len(index.categories), 1)
-    return _quantiles(np.bincount(_pairs(index, rows, labels) // count, minlength=len(index)))
-
-
-def _pairs(index: Index, rows: NDArray[np.int64], labels: NDArray[np.int32]) -> NDArray[np.int64]:
-    """Every (row, label) that occurs, as row · categories + label, once."""
-    return np.unique(rows * max(len(index.categories), 1) + labels)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from pretrain.core.errors import InputError
-from pretrain.core.files import remove_unfinished, replacing, write_json
+from pretrain.core.files import read_json, remove_unfinished, replacing, write_json
 from pretrain.core.locks import alone_in
 from pretrain.data.decode import ImageError, Scratch, read_image
 from pretrain.data.index import Index
@@ -151,7 +151,7 @@ def _make(work: _Work, todo: list[int], workers: int) -> Iterator[int]:
         if workers <= 1 or len(todo) <= 1:
             yield from map(work.write_shard, todo)
             return
-        with ProcessPoolExecutor(workers, get_context("fork"), _start_worker) as pool:
+        with ProcessPoolExecutor(workers, get_context("fork"), torch.set_num_threads, (1,)) as pool:
             jobs = [pool.submit(work.write_shard, number) for number in todo]
             try:
                 for job in as_completed(jobs):
@@ -167,10 +167,6 @@ def _make(work: _Work, todo: list[int], workers: int) -> Iterator[int]:
             f"{work.folder}: a process was ended from outside, perhaps for lack of memory; "
             f"{kept}, with fewer --workers"
         ) from None
-
-
-def _start_worker() -> None:
-    torch.set_num_threads(1)
 
 
 def _finish(folder: Path, meta: dict[str, Any], shards: int) -> None:
@@ -194,11 +190,7 @@ def _start(folder: Path, settings: dict[str, Any]) -> None:
     started = folder / STARTED
     remove_unfinished(folder)
     if started.is_file():
-        try:
-            found = json.loads(started.read_text(encoding="utf-8"))
-        except ValueError:
-            found = None
-        if found != settings:
+        if read_json(started) != settings:
             raise InputError(
                 f"{folder}: holds an unfinished pack of other images or of another side; choose "
                 "another folder or delete this one"

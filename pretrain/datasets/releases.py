@@ -73,6 +73,15 @@ def _openimages(boxes: str, archives: tuple[str, ...]) -> Release:
     )
 
 
+def _voc(file: str, md5: str, root: str, split: str) -> Release:
+    return Release((Remote(f"{VOC_HOST}/{file}", md5=md5),), f"VOCdevkit/{root}", "", split=split)
+
+
+def _lvis(split: str) -> Release:
+    file = f"lvis_v1_{split}.json"
+    return Release((Remote(f"{LVIS_HOST}/{file}.zip"), COCO_TRAIN, COCO_VAL), file, "")
+
+
 RELEASES: dict[str, dict[str, Release]] = {
     "coco": {
         "train2017": Release(
@@ -87,51 +96,22 @@ RELEASES: dict[str, dict[str, Release]] = {
             "unlabeled2017",
         ),
     },
-    "lvis": {
-        "train": Release(
-            (Remote(f"{LVIS_HOST}/lvis_v1_train.json.zip"), COCO_TRAIN, COCO_VAL),
-            "lvis_v1_train.json",
-            "",
-        ),
-        "val": Release(
-            (Remote(f"{LVIS_HOST}/lvis_v1_val.json.zip"), COCO_TRAIN, COCO_VAL),
-            "lvis_v1_val.json",
-            "",
-        ),
-    },
+    "lvis": {"train": _lvis("train"), "val": _lvis("val")},
     "voc": {
-        "2007-trainval": Release(
-            (
-                Remote(
-                    f"{VOC_HOST}/voc2007/VOCtrainval_06-Nov-2007.tar",
-                    md5="c52e279531787c972589f7e41ab4ae64",
-                ),
-            ),
-            "VOCdevkit/VOC2007",
-            "",
-            split="trainval",
+        "2007-trainval": _voc(
+            "voc2007/VOCtrainval_06-Nov-2007.tar",
+            "c52e279531787c972589f7e41ab4ae64",
+            *("VOC2007", "trainval"),
         ),
-        "2007-test": Release(
-            (
-                Remote(
-                    f"{VOC_HOST}/voc2007/VOCtest_06-Nov-2007.tar",
-                    md5="b6e924de25625d8de591ea690078ad9f",
-                ),
-            ),
-            "VOCdevkit/VOC2007",
-            "",
-            split="test",
+        "2007-test": _voc(
+            "voc2007/VOCtest_06-Nov-2007.tar",
+            "b6e924de25625d8de591ea690078ad9f",
+            *("VOC2007", "test"),
         ),
-        "2012-trainval": Release(
-            (
-                Remote(
-                    f"{VOC_HOST}/voc2012/VOCtrainval_11-May-2012.tar",
-                    md5="6cd6e144f989b92b3379bac3b3de84fd",
-                ),
-            ),
-            "VOCdevkit/VOC2012",
-            "",
-            split="trainval",
+        "2012-trainval": _voc(
+            "voc2012/VOCtrainval_11-May-2012.tar",
+            "6cd6e144f989b92b3379bac3b3de84fd",
+            *("VOC2012", "trainval"),
         ),
     },
     "openimages": {

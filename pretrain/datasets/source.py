@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from pydantic import Field, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from pretrain.core.errors import InputError
-from pretrain.core.files import sha256
+from pretrain.core.files import cache_folder, sha256
 from pretrain.core.locks import in_turn
 from pretrain.core.settings import Settings
 from pretrain.data.index import VERSION, Index
@@ -224,7 +223,7 @@ def open_index(settings: DataSettings) -> Index:
     }
     source = {"size": size, "mtime_ns": changed}
     key = hashlib.sha256(json.dumps([VERSION, options, source], sort_keys=True).encode())
-    place = _cache() / f"index-{key.hexdigest()[:16]}"
+    place = cache_folder() / f"index-{key.hexdigest()[:16]}"
     target = place if settings.index is None else _path(settings.index)
     with _lock(target):
         if not Index.exists(target):
@@ -282,14 +281,9 @@ def _path(path: str | None) -> Path:
     return Path(path).expanduser().resolve()
 
 
-def _cache() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return _path(base) / "hcl"
-
-
 def _sizes(images: Path) -> Path:
     """Where the sizes of the images of this folder are kept."""
-    return _cache() / f"sizes-{hashlib.sha256(str(images).encode()).hexdigest()[:16]}.sqlite"
+    return cache_folder() / f"sizes-{hashlib.sha256(str(images).encode()).hexdigest()[:16]}.sqlite"
 
 
 @contextlib.contextmanager

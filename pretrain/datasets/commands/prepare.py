@@ -30,8 +30,7 @@ HELP = {
 }
 
 
-def run(reader: str, arguments: argparse.Namespace) -> int:
-    """Make an index with one of the readers."""
+def _run(reader: str, arguments: argparse.Namespace) -> int:
     from pretrain.datasets.prepare import Plan, config_lines, prepare
 
     names = (*_settings_of(reader), "on_bad_box", "on_bad_image", "leave_out")
@@ -100,8 +99,7 @@ def _add_archives(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_arguments(reader: str, parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of one reader."""
+def _add_arguments(reader: str, parser: argparse.ArgumentParser) -> None:
     from pretrain.datasets.readers.common import FlagName
     from pretrain.datasets.releases import RELEASES
 
@@ -181,8 +179,8 @@ COMMANDS = {
         f"Make an index of a data set: {what}. What lies below ROOT is used as it is; archives "
         "given or found there are unpacked first; with --download they are fetched before that. "
         "Repeating a call continues where it was interrupted.",
-        functools.partial(add_arguments, reader),
-        functools.partial(run, reader),
+        functools.partial(_add_arguments, reader),
+        functools.partial(_run, reader),
         renamed={"--index": "--output"},
     )
     for reader, (what, _) in READERS.items()

@@ -21,8 +21,7 @@ if TYPE_CHECKING:
 METHODS = ("selective_search", "grid", "random", "multiscale", "detector")
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Run ``hcl data propose ...``."""
+def _run(arguments: argparse.Namespace) -> int:
     from pretrain.data.index import Index
     from pretrain.datasets.proposals.filters import FilterSettings
     from pretrain.datasets.proposals.propose import propose
@@ -45,8 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the command's arguments."""
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
     from pretrain.datasets.proposals.filters import FilterSettings
 
     parser.add_argument("index", metavar="INDEX", type=Path, help="folder of an index")
@@ -154,7 +152,7 @@ COMMAND = Command(
     "Propose boxes for the images of an index, filter them as ORL does, and write "
     "an index of the same images with these boxes. A stopped command goes on where it "
     "stopped; the same seed gives the same boxes, whatever the number of workers.",
-    add_arguments,
-    run,
+    _add_arguments,
+    _run,
     output_was_word=True,
 )

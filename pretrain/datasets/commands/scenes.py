@@ -16,8 +16,7 @@ if TYPE_CHECKING:
     from pretrain.datasets.scenes.scene_source import Source
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the command's arguments."""
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
     add_output(parser, "folder to make", None)
     parser.add_argument("--images", type=int, required=True, metavar="N", help="training images")
     parser.add_argument(
@@ -50,8 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Run ``hcl data scenes -o OUT ...``."""
+def _run(arguments: argparse.Namespace) -> int:
     from pretrain.datasets.scenes.coco_writer import write
     from pretrain.datasets.scenes.scene_set import SceneSet
 
@@ -121,8 +119,8 @@ COMMAND = Command(
     "Generate scenes of many objects with exact boxes and masks in COCO format: "
     "OUT/train, OUT/val, OUT/annotations/instances_{train,val}.json. The same seed gives the "
     "same bytes, whatever the number of workers.",
-    add_arguments,
-    run,
+    _add_arguments,
+    _run,
     output_was_word=True,
     renamed={"--overwrite": "--fresh"},
 )

@@ -85,7 +85,8 @@ def _published(root: Path, lists: Path) -> Layout:
         raise InputError(f"{places[0][0] / 'train'}: not there; {REMEDY}")
     images, objects = found[0]
     scenes = _names(lists / "categories.txt")
-    listed = {split: _text_list(lists / f"{split}.txt", len(scenes)) for split in SPLITS}
+    files = {split: lists / f"{split}.txt" for split in SPLITS}
+    listed = {split: _entries(file, _lines(file, 2), len(scenes)) for split, file in files.items()}
     outlines = objects if objects.is_dir() else None
     names = _names(lists / "object_categories.txt") if outlines is not None else ()
     return Layout(images, scenes, listed, outlines, names, {})
@@ -93,7 +94,8 @@ def _published(root: Path, lists: Path) -> Layout:
 
 def _subset(root: Path) -> Layout:
     scenes = _names(root / "scene_categories.txt")
-    listed = {split: _table(root / f"scenes_{split}.tsv", len(scenes)) for split in SPLITS}
+    lists = {split: root / f"scenes_{split}.tsv" for split in SPLITS}
+    listed = {split: _entries(file, _table(file), len(scenes)) for split, file in lists.items()}
     files = {split: root / f"instances_{split}.json" for split in SPLITS}
     instances = {split: file for split, file in files.items() if file.is_file()}
     return Layout(root, scenes, listed, None, (), instances)
@@ -113,27 +115,29 @@ def _names(file: Path) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _text_list(file: Path, scenes: int) -> tuple[ListEntry, ...]:
-    found = [
-        ListEntry(_file_name(file, number, name), _scene(file, number, scene, scenes))
-        for number, (name, scene) in _lines(file, 2)
-    ]
-    _refuse_twice(file, found)
-    return tuple(found)
-
-
-def _table(file: Path, scenes: int) -> tuple[ListEntry, ...]:
+def _table(file: Path) -> list[tuple[int, list[str]]]:
+    """The lines of a subset's list, of file, scene and balanced."""
     lines = _lines(file, len(TSV_COLUMNS))
     if not lines or lines[0][1] != TSV_COLUMNS:
         raise InputError(f"{file}: line 1: expected the columns {' '.join(TSV_COLUMNS)}")
-    found = [
-        ListEntry(
-            _file_name(file, number, name), _scene(file, number, scene, scenes), balanced == "1"
-        )
-        for number, (name, scene, balanced, _) in lines[1:]
-    ]
-    _refuse_twice(file, found)
-    return tuple(found)
+    return [(number, fields[:3]) for number, fields in lines[1:]]
+
+
+def _entries(file: Path, lines: list[tuple[int, list[str]]], scenes: int) -> tuple[ListEntry, ...]:
+    """The images of lines of file, scene and, in a subset, whether it is balanced."""
+    found: dict[str, ListEntry] = {}
+    for number, (name, scene, *balanced) in lines:
+        at = f"{file}: line {number}"
+        if not is_inside(name):
+            raise InputError(f"{at}: {shown(name)}: not a file below the images")
+        if not scene.isdecimal() or int(scene) >= scenes:
+            raise InputError(
+                f"{at}: {shown(scene)}: expected the number of a scene, 0 to {scenes - 1}"
+            )
+        if name in found:
+            raise InputError(f"{file}: {name} is listed twice; get the file again")
+        found[name] = ListEntry(name, int(scene), balanced in ([], ["1"]))
+    return tuple(found.values())
 
 
 def _lines(file: Path, columns: int) -> list[tuple[int, list[str]]]:
@@ -153,26 +157,3 @@ def _lines(file: Path, columns: int) -> list[tuple[int, list[str]]]:
             raise InputError(f"{file}: line {number}: {shown(line)}: expected {columns} columns")
         found.append((number, fields))
     return found
-
-
-def _file_name(file: Path, number: int, name: str) -> str:
-    if not is_inside(name):
-        raise InputError(f"{file}: line {number}: {shown(name)}: not a file below the images")
-    return name
-
-
-def _scene(file: Path, number: int, text: str, scenes: int) -> int:
-    if not text.isdecimal() or int(text) >= scenes:
-        raise InputError(
-            f"{file}: line {number}: {shown(text)}: expected the number of a scene, 0 to "
-            f"{scenes - 1}"
-        )
-    return int(text)
-
-
-def _refuse_twice(file: Path, listed: list[ListEntry]) -> None:
-    seen: set[str] = set()
-    for image in listed:
-        if image.file_name in seen:
-            raise InputError(f"{file}: {image.file_name} is listed twice; get the file again")
-        seen.add(image.file_name)

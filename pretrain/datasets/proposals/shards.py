@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import zipfile
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ class Tally:
     """
 
     proposed: int = 0
-    left_out: dict[str, int] = field(default_factory=lambda: dict.fromkeys(REASONS, 0))
+    left_out: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(REASONS, 0)))
     kept_first: int = 0
     bad: list[tuple[int, str]] = field(default_factory=list)
     seconds: float = 0.0
@@ -36,8 +37,7 @@ class Tally:
     def add(self, other: Tally) -> None:
         """Count the images of another tally as well."""
         self.proposed += other.proposed
-        for reason, count in other.left_out.items():
-            self.left_out[reason] += count
+        self.left_out.update(other.left_out)
         self.kept_first += other.kept_first
         self.bad += other.bad
         self.seconds += other.seconds
@@ -80,6 +80,7 @@ def read(file: Path, rows: int) -> Shard | None:
     try:
         with np.load(file, allow_pickle=False) as columns:
             facts = json.loads(columns["tally"].tobytes())
+            facts["left_out"] = Counter(facts["left_out"])
             facts["bad"] = [(row, reason) for row, reason in facts["bad"]]
             scores = columns.get("scores")
             shard = Shard(columns["counts"], columns["boxes"], scores, Tally(**facts))

@@ -78,8 +78,7 @@ def do_shard(job: Job, number: int, stop: Event | None = None) -> int:
         kept, left_out = select(found.boxes, job.rule)
         tally.proposed += len(found.boxes)
         tally.kept_first += len(kept) > 0 and sum(left_out.values()) == len(found.boxes)
-        for reason, number_left_out in left_out.items():
-            tally.left_out[reason] += number_left_out
+        tally.left_out.update(left_out)
         counts.append(len(kept))
         boxes.append(found.boxes[kept])
         if found.scores is not None:

@@ -226,8 +226,7 @@ def _integers(
 def _read_images(file: Path, entries: list[dict[str, Any]], dialect: Dialect) -> _Images:
     if not entries:
         raise InputError(f"{file}: the list 'images' is empty; nothing to train on")
-    ids = _integers(file, entries, "images", "id")
-    _refuse_duplicates(file, "images", ids)
+    ids = _ids(file, entries, "images")
     given = _column(file, entries, "images", dialect.key)
     names = [dialect.to_name(value) for value in given]
     wrong = [n for n, name in enumerate(names) if not is_inside(name)]
@@ -267,8 +266,7 @@ def _read_categories(
     file: Path, entries: list[dict[str, Any]]
 ) -> tuple[list[int], tuple[str, ...]]:
     """Numbers and names of the categories, in the order of their numbers."""
-    ids = _integers(file, entries, "categories", "id")
-    _refuse_duplicates(file, "categories", ids)
+    ids = _ids(file, entries, "categories")
     names = _column(file, entries, "categories", "name")
     order = np.argsort(ids)
     return [int(ids[n]) for n in order], tuple(str(names[n]) for n in order)
@@ -283,18 +281,20 @@ def _read_boxes(
 ) -> _Boxes:
     """The boxes kept; counts of those dropped go to the source."""
     file = source.annotations
-    ids = _integers(file, entries, "annotations", "id")
-    _refuse_duplicates(file, "annotations", ids)
-    rows, known = _lookup(_integers(file, entries, "annotations", "image_id"), images.ids)
-    if not known.all():
-        wrong = [f"annotation {ids[n]}: {entries[n]['image_id']}" for n in _where(~known)]
-        raise fault(file, "annotations of unknown images (image_id)", wrong, "remove them")
-    labels, known = _lookup(
-        _integers(file, entries, "annotations", "category_id"), np.array(category_ids, np.int64)
-    )
-    if not known.all():
-        wrong = [f"annotation {ids[n]}: {entries[n]['category_id']}" for n in _where(~known)]
-        raise fault(file, "category_id without category", wrong, "add it to 'categories'")
+    ids = _ids(file, entries, "annotations")
+
+    def positions(key: str, known: NDArray[np.int64], what: str, remedy: str) -> NDArray[np.int64]:
+        """Where the entries' ``key`` is among the known ids."""
+        found, is_known = _lookup(_integers(file, entries, "annotations", key), known)
+        if not is_known.all():
+            wrong = [f"annotation {ids[n]}: {entries[n][key]}" for n in _where(~is_known)]
+            raise fault(file, what, wrong, remedy)
+        return found
+
+    what, remedy = "annotations of unknown images (image_id)", "remove them"
+    rows = positions("image_id", images.ids, what, remedy)
+    what, remedy = "category_id without category", "add it to 'categories'"
+    labels = positions("category_id", np.array(category_ids, np.int64), what, remedy)
 
     crowd = np.array([bool(entry.get("iscrowd", 0)) for entry in entries], bool)
     unwanted = crowd & bool(options.unwanted & Flag.GROUP)
@@ -356,7 +356,8 @@ def _lookup(
     return found, keys[found] == values
 
 
-def _refuse_duplicates(file: Path, list_name: str, ids: NDArray[np.int64]) -> None:
+def _ids(file: Path, entries: list[dict[str, Any]], list_name: str) -> NDArray[np.int64]:
+    ids = _integers(file, entries, list_name, "id")
     values, counts = np.unique(ids, return_counts=True)
     if (counts > 1).any():
         named = [
@@ -364,6 +365,7 @@ def _refuse_duplicates(file: Path, list_name: str, ids: NDArray[np.int64]) -> No
             for value, count in zip(values[counts > 1], counts[counts > 1], strict=True)
         ]
         raise fault(file, f"{list_name} with the same id", named, "make the ids unique")
+    return ids
 
 
 def _where(mask: NDArray[np.bool_]) -> Iterable[int]:

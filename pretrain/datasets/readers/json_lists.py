@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ _SPACE = re.compile(r"[ \t\n\r]*")
 
 
 def load(
-    file: Path, kind: str, wanted: Mapping[str, Sequence[str]], setting: str = "data.annotations"
+    file: Path, kind: str, wanted: Mapping[str, Sequence[str]]
 ) -> tuple[dict[str, Any], os.stat_result, str]:
     """Read an object whose values are lists of objects.
 
@@ -29,7 +29,6 @@ def load(
         kind: what it should be, for messages.
         wanted: keys of the entries to keep, by the name of the list; other lists are kept as
             empty lists, other values as they are.
-        setting: that names the file.
 
     Returns:
         the object, the file's state, its sha256.
@@ -43,7 +42,7 @@ def load(
             content = opened.read()
     except OSError as error:
         raise InputError(
-            f"{file}: cannot read the annotation file ({error.strerror}); check {setting}"
+            f"{file}: cannot read the annotation file ({error.strerror}); check data.annotations"
         ) from None
     sha256 = hashlib.sha256(content).hexdigest()
     try:
@@ -80,44 +79,39 @@ class _Scanner:
 
     def _object(self) -> dict[str, Any]:
         found: dict[str, Any] = {}
-        self.at += 1
-        if self._peek() == "}":
-            self.at += 1
-            return found
-        while True:
-            start = self.at
+        for _ in self._items("}"):
             if self._peek() != '"':
                 message = "Expecting property name enclosed in double quotes"
                 raise json.JSONDecodeError(message, self.text, self.at)
+            start = self.at
             key = self._value()
             if key in found:
                 raise json.JSONDecodeError(f"the key {key!r} is there twice", self.text, start)
             self._expect(":")
             found[key] = self._list(key) if self._peek() == "[" else self._value()
-            if self._peek() == "}":
-                self.at += 1
-                return found
-            self._expect(",")
-            self._peek()
+        return found
 
     def _list(self, key: str) -> list[Any]:
         """A list; of its objects only the wanted entries."""
         wanted = self.wanted.get(key)
         found: list[Any] = []
-        self.at += 1
-        if self._peek() == "]":
-            self.at += 1
-            return found
-        while True:
+        for _ in self._items("]"):
             value = self._value()
             if wanted is not None:
                 if isinstance(value, dict):
                     value = {name: value[name] for name in wanted if name in value}
                 found.append(value)
-            if self._peek() == "]":
-                self.at += 1
-                return found
-            self._expect(",")
+        return found
+
+    def _items(self, close: str) -> Iterator[None]:
+        """From the opening bracket to past the closing one; a step where each item begins."""
+        self.at += 1
+        if self._peek() != close:
+            yield
+            while self._peek() != close:
+                self._expect(",")
+                yield
+        self.at += 1
 
     def _value(self) -> Any:
         self._peek()

@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from pretrain.core.errors import InputError
-from pretrain.core.files import scratch_beside
+from pretrain.core.files import read_json, scratch_beside
 from pretrain.datasets.scenes.compose import compose
 from pretrain.datasets.scenes.rle import bounds, encode
 from pretrain.datasets.scenes.scene_set import GENERATOR, Record, SceneSet
@@ -95,10 +95,8 @@ def _look(wanted: SceneSet, folder: Path, fresh: bool) -> Literal["free", "same"
 
 
 def _info(path: Path) -> Record | None:
-    try:
-        info = json.loads(path.read_text(encoding="utf-8"))["info"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+    content = read_json(path)
+    info = content.get("info") if isinstance(content, dict) else None
     return info if isinstance(info, dict) else None
 
 

@@ -112,6 +112,3 @@ CATEGORIES: tuple[Category, ...] = (
 
 PROCEDURAL = World(CATEGORIES, ("kitchen", "office", "street", "forest", "sea", "sky", "space"))
 """Of the embedded scenes."""
-
-CONTEXTS = PROCEDURAL.contexts
-FOREIGN = PROCEDURAL.foreign

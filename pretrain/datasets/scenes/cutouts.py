@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -112,9 +112,7 @@ class CutoutSource:
 
     def of_split(self, split: str) -> CutoutSource:
         """See ``Source.of_split``."""
-        return CutoutSource(
-            self.name, self.description, self.world, self.banks, self.versions, split=split
-        )
+        return replace(self, split=split)
 
     @property
     def bank(self) -> Bank:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -12,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pretrain.core.errors import InputError
-from pretrain.core.files import scratch_beside
+from pretrain.core.files import cache_folder, read_json, scratch_beside
 from pretrain.datasets.scenes.tuxpaint.catalog import BACKGROUNDS
 
 STAMPS = "tuxpaint-stamps-default"
@@ -56,7 +55,7 @@ def locate(folder: Path | None) -> PackageFiles:
                 f"{folder}'"
             )
         return found
-    cached = _cache()
+    cached = cache_folder() / "tuxpaint"
     found = look(cached) or look(Path("/usr"))
     if found is None:
         fetch(cached)
@@ -69,11 +68,11 @@ def look(folder: Path) -> PackageFiles | None:
     """The packages in a folder, if it holds the two that must be there."""
     for share in (folder / "usr/share", folder / "share", folder):
         if (share / "tuxpaint/stamps").is_dir() and (share / "tuxpaint/templates").is_dir():
-            there = {
-                name: True if name in (STAMPS, DATA) else (share / BACKGROUNDS[name][0]).is_dir()
+            names = [
+                name
                 for name in PACKAGES
-            }
-            names = [name for name in PACKAGES if there[name]]
+                if name in (STAMPS, DATA) or (share / BACKGROUNDS[name][0]).is_dir()
+            ]
             return PackageFiles(share, {name: _version(folder, share, name) for name in names})
     return None
 
@@ -131,18 +130,12 @@ def _run(command: list[str], folder: Path) -> str:
 
 def _version(folder: Path, share: Path, package: str) -> str:
     """As noted when the package was fetched, else by its changelog."""
-    try:
-        return str(json.loads((folder / VERSIONS).read_text(encoding="utf-8"))[package])
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
+    noted = read_json(folder / VERSIONS)
+    if isinstance(noted, dict) and package in noted:
+        return str(noted[package])
     try:
         with gzip.open(share / "doc" / package / "changelog.Debian.gz", "rt") as text:
             found = re.match(r"\S+ \((\S+)\)", text.readline())
     except (OSError, EOFError, ValueError):
         found = None
     return found.group(1) if found else "unknown"
-
-
-def _cache() -> Path:
-    root = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(root).expanduser() / "hcl" / "tuxpaint"

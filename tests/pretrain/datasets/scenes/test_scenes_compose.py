@@ -7,7 +7,7 @@ import pytest
 
 from pretrain.datasets.scenes.clutter import fragment, stray
 from pretrain.datasets.scenes.compose import MAX_LAYOUTS, OBJECTS, compose
-from pretrain.datasets.scenes.contexts import CATEGORIES, CONTEXTS, PROCEDURAL, Category
+from pretrain.datasets.scenes.contexts import CATEGORIES, PROCEDURAL, Category
 from pretrain.datasets.scenes.layers import MIN_PIXELS, MIN_VISIBLE, Layer, visible
 from pretrain.datasets.scenes.scene_source import Background, Light, ObjectImage
 
@@ -112,7 +112,7 @@ def test_a_source_that_shows_nothing_is_reported() -> None:
 def test_objects_belong_to_the_context_except_the_foreign_one(share: float) -> None:
     for seed in range(12):
         scene = compose(Squares(), 64, share, np.random.default_rng(seed))
-        home = CONTEXTS[scene.context]
+        home = PROCEDURAL.contexts[scene.context]
         assert OBJECTS[0] <= len(scene.objects) <= OBJECTS[1]
         assert sum(item.foreign for item in scene.objects) == share
         for item in scene.objects:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pretrain.datasets.scenes.contexts import CATEGORIES, CONTEXTS, FOREIGN
+from pretrain.datasets.scenes.contexts import CATEGORIES, PROCEDURAL
 from pretrain.datasets.scenes.forms import FORMS
 from pretrain.datasets.scenes.procedural import ProceduralSource
 from pretrain.datasets.scenes.scene_source import Light
@@ -20,14 +20,15 @@ def draw(number: int, pixels: int, seed: int) -> np.ndarray:
 def test_every_category_has_a_form_and_one_or_two_contexts() -> None:
     assert [category.name for category in CATEGORIES] == list(FORMS)
     assert len(FORMS) >= 24
-    assert len(CONTEXTS) >= 6
+    contexts, foreign = PROCEDURAL.contexts, PROCEDURAL.foreign
+    assert len(contexts) >= 6
     for category in CATEGORIES:
         assert 1 <= len(set(category.contexts)) <= 2
-        assert set(category.contexts) <= set(CONTEXTS)
-    for context in CONTEXTS:
-        names = {c.name for c in CONTEXTS[context]} | {c.name for c in FOREIGN[context]}
+        assert set(category.contexts) <= set(contexts)
+    for context in contexts:
+        names = {c.name for c in contexts[context]} | {c.name for c in foreign[context]}
         assert names == set(FORMS)
-        assert not {c.name for c in CONTEXTS[context]} & {c.name for c in FOREIGN[context]}
+        assert not {c.name for c in contexts[context]} & {c.name for c in foreign[context]}
 
 
 @pytest.mark.parametrize("number", range(len(CATEGORIES)), ids=[c.name for c in CATEGORIES])

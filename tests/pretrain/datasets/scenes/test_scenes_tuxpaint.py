@@ -15,6 +15,7 @@ from PIL import Image
 
 import hcl
 from pretrain.core.errors import InputError
+from pretrain.core.files import cache_folder
 from pretrain.datasets.commands.scenes import open_source
 from pretrain.datasets.scenes.coco_writer import annotation_file
 from pretrain.datasets.scenes.cutouts import Picture
@@ -233,7 +234,7 @@ def test_without_apt_the_way_round_is_named(
 def test_the_real_packages(tmp_path: Path) -> None:
     """On what ``hcl data scenes --source tuxpaint`` has left in the cache or is installed."""
     where = os.environ.get("HCL_TUXPAINT")
-    root = Path(where) if where else packages._cache()
+    root = Path(where) if where else cache_folder() / "tuxpaint"
     found = packages.look(root) or packages.look(Path("/usr"))
     if found is None:
         pytest.skip(
