@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, SerializeAsAny, field_validator, model_validator
+from pydantic import Field, SerializeAsAny, model_validator
 
 from pretrain.core.config import Configs
 from pretrain.core.errors import InputError
@@ -54,9 +54,9 @@ class OptimSettings(Settings):
     """
 
     optimizer: Literal["sgd", "lars", "adamw"] = "sgd"
-    batch_size: int = 256
+    batch_size: Count = 256
     accumulate: Count = 1
-    lr: float = 0.03
+    lr: Annotated[float, Field(gt=0)] = 0.03
     base_batch: Count | None = None
     scale_lr: Literal["none", "linear"] = "none"
     momentum: float = 0.9
@@ -80,13 +80,6 @@ class OptimSettings(Settings):
         if self.scale_lr == "none" or self.base_batch is None:
             return self.lr
         return self.lr * self.batch_size / self.base_batch
-
-    @field_validator("batch_size", "lr")
-    @classmethod
-    def _positive(cls, value: float) -> float:
-        if value <= 0:
-            raise ValueError("must be positive")
-        return value
 
     @model_validator(mode="after")
     def _consistent(self) -> OptimSettings:

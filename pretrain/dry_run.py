@@ -19,13 +19,12 @@ from pretrain.data.pack import Pack, open_pack
 from pretrain.data.pairs import PairTable
 from pretrain.data.plan import ViewPlan
 from pretrain.datasets.source import open_index
-from pretrain.methods.base import Context, Method
-from pretrain.methods.build import build_method
+from pretrain.methods.base import Method
 from pretrain.mixed_precision import choose_precision
 from pretrain.models import Encoder, Queue
 from pretrain.optim import parameter_groups
 from pretrain.schedule import warmup_steps
-from pretrain.step import rows_a_forward
+from pretrain.step import method_of, rows_a_forward
 
 MIB = 2**20
 STATE_COPIES = {"sgd": 1, "lars": 1, "adamw": 2}
@@ -141,17 +140,15 @@ def plan_run(
         InputError: the method cannot be built, or the batch cannot be divided.
     """
     optim = settings.optim
-    rows = rows_a_forward(settings, processes)
-    context = Context(settings.model, settings.views.size, rows * processes, rows, settings.seed)
-    method = build_method(settings.method, settings.hcl, context)
+    method = method_of(settings, processes)
     plan = method.view_plan
     index, pairs, pack, missing = _data(settings, plan)
     data = Data(images, None, None)
     if index is not None:
         data = Data(len(index), int(index.box_count), index.fingerprint)
-    schedule = _schedule(settings, method, data.images, processes, rows)
+    schedule = _schedule(settings, method, data.images, processes)
     facts = Facts(settings, method, data.images, schedule.total_steps, index, pairs, pack)
-    warnings = [*_view_warnings(settings, plan), *missing, *advise(facts)]
+    warnings = [*missing, *advise(facts)]
     if schedule.epoch_steps == 0:
         warnings.append(f"optim.batch_size: {optim.batch_size} exceeds the {data.images} images")
     seconds = None
@@ -191,6 +188,10 @@ def _data(
     index = pairs = pack = None
     missing = []
     try:
+        settings.augment.by_view(list(plan.sides))
+    except InputError as error:
+        missing.append(str(error))
+    try:
         index = open_index(data)
         if (lack := lack_of_boxes(index, plan, settings.views)) is not None:
             missing.append(lack)
@@ -211,15 +212,6 @@ def _data(
     except InputError as error:
         missing.append(f"data.pack: {error}")
     return index, pairs, pack, missing
-
-
-def _view_warnings(settings: RunSettings, plan: ViewPlan) -> list[str]:
-    names = {crop.name for crop in plan.crops}
-    return [
-        f"augment.views.{name}: the method has no such view; it has {', '.join(sorted(names))}"
-        for name in settings.augment.views
-        if name not in names
-    ]
 
 
 def _views(settings: RunSettings, plan: ViewPlan) -> tuple[View, ...]:
@@ -263,7 +255,6 @@ def _schedule(
     method: Method,
     images: int | None,
     processes: int,
-    rows: int,
 ) -> Schedule:
     optim, train = settings.optim, settings.train
     epoch_steps = None if images is None else images // optim.batch_size
@@ -281,7 +272,7 @@ def _schedule(
         optim.batch_size,
         processes,
         optim.accumulate,
-        rows,
+        rows_a_forward(settings, processes),
         optim.weight_decay,
         sum(p.numel() for p in undecayed),
         "constant" if optim.schedule == "constant" else how,

@@ -39,8 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
     from pretrain.data.index import Index
     from pretrain.data.pairs import PairTable, check_pairs
     from pretrain.data.sampler import permutation
-    from pretrain.methods.base import Context
-    from pretrain.methods.build import build_method
+    from pretrain.step import method_of
 
     if not 1 <= arguments.count <= MAX_ROWS:
         raise InputError(f"--count {arguments.count}: choose 1 to {MAX_ROWS}")
@@ -55,9 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         order = permutation(settings.seed, arguments.epoch, len(index))
         rows = order[: arguments.count].tolist()
-    batch = settings.optim.batch_size
-    context = Context(settings.model, settings.views.size, batch, batch, settings.seed)
-    plan = build_method(settings.method, settings.hcl, context).view_plan
+    plan = method_of(settings, 1).view_plan
     pairs = None
     if plan.pairs and settings.data.pairs is not None:
         pairs = PairTable.open(Path(settings.data.pairs))

@@ -18,7 +18,8 @@ from pretrain.core.errors import InputError
 from pretrain.data import device
 from pretrain.data.plan import Batch
 from pretrain.distributed import World
-from pretrain.methods.base import Losses, Method, Metrics
+from pretrain.methods.base import Context, Losses, Method, Metrics
+from pretrain.methods.build import build_method
 from pretrain.mixed_precision import autocast, choose_precision
 from pretrain.optim import build_optimizer
 from pretrain.schedule import learning_rate
@@ -210,6 +211,17 @@ def split_views(views: Views, parts: int) -> list[Views]:
         return [views]
     pieces = {name: view.chunk(parts) for name, view in views.items()}
     return [{name: piece[n] for name, piece in pieces.items()} for n in range(parts)]
+
+
+def method_of(settings: RunSettings, processes: int) -> Method:
+    """The method of a run that so many processes share.
+
+    Raises:
+        InputError: the method cannot be built for this run, or its batch cannot be shared evenly.
+    """
+    rows = rows_a_forward(settings, processes)
+    context = Context(settings.model, settings.views.size, rows * processes, rows, settings.seed)
+    return build_method(settings.method, settings.hcl, context)
 
 
 def rows_a_forward(settings: RunSettings, world_size: int) -> int:

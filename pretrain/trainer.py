@@ -30,8 +30,6 @@ from pretrain.data.views import boxes_needed
 from pretrain.datasets.source import open_index
 from pretrain.distributed import World
 from pretrain.loop import TrainingLoop
-from pretrain.methods.base import Context
-from pretrain.methods.build import build_method
 from pretrain.methods.hcl.branch import HCL
 from pretrain.metrics import Value, split_values, view_grid
 from pretrain.models import Encoder, use_products
@@ -39,9 +37,9 @@ from pretrain.pretrained import Description
 from pretrain.probes.branch_monitor import BranchMonitor
 from pretrain.probes.collapse import CollapseMonitor
 from pretrain.probes.encode import Forward
-from pretrain.probes.online import build_probe
+from pretrain.probes.online import KnnProbe
 from pretrain.run import RunFolder
-from pretrain.step import TrainStep, rows_a_forward
+from pretrain.step import TrainStep, method_of
 
 log = logging.getLogger(__name__)
 
@@ -62,15 +60,12 @@ class Trainer(TrainingLoop):
         self.index = self._open_index()
         pairs = settings.data.pairs
         self._pairs = PairTable.open(Path(pairs)) if pairs is not None else None
-        batch, rows = settings.optim.batch_size, rows_a_forward(settings, world.size)
+        batch = settings.optim.batch_size
         if batch > len(self.index):
             raise InputError(f"optim.batch_size: {batch} exceeds the {len(self.index)} images")
         self.set_length(len(self.index) // batch, batch)
         train = settings.train
-        context = Context(
-            settings.model, settings.views.size, rows * world.size, rows, settings.seed
-        )
-        self.method = build_method(settings.method, settings.hcl, context)
+        self.method = method_of(settings, world.size)
         check_pairs(self._pairs, self.method.view_plan, self.index)
         self._pack = open_pack(settings.data.pack, self.index)
         self._check_boxes()
@@ -94,7 +89,10 @@ class Trainer(TrainingLoop):
             *(settings.views.size, settings.augment.mean, settings.augment.std),
             *(self.device, memory_format, self.stepper.autocast),
         )
-        self._probe = build_probe(settings.probe, self.method.encoder, how, world.local_size)
+        self._probe = None
+        if settings.probe is not None:
+            encoder, local = self.method.encoder, world.local_size
+            self._probe = KnnProbe(settings.probe, encoder, how, local)
         self._bad_images = BadImages(settings.data.max_bad_images, len(self.index))
         self._branch_monitor = BranchMonitor()
         self._fallbacks = Fallbacks()

@@ -125,13 +125,6 @@ class KnnProbe:
         return features[kept], labels.flatten()[kept.cpu()]
 
 
-def build_probe(
-    settings: ProbeSettings | None, encoder: Encoder, how: Forward, local_size: int
-) -> KnnProbe | None:
-    """The probe, where one is asked for; arguments and errors as those of ``KnnProbe``."""
-    return None if settings is None else KnnProbe(settings, encoder, how, local_size)
-
-
 def _try_first(where: str, items: Items) -> None:
     """A wrong folder is better found now than after a thousand steps."""
     places = (items.rows == items.rows[0]).nonzero()[0]

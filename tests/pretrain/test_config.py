@@ -49,7 +49,10 @@ def test_load_settings__overrides() -> None:
         ("train.steps=5", "give exactly one of 'epochs' and 'steps'"),
         ("optim.lr", "overrides are written key=value"),
         ("optim.lr.x=1", "'lr' is a value, not a section"),
-        ("optim.batch_size=0", "'optim.batch_size': must be positive, got 0"),
+        (
+            "optim.batch_size=0",
+            "'optim.batch_size': input should be greater than or equal to 1",
+        ),
     ],
 )
 def test_load_settings__fault(override: str, message: str) -> None:

@@ -109,7 +109,7 @@ def test_plan__without_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
         ("optim.base_batch=64", "the linear rule gives 0.0075"),
         ("optim.batch_size=64", "exceeds the 48 images"),
         ("method.queue=50", "method.queue=50: the queue holds the keys of 1 passes over the 48"),
-        ("augment.views={global_1: {}}", "augment.views.global_1: the method has no such view"),
+        ("augment.views={global_1: {}}", "augment.views: no view 'global_1'"),
     ],
 )
 def test_plan__warns(

@@ -91,7 +91,7 @@ def test_rate_follows_the_batch_where_asked() -> None:
         ({"schedule": "step"}, "need each other"),
         ({"milestones": [3]}, "need each other"),
         ({"schedule": "step", "milestones": [3, 2]}, "must grow"),
-        ({"lr": 0}, "must be positive"),
+        ({"lr": 0}, "greater than 0"),
         ({"warmup_from": 2}, "less than or equal to 1"),
     ],
 )

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
 from pretrain.core.settings import Settings
 from pretrain.losses.paths import Path as LossPath
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class HCLSettings(Settings):
@@ -58,10 +60,10 @@ class HCLSettings(Settings):
 
     weight: float = 0.1
     distance: Literal["hyperbolic", "euclidean", "cosine"] = "hyperbolic"
-    curvature: float = 0.05
+    curvature: Positive = 0.05
     learn_curvature: bool = False
     curvature_bounds: tuple[float, float] = Field((1e-3, 10.0), validate_default=True)
-    curvature_step: float = 0.01
+    curvature_step: Positive = 0.01
     riemannian_gradient: bool = True
     clip_radius: float | None = None
     decouple: Literal["none", "norm", "direction"] = "none"
@@ -74,13 +76,6 @@ class HCLSettings(Settings):
     scenes_as_negatives: bool = False
     loss_path: LossPath = "auto"
     statistics: bool = True
-
-    @field_validator("curvature", "curvature_step")
-    @classmethod
-    def _positive(cls, value: float) -> float:
-        if not 0 < value < math.inf:
-            raise ValueError("must be positive and finite")
-        return value
 
     @field_validator("learn_curvature")
     @classmethod

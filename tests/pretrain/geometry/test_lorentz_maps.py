@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.func import vmap
 
-from pretrain.geometry import lorentz, lorentz_maps, poincare
+from pretrain.geometry import lorentz, poincare
 
 CURVATURES = (0.05, 1.0, 4.0)
 
@@ -27,11 +27,11 @@ def test_maps_invert_each_other(c, dtype):
     """The way back loses the digits that rounding the tangent's coordinates costs: eps c x₀ y₀."""
     x, y = points(200, c, seed=1, dtype=dtype), points(200, c, seed=2, dtype=dtype)
     epsilon = torch.finfo(dtype).eps
-    u = lorentz_maps.logmap(x, y, c)
+    u = lorentz.logmap(x, y, c)
     assert u.dtype == dtype
     d = lorentz.distance(x, y, c)
-    torch.testing.assert_close(lorentz_maps.tangent_norm(x, u, c), d, rtol=20 * epsilon, atol=0)
-    left = lorentz.distance(lorentz_maps.expmap(x, u, c), y, c) * math.sqrt(c)
+    torch.testing.assert_close(lorentz.tangent_norm(x, u, c), d, rtol=20 * epsilon, atol=0)
+    left = lorentz.distance(lorentz.expmap(x, u, c), y, c) * math.sqrt(c)
     assert (left <= 1000 * epsilon * c * x[:, 0] * y[:, 0]).all()
 
 
@@ -40,25 +40,25 @@ def test_same_points_as_in_the_ball(c):
     x, y = points(50, c, seed=1), points(50, c, seed=2)
     a, b = lorentz.to_poincare(x, c), lorentz.to_poincare(y, c)
     torch.testing.assert_close(
-        lorentz.to_poincare(lorentz_maps.geodesic(x, y, 0.3, c), c),
+        lorentz.to_poincare(lorentz.geodesic(x, y, 0.3, c), c),
         poincare.geodesic(a, b, 0.3, c), rtol=1e-9, atol=1e-10,
     )  # fmt: skip
     weights = torch.rand(50, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
     torch.testing.assert_close(
-        lorentz.to_poincare(lorentz_maps.midpoint(x, c, weights), c),
+        lorentz.to_poincare(lorentz.midpoint(x, c, weights), c),
         poincare.midpoint(a, c, weights), rtol=1e-10, atol=1e-12,
     )  # fmt: skip
     torch.testing.assert_close(
-        lorentz_maps.distance_to_origin(x, c), poincare.distance_to_origin(a, c), rtol=1e-9, atol=0
+        lorentz.distance_to_origin(x, c), poincare.distance_to_origin(a, c), rtol=1e-9, atol=0
     )
 
 
 def test_tangents_are_tangent_and_the_apex_agrees_with_expmap0():
     x, y = points(50, 0.3, seed=1), points(50, 0.3, seed=2)
-    u = lorentz_maps.logmap(x, y, 0.3)
+    u = lorentz.logmap(x, y, 0.3)
     assert (lorentz.inner(x, u).abs() <= 1e-12 * x[:, 0] * u.norm(dim=1)).all()
     apex = lorentz.expmap0(torch.zeros(50, 5, dtype=torch.float64), 0.3)
-    tangent = lorentz_maps.logmap(apex, y, 0.3)
+    tangent = lorentz.logmap(apex, y, 0.3)
     torch.testing.assert_close(tangent[:, 1:] / 2, lorentz.logmap0(y, 0.3))
     assert torch.equal(tangent[:, 0], torch.zeros(50, dtype=torch.float64))
 
@@ -69,8 +69,8 @@ def test_near_points_far_out_agree_with_mpmath(step):
     mpmath.mp.dps = 60
     x = lorentz.expmap0(torch.tensor([[3.1, 2.7, -0.4]], dtype=torch.float64), 1.0)
     move = torch.tensor([[0.0, 0.3, -0.1, 0.8]], dtype=torch.float64) * step
-    y = lorentz_maps.expmap(x, move, 1.0)
-    got = lorentz_maps.logmap(x, y, 1.0)[0, 1:]
+    y = lorentz.expmap(x, move, 1.0)
+    got = lorentz.logmap(x, y, 1.0)[0, 1:]
 
     def lift(point):
         spatial = [mpmath.mpf(float(v)) for v in point[0, 1:]]
@@ -98,9 +98,9 @@ def test_gradients():
 
         return torch.autograd.gradcheck(run, (*spatial, c))
 
-    assert through(lorentz_maps.logmap)
-    assert through(lambda a, b, c: lorentz_maps.geodesic(a, b, 0.3, c))
-    assert through(lambda a, b, c: lorentz_maps.midpoint(torch.stack([a, b], 1), c))
+    assert through(lorentz.logmap)
+    assert through(lambda a, b, c: lorentz.geodesic(a, b, 0.3, c))
+    assert through(lambda a, b, c: lorentz.midpoint(torch.stack([a, b], 1), c))
 
 
 def test_finite_where_naive_formulas_break():
@@ -108,7 +108,7 @@ def test_finite_where_naive_formulas_break():
     far = lorentz.expmap0(torch.tensor([[4.0, 0.0]]), 1.0)
     for x, y in ((apex, apex), (far, far), (apex, far), (far, apex), (far, far * -1 + 2 * apex)):
         leaf = x.clone().requires_grad_()
-        result = lorentz_maps.geodesic(leaf, lorentz.from_spatial(y[:, 1:], 1.0), 0.5, 1.0)
+        result = lorentz.geodesic(leaf, lorentz.from_spatial(y[:, 1:], 1.0), 0.5, 1.0)
         (grad,) = torch.autograd.grad(result.sum(), leaf)
         assert result.isfinite().all()
         assert grad.isfinite().all()
@@ -116,6 +116,6 @@ def test_finite_where_naive_formulas_break():
 
 def test_vmap_and_half_precision():
     x, y = points(6, 0.7, seed=1), points(6, 0.7, seed=2)
-    mapped = vmap(lambda a, b: lorentz_maps.logmap(a, b, 0.7))(x, y)
-    torch.testing.assert_close(mapped, lorentz_maps.logmap(x, y, 0.7), rtol=1e-13, atol=1e-13)
-    assert lorentz_maps.expmap(x.half(), y.half() * 0, 0.7).dtype == torch.float32
+    mapped = vmap(lambda a, b: lorentz.logmap(a, b, 0.7))(x, y)
+    torch.testing.assert_close(mapped, lorentz.logmap(x, y, 0.7), rtol=1e-13, atol=1e-13)
+    assert lorentz.expmap(x.half(), y.half() * 0, 0.7).dtype == torch.float32

@@ -180,9 +180,12 @@ def test_state__holds_c_exactly_and_the_encoder_stands_apart() -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"curvature": 0.0}, "'hcl.curvature': must be positive and finite, got 0.0"),
-        ({"curvature_step": -0.1}, "'hcl.curvature_step': must be positive and finite, got -0.1"),
-        ({"curvature": math.inf}, "'hcl.curvature': must be positive and finite"),
+        ({"curvature": 0.0}, "'hcl.curvature': input should be greater than 0, got 0.0"),
+        (
+            {"curvature_step": -0.1},
+            "'hcl.curvature_step': input should be greater than 0, got -0.1",
+        ),
+        ({"curvature": math.inf}, "'hcl.curvature': input should be a finite number"),
         (
             {"learn_curvature": True, "curvature": 20.0},
             r"'hcl.curvature_bounds': must hold the start, hcl.curvature = 20.0, got",
