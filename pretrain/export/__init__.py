@@ -47,14 +47,14 @@ def export(source: Path, target: str, output: Path) -> ExportReport:
     """
     from pretrain.core.files import scratch_beside, sha256, sync
     from pretrain.export.detectron2_format import provenance_of
-    from pretrain.export.formats import TARGETS, build_format
+    from pretrain.export.formats import FORMATS
     from pretrain.export.verify import backbone_features, compare_features
     from pretrain.pretrained import load_pretrained
 
-    if target not in TARGETS:
-        raise InputError(f"--to {target}: no such format; one of {', '.join(TARGETS)}")
+    if target not in FORMATS:
+        raise InputError(f"--to {target}: no such format; one of {', '.join(FORMATS)}")
     pretrained = load_pretrained(source)
-    writer = build_format(target, pretrained)
+    writer = FORMATS[target](target, pretrained)
     if output.suffix != writer.suffix:
         raise InputError(f"{output}: a file for {target} must end in {writer.suffix}")
     if output.is_dir():
@@ -63,8 +63,8 @@ def export(source: Path, target: str, output: Path) -> ExportReport:
     images, expected = backbone_features(pretrained)
     with scratch_beside(output) as scratch:
         partial = scratch / output.name
-        writer.write(pretrained, origin, partial)
-        matched, network = writer.read(pretrained, partial)
+        writer.write(origin, partial)
+        matched, network = writer.read(partial)
         found = writer.features(network, images, partial)
         difference = compare_features({name: expected[name] for name in found}, found)
         digest = sha256(partial)

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-import torchvision
 from torch import Tensor, nn
 
 from pretrain.core.errors import InputError
@@ -24,11 +22,10 @@ from pretrain.export.verify import (
     FC_KEYS,
     LAYERS,
     check_tensors,
-    resnet_shapes,
     timm_features,
     torchvision_features,
 )
-from pretrain.models.backbones import TIMM, import_timm, is_timm, timm_arguments
+from pretrain.models.backbones import TIMM, build_backbone, import_timm, is_timm, timm_arguments
 from pretrain.pretrained import PretrainedEncoder
 
 INSTALL = "run `python tools/install_detectron2.py` in this environment first"
@@ -38,22 +35,40 @@ WRITTEN = {"source": "the exported file", "remedy": "nothing was written"}
 
 
 class FileFormat(ABC):
-    """One format.
+    """One format of a run's backbone.
 
     Attributes:
         suffix: the file name's end.
         absent: tensors the reading library has and the file leaves out.
+        torchvision_only: the library has only the ResNets of torchvision.
+
+    Raises:
+        InputError: the run's backbone cannot be written so.
     """
 
     suffix: str = ".pth"
     absent: tuple[str, ...] = ()
+    torchvision_only = False
+
+    def __init__(self, target: str, pretrained: PretrainedEncoder) -> None:
+        self.backbone, self.description = pretrained.backbone, pretrained.description
+        self.encoder = pretrained.description.encoder
+        self.of_timm = is_timm(self.encoder.backbone)
+        self.architecture = self.encoder.backbone.removeprefix(TIMM)
+        if self.of_timm and self.torchvision_only:
+            reader = ", which `hcl detect` reads" if target == "detectron2" else ""
+            raise InputError(
+                f"--to {target}: the run's backbone is {self.encoder.backbone}, and {target} has "
+                f"only the ResNets of torchvision; use --to timm{reader}, or pretrain with one of "
+                "them (model.backbone=resnet50)"
+            )
 
     @abstractmethod
-    def write(self, pretrained: PretrainedEncoder, origin: Provenance, path: Path) -> None:
+    def write(self, origin: Provenance, path: Path) -> None:
         """Write the backbone to ``path``."""
 
     @abstractmethod
-    def read(self, pretrained: PretrainedEncoder, path: Path) -> tuple[int, nn.Module]:
+    def read(self, path: Path) -> tuple[int, nn.Module]:
         """Load ``path`` by the format's own library.
 
         Returns:
@@ -63,32 +78,26 @@ class FileFormat(ABC):
             InputError: a tensor is missing, left over, or has another shape.
         """
 
-    @abstractmethod
     def features(self, network: nn.Module, images: Tensor, path: Path) -> dict[str, Tensor]:
         """What the loaded network computes on images in 0..255, by the backbone's layer names."""
+        read = timm_features if self.of_timm else torchvision_features
+        return read(network, images, self.description.mean, self.description.std)
 
 
 class Torchvision(FileFormat):
-    """A plain ``state_dict``, for ``torchvision.models.resnetXX``."""
+    """A plain ``state_dict``, for ``torchvision.models.resnetXX``; it has no room for an origin."""
 
     absent = FC_KEYS
+    torchvision_only = True
 
-    def __init__(self, pretrained: PretrainedEncoder) -> None:
-        _torchvision_only("torchvision", pretrained)
-        self.mean, self.std = pretrained.description.mean, pretrained.description.std
+    def write(self, origin: Provenance, path: Path) -> None:
+        """Write the backbone's state."""
+        _save(contiguous(self.backbone), path)
 
-    def write(self, pretrained: PretrainedEncoder, origin: Provenance, path: Path) -> None:
-        """Write the backbone's state; the format has no room for its origin."""
-        _save(_contiguous(pretrained.backbone), path)
-
-    def read(self, pretrained: PretrainedEncoder, path: Path) -> tuple[int, nn.Module]:
+    def read(self, path: Path) -> tuple[int, nn.Module]:
         """Load into torchvision's network, strictly but for the classifier."""
         state = torch.load(path, map_location="cpu", weights_only=True)
-        return _load_torchvision(pretrained.description.encoder.backbone, state)
-
-    def features(self, network: nn.Module, images: Tensor, path: Path) -> dict[str, Tensor]:
-        """Layer outputs and the pooled output."""
-        return torchvision_features(network, images, self.mean, self.std)
+        return _load_torchvision(self.architecture, state)
 
 
 class Safetensors(FileFormat):
@@ -96,73 +105,65 @@ class Safetensors(FileFormat):
 
     suffix = ".safetensors"
 
-    def __init__(self, pretrained: PretrainedEncoder) -> None:
-        self.description = pretrained.description
-        self.of_timm = is_timm(self.description.encoder.backbone)
+    def __init__(self, target: str, pretrained: PretrainedEncoder) -> None:
+        super().__init__(target, pretrained)
         self.absent = () if self.of_timm else FC_KEYS
 
-    def write(self, pretrained: PretrainedEncoder, origin: Provenance, path: Path) -> None:
-        """Write tensors and header."""
-        encoder = self.description.encoder
-        header = {
-            "backbone": encoder.backbone,
+    def header(self) -> dict[str, str]:
+        """How the network is built and fed."""
+        found = {
+            "backbone": self.encoder.backbone,
             "input_format": "RGB in [0, 1]",
             "mean": json.dumps(self.description.mean),
             "std": json.dumps(self.description.std),
         }
-        if encoder.options:
-            header["options"] = json.dumps(encoder.options)
-        _write_safetensors(pretrained, origin, header, path)
+        options = {"options": json.dumps(self.encoder.options)} if self.encoder.options else {}
+        return found | options
 
-    def read(self, pretrained: PretrainedEncoder, path: Path) -> tuple[int, nn.Module]:
+    def write(self, origin: Provenance, path: Path) -> None:
+        """Write tensors and header."""
+        from safetensors.torch import save as serialize
+
+        provenance = {name: str(value) for name, value in origin.model_dump().items()}
+        metadata = {"format": "pt", **self.header(), **provenance}
+        path.write_bytes(serialize(contiguous(self.backbone), metadata=metadata))
+
+    def read(self, path: Path) -> tuple[int, nn.Module]:
         """Load by safetensors, into the network of the backbone's own library."""
         from safetensors.torch import load_file
 
-        encoder = self.description.encoder
         if not self.of_timm:
-            return _load_torchvision(encoder.backbone, load_file(path))
-        architecture = encoder.backbone.removeprefix(TIMM)
-        arguments = timm_arguments(architecture, encoder.options)
-        return _load_timm(architecture, arguments, load_file(path))
-
-    def features(self, network: nn.Module, images: Tensor, path: Path) -> dict[str, Tensor]:
-        """Outputs of the stages and the pooled output."""
-        read = timm_features if self.of_timm else torchvision_features
-        return read(network, images, self.description.mean, self.description.std)
+            return _load_torchvision(self.architecture, load_file(path))
+        arguments = timm_arguments(self.architecture, self.encoder.options)
+        return _load_timm(self.architecture, arguments, load_file(path))
 
 
-class Timm(FileFormat):
+class Timm(Safetensors):
     """A safetensors file for ``timm.create_model``, torchvision's ResNets among them.
 
     The header holds ``architecture`` and, as JSON, ``model_args`` and ``pretrained_cfg``:
     ``create_model(architecture, checkpoint_path=FILE, pretrained_cfg=..., **model_args)``.
     """
 
-    suffix = ".safetensors"
+    def __init__(self, target: str, pretrained: PretrainedEncoder) -> None:
+        super().__init__(target, pretrained)
+        self.absent = ()
 
-    def __init__(self, pretrained: PretrainedEncoder) -> None:
-        encoder = pretrained.description.encoder
-        self.of_timm = is_timm(encoder.backbone)
-        self.architecture = encoder.backbone.removeprefix(TIMM)
-        self.arguments = timm_arguments(self.architecture, encoder.options)
-
-    def write(self, pretrained: PretrainedEncoder, origin: Provenance, path: Path) -> None:
-        """Write tensors and header."""
-        description = pretrained.description
+    def header(self) -> dict[str, str]:
+        """How timm builds and feeds the network."""
         data = {
-            "input_size": (3, description.size, description.size),
-            "mean": description.mean,
-            "std": description.std,
+            "input_size": (3, self.description.size, self.description.size),
+            "mean": self.description.mean,
+            "std": self.description.std,
             "num_classes": 0,
         }
-        header = {
+        return {
             "architecture": self.architecture,
-            "model_args": json.dumps(self.arguments),
+            "model_args": json.dumps(timm_arguments(self.architecture, self.encoder.options)),
             "pretrained_cfg": json.dumps(data),
         }
-        _write_safetensors(pretrained, origin, header, path)
 
-    def read(self, pretrained: PretrainedEncoder, path: Path) -> tuple[int, nn.Module]:
+    def read(self, path: Path) -> tuple[int, nn.Module]:
         """Load into the network that the header describes."""
         from safetensors.torch import load_file
 
@@ -187,25 +188,24 @@ class Detectron2(FileFormat):
     the ``.pth`` needs no unpickling of foreign objects.
     """
 
-    def __init__(self, pretrained: PretrainedEncoder) -> None:
-        _torchvision_only("detectron2", pretrained)
+    torchvision_only = True
 
-    def write(self, pretrained: PretrainedEncoder, origin: Provenance, path: Path) -> None:
+    def write(self, origin: Provenance, path: Path) -> None:
         """Write renamed tensors, the loader's flags and the header."""
-        description = pretrained.description
-        backbone = description.encoder.backbone
         header = Header(
-            backbone=backbone,
-            config=detectron2_config(backbone, description.mean, description.std),
+            backbone=self.architecture,
+            config=detectron2_config(
+                self.architecture, self.description.mean, self.description.std
+            ),
             provenance=origin,
         )
-        state = _contiguous(pretrained.backbone)
+        state = contiguous(self.backbone)
         renamed = {detectron2_name(name): value for name, value in state.items()}
         assert len(renamed) == len(state), "two tensors share one name"
         content = {"model": renamed, "__author__": "hcl", "matching_heuristics": True}
         _save({**content, "hcl": header.model_dump()}, path)
 
-    def read(self, pretrained: PretrainedEncoder, path: Path) -> tuple[int, nn.Module]:
+    def read(self, path: Path) -> tuple[int, nn.Module]:
         """Load by detectron2's checkpointer, under the prefix an FPN gives the backbone."""
         try:
             from detectron2.checkpoint import DetectionCheckpointer
@@ -241,34 +241,24 @@ class Detectron2(FileFormat):
 
 
 def _load_torchvision(backbone: str, state: dict[str, Tensor]) -> tuple[int, nn.Module]:
-    """Load into a fresh torchvision network: everything but ``FC_KEYS`` must match.
-
-    Raises:
-        InputError: a tensor is missing, foreign, or has another shape.
-    """
-    shapes = resnet_shapes(backbone)
-    check_tensors(state, shapes, network=f"torchvision's {backbone}", **WRITTEN)
-    network: nn.Module = getattr(torchvision.models, backbone)(weights=None)
-    network.load_state_dict(state, strict=False)
-    return len(shapes), network
+    return _load(build_backbone(backbone), f"torchvision's {backbone}", state)
 
 
 def _load_timm(
-    architecture: str, arguments: Mapping[str, Any], state: dict[str, Tensor]
+    architecture: str, arguments: dict[str, Any], state: dict[str, Tensor]
 ) -> tuple[int, nn.Module]:
-    """Load into a fresh network of timm: everything must match.
+    network = import_timm().create_model(architecture, pretrained=False, **arguments)
+    return _load(network, f"timm's {architecture}", state)
 
-    Args:
-        architecture: timm's name.
-        arguments: of ``timm.create_model``.
-        state: by timm's names.
+
+def _load(network: nn.Module, name: str, state: dict[str, Tensor]) -> tuple[int, nn.Module]:
+    """Load into a fresh network without classifier: everything must match.
 
     Raises:
         InputError: a tensor is missing, foreign, or has another shape.
     """
-    network: nn.Module = import_timm().create_model(architecture, pretrained=False, **arguments)
-    shapes = {name: value.shape for name, value in network.state_dict().items()}
-    check_tensors(state, shapes, network=f"timm's {architecture}", **WRITTEN)
+    shapes = {key: value.shape for key, value in network.state_dict().items()}
+    check_tensors(state, shapes, network=name, **WRITTEN)
     network.load_state_dict(state)
     return len(shapes), network
 
@@ -280,19 +270,9 @@ def _save(content: dict[str, Any], path: Path) -> None:
         torch.save(content, file)
 
 
-def _contiguous(backbone: nn.Module) -> dict[str, Tensor]:
+def contiguous(backbone: nn.Module) -> dict[str, Tensor]:
     """The state of a backbone, in plain memory format."""
     return {name: value.detach().contiguous() for name, value in backbone.state_dict().items()}
-
-
-def _write_safetensors(
-    pretrained: PretrainedEncoder, origin: Provenance, header: dict[str, str], path: Path
-) -> None:
-    from safetensors.torch import save as serialize
-
-    provenance = {name: str(value) for name, value in origin.model_dump().items()}
-    metadata = {"format": "pt", **header, **provenance}
-    path.write_bytes(serialize(_contiguous(pretrained.backbone), metadata=metadata))
 
 
 def _read_header(path: Path) -> dict[str, str]:
@@ -303,30 +283,9 @@ def _read_header(path: Path) -> dict[str, str]:
     return header
 
 
-def _torchvision_only(target: str, pretrained: PretrainedEncoder) -> None:
-    backbone = pretrained.description.encoder.backbone
-    if is_timm(backbone):
-        reader = ", which `hcl detect` reads" if target == "detectron2" else ""
-        raise InputError(
-            f"--to {target}: the run's backbone is {backbone}, and {target} has only the ResNets "
-            f"of torchvision; use --to timm{reader}, or pretrain with one of them "
-            "(model.backbone=resnet50)"
-        )
-
-
-_TARGETS: dict[str, type[Torchvision] | type[Detectron2] | type[Safetensors] | type[Timm]] = {
+FORMATS: dict[str, type[FileFormat]] = {
     "torchvision": Torchvision,
     "detectron2": Detectron2,
     "safetensors": Safetensors,
     "timm": Timm,
 }
-TARGETS = tuple(_TARGETS)
-
-
-def build_format(name: str, pretrained: PretrainedEncoder) -> FileFormat:
-    """The format called ``name``, one of ``TARGETS``.
-
-    Raises:
-        InputError: the run's backbone cannot be written so.
-    """
-    return _TARGETS[name](pretrained)
