@@ -23,15 +23,7 @@ from slurm.job_queue import Entry
 STALE_S = 120
 ENDING_S = 30
 UNBEGUN = "before it began"
-AT_WORK = (
-    "RUNNING",
-    "COMPLETING",
-    "CONFIGURING",
-    "SIGNALING",
-    "STAGE_OUT",
-    "RESIZING",
-    "STOPPED",
-)
+AT_WORK = ("RUNNING", "COMPLETING", "CONFIGURING", "SIGNALING", "STAGE_OUT", "RESIZING", "STOPPED")
 WAITING = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "SUSPENDED")
 MEMORY = re.compile(r"slurmstepd\S* error: (.*(?:exceeded memory limit|oom.kill).*)")
 ENDED = ("finished", "failed", "out of memory", "cancelled", "stopped", "lost")

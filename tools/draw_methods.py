@@ -41,8 +41,8 @@ TILE, GAP, MIDDLE = 1.0, 0.16, 2.5
 class Pairing:
     """Two views and the loss between them."""
 
-    asking: str
-    answering: str
+    query: str
+    key: str
     left: str
     right: str
     loss: str
@@ -217,7 +217,7 @@ def pair(
     """Two views, their encoders, and the loss between them."""
     x, y = corner
     right = x + TILE + MIDDLE
-    for name, at in ((pairing.asking, x), (pairing.answering, right)):
+    for name, at in ((pairing.query, x), (pairing.key, right)):
         view = seen.after[name]
         side = TILE * (view.shape[-1] / SIZE if name.endswith(("_1", "_2")) else 1)
         offset = (TILE - side) / 2

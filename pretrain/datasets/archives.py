@@ -51,12 +51,13 @@ class UnpackReport:
     skipped: list[tuple[str, str]] = field(default_factory=list)
     before: bool = False
 
-    def summary(self) -> str:
-        """One line for people."""
+    def lines(self) -> list[str]:
+        """For people: what was done, and what was refused."""
         if self.before:
-            return f"{self.archive.name}: unpacked before"
+            return [f"{self.archive.name}: unpacked before"]
         refused = f", {len(self.skipped)} refused" if self.skipped else ""
-        return f"{self.archive.name}: {self.written} files written, {self.present} there{refused}"
+        done = f"{self.archive.name}: {self.written} files written, {self.present} there{refused}"
+        return [done, *(f"  refused: {member!r}: {reason}" for member, reason in self.skipped)]
 
 
 class _Member(NamedTuple):

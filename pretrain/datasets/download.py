@@ -61,10 +61,7 @@ class Remote:
 
 
 def download_all(
-    files: Sequence[Remote],
-    folder: Path,
-    progress: Progress | None = None,
-    parallel: int = PARALLEL,
+    files: Sequence[Remote], folder: Path, progress: Progress | None = None
 ) -> list[Path]:
     """Download several files at once.
 
@@ -73,7 +70,7 @@ def download_all(
     Raises:
         InputError: naming every file that failed.
     """
-    with ThreadPoolExecutor(parallel) as pool:
+    with ThreadPoolExecutor(PARALLEL) as pool:
         futures = [pool.submit(download, file, folder / file.name, progress) for file in files]
         try:
             faults = [str(e) for future in futures if (e := future.exception()) is not None]

@@ -57,20 +57,16 @@ class SizeReader:
         folder: of the images.
         cache: the database; None: keep nothing.
         upright: give the size after the EXIF orientation has been applied.
-        threads: that read.
     """
 
-    def __init__(
-        self, folder: Path, cache: Path | None, *, upright: bool = False, threads: int = THREADS
-    ) -> None:
+    def __init__(self, folder: Path, cache: Path | None, *, upright: bool = False) -> None:
         self.folder = folder
         self.upright = upright
         self._cache = cache
-        self._threads = threads
         self._database: sqlite3.Connection | None = None
 
     def __enter__(self) -> Self:
-        self._pool = ThreadPoolExecutor(self._threads)
+        self._pool = ThreadPoolExecutor(THREADS)
         if self._cache is not None:
             with contextlib.suppress(OSError, sqlite3.Error):
                 self._cache.parent.mkdir(parents=True, exist_ok=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -65,10 +65,8 @@ def prepare(
     names = [file.name for file in release.files] if release else []
     for archive in find_archives(plan.root, plan.archives, names):
         target = plan.root / (release.unpack_to if release else "")
-        result = unpack(archive, target, unpacked)
-        say(result.summary())
-        for member, reason in result.skipped:
-            say(f"  refused: {member!r}: {reason}")
+        for line in unpack(archive, target, unpacked).lines():
+            say(line)
     settings = _settings(plan, release)
     _check_present(plan, release, settings)
     say(f"reading {settings.annotations or settings.images}")
@@ -128,8 +126,3 @@ def _check_present(plan: Plan, release: Release | None, settings: DataSettings) 
             "--archive, or add --download"
         )
     raise InputError(f"{missing[0]}: not there; {remedy}")
-
-
-def config_lines(index: Index) -> Sequence[str]:
-    """What to write into a run's configuration."""
-    return ("data:", "  reader: index", f"  index: {index.folder}")

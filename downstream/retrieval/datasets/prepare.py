@@ -41,10 +41,8 @@ def prepare(
     """
     known = KNOWN[name]
     for archive in find_archives(root, archives, known.archives):
-        result = unpack(archive, root / known.unpack_to.get(archive.name, ""))
-        print(result.summary())
-        for member, reason in result.skipped:
-            print(f"  refused: {member!r}: {reason}")
+        report = unpack(archive, root / known.unpack_to.get(archive.name, ""))
+        print("\n".join(report.lines()))
     found = known.read(root)
     if not partial:
         check_counts(name, found, known.counts)

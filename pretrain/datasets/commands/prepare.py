@@ -31,7 +31,7 @@ HELP = {
 
 
 def _run(reader: str, arguments: argparse.Namespace) -> int:
-    from pretrain.datasets.prepare import Plan, config_lines, prepare
+    from pretrain.datasets.prepare import Plan, prepare
 
     names = (*_settings_of(reader), "on_bad_box", "on_bad_image", "leave_out")
     given: dict[str, Any] = {name: getattr(arguments, name) for name in names}
@@ -66,7 +66,7 @@ def _run(reader: str, arguments: argparse.Namespace) -> int:
     print(f"  left out: {dropped or 'nothing'}; clipped: {meta['clipped']}")
     if (index.folder / "dropped.tsv").is_file():
         print(f"  what was left out as faulty: {index.folder / 'dropped.tsv'}")
-    print("\n".join(["in the configuration of a run:", *config_lines(index)]))
+    print(f"in the configuration of a run:\ndata:\n  reader: index\n  index: {index.folder}")
     return 0
 
 

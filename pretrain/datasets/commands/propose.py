@@ -28,10 +28,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
     index = Index.open(arguments.index)
     rule = read_settings(
-        FilterSettings,
-        arguments,
-        source="hcl data propose",
-        keep_first=not arguments.allow_none,
+        FilterSettings, arguments, source="hcl data propose", keep_first=not arguments.allow_none
     )
     proposer = _proposer(arguments, index)
     # Without pixels to look at, starting a process takes longer than all the work.
@@ -118,7 +115,7 @@ def describe(outcome: Outcome) -> str:
 
 def _proposer(arguments: argparse.Namespace, index: Index) -> Proposer:
     from pretrain.core.errors import InputError
-    from pretrain.datasets.proposals.detector import Detector
+    from pretrain.datasets.proposals.detector_results import Detector
     from pretrain.datasets.proposals.selective_search import SelectiveSearch
     from pretrain.datasets.proposals.windows import Grid, MultiScale, Random
 

@@ -21,11 +21,7 @@ from pretrain.datasets.source import DataSettings, open_index
 EXPECTED: dict[Split, tuple[int, int]] = {"train": (100_000, 3_502), "val": (10_000, 371)}
 """Images, and images with outlined objects, of the whole set (its development kit's README)."""
 
-ARCHIVES = (
-    "data.tar.gz",
-    *(f"images_train_{part}.tar" for part in range(4)),
-    "images_val_0.tar",
-)
+ARCHIVES = ("data.tar.gz", *(f"images_train_{part}.tar" for part in range(4)), "images_val_0.tar")
 ANNOTATIONS = "annotations"
 FAULTS = "faults.tsv"
 
@@ -69,10 +65,8 @@ def prepare(root: Path, archives: Sequence[Path], say: Say) -> MiniplacesIndexes
             the listed images is there.
     """
     for archive in find_archives(root, archives, ARCHIVES):
-        result = unpack(archive, root)
-        say(result.summary())
-        for member, reason in result.skipped:
-            say(f"  refused: {member!r}: {reason}")
+        for line in unpack(archive, root).lines():
+            say(line)
     layout = find_layout(root)
     folder = root / ANNOTATIONS
     indexes: dict[str, Index] = {}
@@ -170,12 +164,7 @@ def _document(
 ) -> dict[str, Any]:
     return {
         "images": [
-            {
-                "id": number,
-                "file_name": image.file_name,
-                "width": size.width,
-                "height": size.height,
-            }
+            {"id": number, "file_name": image.file_name, "width": size.width, "height": size.height}
             for image, size, number in found
         ],
         "annotations": annotations,

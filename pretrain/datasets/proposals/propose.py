@@ -20,7 +20,6 @@ from pretrain.datasets.index_writer import build_index
 from pretrain.datasets.proposals import shards
 from pretrain.datasets.proposals.filters import FilterSettings
 from pretrain.datasets.proposals.proposer import Proposer
-from pretrain.datasets.proposals.work import Job, do_all
 from pretrain.datasets.records import Flag, Record, Stream
 
 COMMAND = "hcl data propose"
@@ -99,7 +98,7 @@ def propose(
         folder.mkdir(parents=True, exist_ok=True)
         with alone_in(folder):
             _claim(folder, options | {"shard": shard})
-            job = Job(index, proposer, rule, folder, shard)
+            job = shards.Job(index, proposer, rule, folder, shard)
             resumed = _work(job, workers, progress)
             tally = _finish(job, out, options)
     except OSError as error:
@@ -165,7 +164,7 @@ def _differences(held: Any, wanted: dict[str, Any]) -> str:
     return "other options (" + ", ".join(lines) + ")"
 
 
-def _work(job: Job, workers: int, progress: Callable[[int, int], None] | None) -> int:
+def _work(job: shards.Job, workers: int, progress: Callable[[int, int], None] | None) -> int:
     """Do what is not done yet; the number of images that were."""
     missing, total = [], len(job.index)
     for number in range(job.count):
@@ -175,14 +174,14 @@ def _work(job: Job, workers: int, progress: Callable[[int, int], None] | None) -
     done = resumed
     if progress is not None:
         progress(done, total)
-    for count in do_all(job, missing, workers):
+    for count in shards.do_all(job, missing, workers):
         done += count
         if progress is not None:
             progress(done, total)
     return resumed
 
 
-def _finish(job: Job, out: Path, options: dict[str, Any]) -> shards.Tally:
+def _finish(job: shards.Job, out: Path, options: dict[str, Any]) -> shards.Tally:
     """Put the shards together, and the index in its place when it is complete."""
     source, tally, scores = job.index, shards.Tally(), []
     for shard in _shards(job):
@@ -210,14 +209,14 @@ def _finish(job: Job, out: Path, options: dict[str, Any]) -> shards.Tally:
     return tally
 
 
-def _shards(job: Job) -> Iterator[shards.Shard]:
+def _shards(job: shards.Job) -> Iterator[shards.Shard]:
     for number in range(job.count):
         shard = shards.read(shards.file_of(job.folder, number), len(job.rows(number)))
         assert shard is not None
         yield shard
 
 
-def _records(job: Job) -> Iterator[Record]:
+def _records(job: shards.Job) -> Iterator[Record]:
     source, row = job.index, 0
     for shard in _shards(job):
         for boxes in np.split(shard.boxes, np.cumsum(shard.counts)[:-1]):
@@ -229,7 +228,7 @@ def _records(job: Job) -> Iterator[Record]:
             row += 1
 
 
-def _report(job: Job, tally: shards.Tally) -> Stream:
+def _report(job: shards.Job, tally: shards.Tally) -> Stream:
     meta = job.index.folder.resolve() / META
     stat = meta.stat()
     return Stream(

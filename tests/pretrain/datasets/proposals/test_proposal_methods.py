@@ -12,8 +12,8 @@ import pytest
 from pretrain.core.errors import InputError
 from pretrain.data.index import Index
 from pretrain.datasets.index_writer import build_index
-from pretrain.datasets.proposals import detector as detector_module
-from pretrain.datasets.proposals.detector import Detector
+from pretrain.datasets.proposals import detector_results
+from pretrain.datasets.proposals.detector_results import Detector
 from pretrain.datasets.proposals.filters import FilterSettings, select
 from pretrain.datasets.proposals.windows import RANDOM, Grid, MultiScale, Random
 from pretrain.datasets.readers import coco
@@ -128,7 +128,7 @@ def test_detections_go_by_score_and_are_clipped(index, tmp_path):
 
 @pytest.mark.parametrize("chunk", [1, 7, 64, 1 << 20])
 def test_a_results_file_is_read_in_pieces_of_any_size(index, tmp_path, chunk, monkeypatch):
-    monkeypatch.setattr(detector_module, "CHUNK", chunk)
+    monkeypatch.setattr(detector_results, "CHUNK", chunk)
     rng = np.random.default_rng(0)
     entries = [entry(10 + n % 6, [1.5, 2, 3, 4], float(rng.random())) for n in range(40)]
     file = tmp_path / "results.json"

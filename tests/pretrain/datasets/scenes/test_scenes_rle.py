@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as oracle
 
-from pretrain.datasets.scenes.rle import bounds, encode
+from pretrain.datasets.scenes.coco_writer import bounds, encode
 
 
 def check(mask: np.ndarray) -> None:
