@@ -14,7 +14,7 @@ from downstream.analysis.embeddings import RunEmbeddings, load_all
 from downstream.analysis.findings import Findings
 from downstream.analysis.options import DeltaOptions
 from downstream.figures.style import color_of
-from downstream.retrieval.hyperbolicity import DISK, Delta, Distances, subset_deltas
+from downstream.retrieval.hyperbolicity import DISK, Delta, Distances, mean_delta, subset_deltas
 from pretrain.geometry import poincare
 
 
@@ -77,16 +77,15 @@ def spaces(run: RunEmbeddings) -> dict[str, tuple[Tensor, Distances]]:
 def summary(measured: list[Delta]) -> dict[str, float | None]:
     """Means over subsets; both definitions of the relative value; c of the mean 2δ/diameter."""
     relative = np.array([each.relative for each in measured])
-    mean = float(relative.mean())
+    mean = mean_delta(measured)
+    deviation = float(relative.std(ddof=1)) if len(relative) > 1 else None
     return {
-        "δ": float(np.mean([each.delta for each in measured])),
-        "diameter": float(np.mean([each.diameter for each in measured])),
-        "2δ/diameter": mean,
-        "2δ/diameter, deviation over subsets": float(relative.std(ddof=1))
-        if len(relative) > 1
-        else None,
-        "δ/diameter": mean / 2,
-        "c": (DISK / mean) ** 2 if mean > 0 else None,
+        "δ": mean.delta,
+        "diameter": mean.diameter,
+        "2δ/diameter": mean.relative,
+        "2δ/diameter, deviation over subsets": deviation,
+        "δ/diameter": mean.relative / 2,
+        "c": mean.curvature if mean.relative > 0 else None,
     }
 
 

@@ -169,15 +169,10 @@ def from_tuned(
     tuned.network.to(device_of(device))
     settings = tuned.settings
     images = open_images(settings.data)
-    searched = split == "test" and images.has_gallery
-    rows = images.rows("query", "gallery") if searched else images.rows(split)
+    rows, queries, keys = images.tested(split)
     if len(rows) < 2:
         raise InputError(f"{images.root}: fewer than 2 images of the {split} split")
     made = embed_images(tuned.network, images, rows.tolist(), settings)
-    everything = np.arange(len(rows), dtype=np.int64)
-    queries = keys = everything
-    if searched:
-        queries, keys = (everything[images.splits[rows] == name] for name in ("query", "gallery"))
     projections = made.projections.double()
     _check_finite(tuned.checkpoint, made.features, projections)
     points = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,15 +12,13 @@ from typing import Any
 from PIL import Image
 
 from downstream.analysis.draw import NamedFigure, save
-from downstream.figures.pages import render_template
-from downstream.figures.pictures import embedded
+from downstream.figures.pages import embedded, render_template
 from downstream.results.analysis_record import (
     PAGE_NAME,
     AnalysisRecord,
     Kind,
     Source,
     clear,
-    now,
     write_record,
 )
 from downstream.results.text_table import MISSING
@@ -48,7 +47,7 @@ def publish(
     record = AnalysisRecord(
         kind=kind,
         title=found.title,
-        created=now(),
+        created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         command=shlex.join(command),
         options=options,
         sources=tuple(found.sources),

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from downstream.compare.plots import Bar, Group, Line, bar_plot, line_plot, style_of
 from downstream.compare.retrieval import known_ks
 from downstream.compare.significance import Analysis
-from downstream.figures.pictures import embedded
+from downstream.figures.pages import embedded
 from downstream.figures.style import color_of
 from downstream.results.analysis_record import (
     FILE_NAME,

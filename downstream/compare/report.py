@@ -13,8 +13,7 @@ from downstream.compare import curves, figures
 from downstream.compare.figures import Figure, RunPicture, ShownAnalysis
 from downstream.compare.plots import swatch_of
 from downstream.compare.significance import Analysis
-from downstream.figures.pages import render_template
-from downstream.figures.pictures import inline
+from downstream.figures.pages import inline, render_template
 from downstream.results.collect import Collection, Pretraining, ResultFile
 from downstream.results.table import flatten, sheet, value_of
 from downstream.results.text_table import MISSING, Sheet

@@ -7,14 +7,12 @@ import functools
 import logging
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from downstream.probe.options import Options
+from downstream.results.result import Result, told
 from pretrain.core.arguments import add_settings, read_settings
 from pretrain.core.command import Command
-
-if TYPE_CHECKING:
-    from downstream.results.result import Result
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -27,10 +25,7 @@ def run(arguments: argparse.Namespace) -> int:
     print(_summary(result))
     if options.against is not None:
         print(_differences(options.output, options.against))
-    verb = "already there, same weights and options" if reused else "written"
-    print(f"{options.output / 'result.json'}: {verb}")
-    if reused:
-        print("measure again with --fresh")
+    print(told(options.output, reused=reused))
     return 0
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 from typing import Any, Literal
 
@@ -144,8 +143,3 @@ def clear(folder: Path) -> None:
         for name in (figure.png, figure.svg):
             if Path(name).name == name:
                 (folder / name).unlink(missing_ok=True)
-
-
-def now() -> str:
-    """The time, as records have it."""
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

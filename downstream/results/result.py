@@ -77,6 +77,14 @@ def read_result(path: Path) -> Result:
         raise InputError(f"{file}: not a result file of schema {SCHEMA}: {error}") from None
 
 
+def told(folder: Path, *, reused: bool) -> str:
+    """What the user sees of a result that was written, or was there before."""
+    path = folder / FILE_NAME
+    if reused:
+        return f"{path}: already there, same weights and options\nmeasure again with --fresh"
+    return f"{path}: written"
+
+
 def finished(
     folder: Path, task: str, run: str, protocol: Mapping[str, Any], identity: Mapping[str, Any]
 ) -> Result | None:

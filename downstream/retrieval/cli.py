@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import argparse
 import functools
-from typing import TYPE_CHECKING
 
+from downstream.results.result import Result, told
 from downstream.retrieval.options import Options
 from pretrain.core.arguments import add_settings, read_settings
 from pretrain.core.command import Command
-
-if TYPE_CHECKING:
-    from downstream.results.result import Result
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -21,10 +18,7 @@ def run(arguments: argparse.Namespace) -> int:
     options = read_settings(Options, arguments, source="hcl retrieve")
     result, reused = retrieve(options, arguments.command_line)
     print(_summary(result))
-    verb = "already there, same weights and options" if reused else "written"
-    print(f"{options.output / 'result.json'}: {verb}")
-    if reused:
-        print("measure again with --fresh")
+    print(told(options.output, reused=reused))
     return 0
 
 

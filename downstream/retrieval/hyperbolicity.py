@@ -7,7 +7,7 @@ Hyp-ViT also has ``δ/diameter``. Here ``relative`` is the first.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -112,8 +112,12 @@ def sampled_delta(
     found = subset_deltas(
         features, lambda p: torch.cdist(p, p), samples=samples, times=times, seed=seed
     )
+    return mean_delta(found)
+
+
+def mean_delta(found: Sequence[Delta]) -> Delta:
+    """Means of δ, diameter and relative value; the curvature is that of the mean relative value."""
     delta, diameter, relative = (
-        float(np.mean([getattr(one, name) for one in found]))
-        for name in ("delta", "diameter", "relative")
+        float(np.mean(column)) for column in [*zip(*found, strict=True)][:3]
     )
     return Delta(delta, diameter, relative, (DISK / relative) ** 2 if relative else float("inf"))

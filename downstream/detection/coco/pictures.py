@@ -31,11 +31,8 @@ def draw_detections(
     for record, _ in val.objects():
         counts[record["image_id"]] += 1
     with_objects = [record for record in val.records if counts[record["image_id"]]]
-    chosen = [
-        with_objects[i * len(with_objects) // count] for i in range(min(count, len(with_objects)))
-    ]
-    if len(with_objects) < count:
-        chosen = with_objects
+    count = min(count, len(with_objects))
+    chosen = [with_objects[i * len(with_objects) // count] for i in range(count)]
     folder.mkdir(parents=True, exist_ok=True)
     names = dict(zip(val.category_ids, val.category_names, strict=True))
     written = []

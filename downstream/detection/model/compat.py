@@ -35,16 +35,6 @@ def require() -> str:
     return str(detectron2.__version__)
 
 
-def check_amp(device: str, enabled: bool) -> None:
-    """Refuse what detectron2 answers with a failed assertion.
-
-    Raises:
-        InputError: mixed precision without a CUDA device.
-    """
-    if enabled and not device.startswith("cuda"):
-        raise InputError(f"SOLVER.AMP.ENABLED needs a CUDA device, not '{device}'; set it to False")
-
-
 def distributed(model: nn.Module) -> nn.Module:
     """The model for several processes, or itself where there is one.
 

@@ -12,7 +12,6 @@ from typing import Any
 import yaml
 
 from downstream.detection.coco.sets import CocoSet
-from downstream.detection.model.compat import check_amp
 from pretrain.core.errors import InputError
 from pretrain.core.text import suggest
 
@@ -92,7 +91,11 @@ def adapt(
         config.SEED = 0
         said.append("no SEED in the config: SEED is 0")
     said += _set_device(config)
-    check_amp(config.MODEL.DEVICE, config.SOLVER.AMP.ENABLED)
+    if config.SOLVER.AMP.ENABLED and not config.MODEL.DEVICE.startswith("cuda"):
+        # detectron2 answers it with a failed assertion.
+        raise InputError(
+            f"SOLVER.AMP.ENABLED needs a CUDA device, not '{config.MODEL.DEVICE}'; set it to False"
+        )
     if train is not None:
         _check_parts(config, world)
     config.DATASETS.TRAIN, config.DATASETS.TEST = (TRAIN,), (VAL,)

@@ -82,6 +82,18 @@ class LabeledImages:
         """The rows of some splits, in order."""
         return np.flatnonzero(np.isin(self.splits, splits)).astype(np.int64)
 
+    def tested(self, split: Split = "test") -> tuple[NDArray[np.int64], ...]:
+        """Rows that a ranking is of, and positions among them of its queries and its gallery.
+
+        Without a gallery, or of another split than ``test``, all images of the split are both.
+        """
+        if split == "test" and self.has_gallery:
+            rows = self.rows("query", "gallery")
+            kinds = self.splits[rows]
+            return rows, *(np.flatnonzero(kinds == kind) for kind in ("query", "gallery"))
+        rows = self.rows(split)
+        return rows, np.arange(len(rows)), np.arange(len(rows))
+
     def counts(self) -> dict[Split, tuple[int, int]]:
         """Images and classes of each split that has any."""
         found: dict[Split, tuple[int, int]] = {}

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -27,7 +26,7 @@ from downstream.retrieval.finetune.settings import FinetuneSettings, LossSetting
 from downstream.retrieval.hyperbolicity import sampled_delta
 from downstream.retrieval.measures import Measures, Ties, measure
 from downstream.retrieval.neighbors import Engine
-from downstream.retrieval.spaces import Ranking, Rows, ball, fused, sphere
+from downstream.retrieval.spaces import Ranking, ball, fused, sphere
 from pretrain.core.errors import InputError
 from pretrain.core.files import sha256
 from pretrain.environment import machine, versions
@@ -142,19 +141,12 @@ def score(
     settings = tuned.settings
     start = time.monotonic()
     images = open_images(settings.data)
-    rows = images.rows("query", "gallery") if images.has_gallery else images.rows("test")
+    rows, queries, gallery = images.tested()
     if len(rows) < 2:
         raise InputError(f"{images.root}: no images to test")
     embedded = embed(tuned.network, images, rows.tolist(), settings)
     embedding = time.monotonic()
     ks, ties = ks_of(settings), ties_of(settings)
-    parts: dict[str, Rows] = {}
-    if images.has_gallery:
-        splits = images.splits[rows]
-        parts = {
-            "queries": np.flatnonzero(splits == "query").astype(np.int64),
-            "gallery": np.flatnonzero(splits == "gallery").astype(np.int64),
-        }
     metrics = dict(known or {})
     found: Measures | None = None
     ways = rankings(embedded, settings.loss)
@@ -163,7 +155,15 @@ def score(
     labels = {COARSE: coarse(images).labels[rows]} if images.groups is not None else {}
     for kind, classes in {**labels, "": images.labels[rows]}.items():
         for name, ranking in ways.items():
-            found = measure(ranking, classes, ks, ties=ties, engine=engine, **parts)
+            found = measure(
+                ranking,
+                classes,
+                ks,
+                queries=queries,
+                gallery=gallery,
+                ties=ties,
+                engine=engine,
+            )
             metrics |= {f"{kind}recall/{name}@{k}": value for k, value in found.recall.items()}
             metrics[f"{kind}r-precision/{name}"] = found.r_precision
             metrics[f"{kind}map@r/{name}"] = found.map_at_r

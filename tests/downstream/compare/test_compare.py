@@ -14,7 +14,7 @@ from PIL import Image
 import hcl
 from downstream.compare.figures import norm_figures
 from downstream.compare.plots import PALETTE, thin
-from downstream.figures.pictures import inline
+from downstream.figures.pages import inline
 from downstream.results import text_table as sheets
 from downstream.results.collect import collect
 from downstream.results.result import Result, write_result

@@ -9,8 +9,8 @@ import pytest
 from toy_detection import Toy, write_toy
 
 import hcl
-from downstream.detection.coco.labels import choose, listed
 from downstream.detection.coco.sets import read_coco
+from downstream.detection.coco.transfer_sets import choose, listed
 from downstream.results.result import read_result
 from pretrain.core.errors import InputError
 
