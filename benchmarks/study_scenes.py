@@ -30,9 +30,9 @@ from surroundings import surroundings
 
 from downstream.figures.style import color_of, style
 from downstream.probe.intervals import FILE_NAME as SAMPLES
-from downstream.probe.intervals import Array, SampleResults
+from downstream.probe.intervals import SampleResults
 from downstream.results.analysis_record import read_record
-from downstream.results.resampling import average, difference, holm
+from downstream.results.resampling import Array, average, difference, holm
 from downstream.results.result import read_result
 from pretrain.core.run_files import METRICS
 from pretrain.metrics import read_metrics
@@ -87,6 +87,11 @@ MEASURES = (
     Measure("mask AP", "detection", "segm/AP", 1.0),
     Measure("box AP, 10 % labels", "detection_10pct", "bbox/AP", 1.0),
 )
+
+CORRELATION = "norm and objects"
+"""Heading of the rank correlation with the confounds held fixed; in no unit, not in percent."""
+
+NORMS_AND_OBJECTS = "scenes, rank correlation with the number of objects in the image"
 
 BRANCHES = ("moco_hcl", "moco_hcl_euclidean", "moco_hcl_clipped", "moco_hcl_reversed")
 QUEUE = 4096
@@ -148,6 +153,10 @@ def measured(seeds: dict[int, Path]) -> dict[str, Any]:
                     values.setdefault(measure.name, {})[seed] = value
         if (folder / "norms" / "analysis.json").exists():
             norms[seed] = read_record(folder / "norms").values
+            (measured_norms,) = norms[seed].values()
+            values.setdefault(CORRELATION, {})[seed] = round(
+                measured_norms[NORMS_AND_OBJECTS]["partial"], 3
+            )
         if (folder / "run.json").exists():
             run = json.loads((folder / "run.json").read_text())
             costs[seed] = {"versions": run["versions"], "step": run["step"]}
@@ -209,9 +218,14 @@ def sample(folder: Path, metric: str) -> dict[str, Array]:
     return {metric: SampleResults.read(folder / SAMPLES).sampled(DRAWS)[metric]}
 
 
+def measured_names(rows: dict[str, Any]) -> list[str]:
+    """Of the measures, those that a row has."""
+    return [m.name for m in MEASURES if any(m.name in r["measures"] for r in rows.values())]
+
+
 def table(rows: dict[str, Any]) -> str:
     """For docs/study.md: mean and deviation over seeds."""
-    names = [m.name for m in MEASURES if any(m.name in r["measures"] for r in rows.values())]
+    names = [*measured_names(rows), CORRELATION]
     lines = [f"| row | seeds | {' | '.join(names)} |", "|---|" + "--:|" * (len(names) + 1)]
     for row, found in rows.items():
         count = max((len(values) for values in found["measures"].values()), default=0)
@@ -222,7 +236,7 @@ def table(rows: dict[str, Any]) -> str:
 
 def draw_measures(rows: dict[str, Any], path: Path) -> None:
     """One panel a measure: a dot for each seed, a line at their mean."""
-    names = [m.name for m in MEASURES if any(m.name in r["measures"] for r in rows.values())]
+    names = measured_names(rows)
     with style("#1c2430", "#ffffff"):
         figure = Figure(figsize=(2.1 * len(names) + 1.6, 0.34 * len(rows) + 1.1))
         panels = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
@@ -266,6 +280,8 @@ def draw_losses(runs: dict[str, dict[int, Path]], path: Path) -> None:
                 )
         panel.axhline(math.log(1 + QUEUE), color="#1c2430", ls="--", lw=0.8, label="chance")
         panel.set(xlabel="step", ylabel="branch's loss", yscale="log")
+        panel.yaxis.set_major_formatter("{x:g}")
+        panel.yaxis.set_minor_formatter("{x:g}")
         panel.legend()
         figure.tight_layout()
         figure.savefig(path, dpi=130)
