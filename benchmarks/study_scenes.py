@@ -93,7 +93,7 @@ CORRELATION = "norm and objects"
 
 NORMS_AND_OBJECTS = "scenes, rank correlation with the number of objects in the image"
 
-BRANCHES = ("moco_hcl", "moco_hcl_euclidean", "moco_hcl_clipped", "moco_hcl_reversed")
+BRANCHES = ("moco_hcl", "moco_hcl_euclidean", "moco_hcl_clipped", "moco_hcl_cosine")
 QUEUE = 4096
 """Keys of the branch's queue: chance is log(1 + queue)."""
 
