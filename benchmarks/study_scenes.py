@@ -46,15 +46,9 @@ DRAWS = 4000
 
 ROWS = (
     *("color_histogram", "random", "moco", "moco_objects", "moco_hcl", "moco_hcl_euclidean"),
-    *(
-        "moco_hcl_clipped",
-        "moco_hcl_reversed",
-        "densecl_objects",
-        "densecl_hcl",
-        "byol",
-        "byol_hcl",
-    ),
-    *("moco_hcl_learned_c", "moco_hcl_annotated", "efficientnet_lite0"),
+    *("moco_hcl_clipped", "moco_hcl_cosine", "moco_hcl_reversed", "densecl_objects"),
+    *("densecl_hcl", "byol", "byol_hcl", "moco_hcl_learned_c", "moco_hcl_annotated"),
+    "efficientnet_lite0",
 )
 """In the order of the table."""
 
