@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pretrain.geometry import lorentz, poincare
-from pretrain.geometry.precision import Curvature, as_float, exact_matmul
+from pretrain.geometry.precision import Curvature, as_float, exact_matmul, pairwise_euclidean
 
 NEAR = 2.0**-7
 """Pairs with |x-y|² up to this share of |x|² are recomputed from differences.
@@ -64,7 +64,7 @@ def pairwise_chord(x: Tensor, y: Tensor) -> Tensor:
     rows, columns = near.any(1).nonzero(), near.any(0).nonzero()[:, 0]
     if len(rows) == 0:
         return chord
-    exact = torch.cdist(x[rows[:, 0]], y[columns], compute_mode="donot_use_mm_for_euclid_dist")
+    exact = pairwise_euclidean(x[rows[:, 0]], y[columns])
     return chord.index_put((rows, columns), exact)
 
 

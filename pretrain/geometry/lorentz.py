@@ -17,7 +17,14 @@ import torch
 from torch import Tensor
 
 from pretrain.geometry import poincare
-from pretrain.geometry.precision import Curvature, as_float, curvature_like, norm, root
+from pretrain.geometry.precision import (
+    Curvature,
+    as_float,
+    curvature_like,
+    norm,
+    pairwise_euclidean,
+    root,
+)
 
 
 def inner(x: Tensor, y: Tensor) -> Tensor:
@@ -103,11 +110,7 @@ def pairwise_distance(x: Tensor, y: Tensor, c: Curvature) -> Tensor:
     c = curvature_like(c, wide_x)
     s = root(c)
     shift_x, shift_y = (1 + s * _time(wide, c) for wide in (wide_x, wide_y))
-    chord = torch.cdist(
-        wide_x / shift_x[..., None],
-        wide_y / shift_y[..., None],
-        compute_mode="donot_use_mm_for_euclid_dist",
-    )
+    chord = pairwise_euclidean(wide_x / shift_x[..., None], wide_y / shift_y[..., None])
     d = poincare.arc(chord, 2 / shift_x[..., :, None], 2 / shift_y[..., None, :], c)
     return d.to(torch.promote_types(x.dtype, y.dtype))
 

@@ -15,7 +15,14 @@ import torch
 from torch import Tensor
 
 from pretrain.geometry import poincare
-from pretrain.geometry.precision import Curvature, as_float, curvature_like, norm, root
+from pretrain.geometry.precision import (
+    Curvature,
+    as_float,
+    curvature_like,
+    norm,
+    pairwise_euclidean,
+    root,
+)
 
 EPSILON = 1e-5
 
@@ -61,7 +68,7 @@ def distance(x: Tensor, y: Tensor, c: Curvature) -> Tensor:
 def pairwise_distance(x: Tensor, y: Tensor, c: Curvature) -> Tensor:
     """:func:`distance` of x (..., N, D) to y (..., M, D), (..., N, M), without N x M x D."""
     x, y = as_float(x), as_float(y)
-    chord = torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist")
+    chord = pairwise_euclidean(x, y)
     return _distance(chord, _open_gap(x, c)[..., :, None], _open_gap(y, c)[..., None, :], c)
 
 

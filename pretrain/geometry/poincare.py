@@ -17,7 +17,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pretrain.geometry.precision import Curvature, as_float, curvature_like, norm, root
+from pretrain.geometry.precision import (
+    Curvature,
+    as_float,
+    curvature_like,
+    norm,
+    pairwise_euclidean,
+    root,
+)
 
 MARGIN = 1e-3
 """Relative distance to the rim that :func:`project` keeps."""
@@ -64,7 +71,7 @@ def pairwise_distance(x: Tensor, y: Tensor, c: Curvature) -> Tensor:
     Summed from differences, so near pairs are right, but without an N x M x D tensor.
     """
     x, y = as_float(x), as_float(y)
-    chord = torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist")
+    chord = pairwise_euclidean(x, y)
     return arc(chord, gap(x, c)[..., :, None], gap(y, c)[..., None, :], c)
 
 

@@ -52,6 +52,11 @@ def norm(x: Tensor) -> Tensor:
     return length.to(x.dtype)
 
 
+def pairwise_euclidean(x: Tensor, y: Tensor) -> Tensor:
+    """Distances |x_i - y_j| of x (..., N, D) to y (..., M, D), (..., N, M), by differences."""
+    return torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist")
+
+
 @contextmanager
 def ieee_matmul(device: torch.device) -> Iterator[None]:
     """Matrix products in full precision: no autocast, no TF32, no bf16 passes.

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from pretrain.geometry import gram
 from pretrain.geometry.gram import NEAR
-from pretrain.geometry.precision import norm
+from pretrain.geometry.precision import norm, pairwise_euclidean
 from pretrain.losses import chunk_math, negatives
 from pretrain.losses.chunk_math import FlatColumns, FlatRows, Sums, Tile
 from pretrain.losses.contrast import (
@@ -49,11 +49,6 @@ def euclidean_info_nce(
         return contrast(positive, logsumexp(over(-pairwise(query, queue), temperature)))
     p = negatives.column(1 / temperature, query)
     return contrast(positive, negatives.log_sum_exp(Flat, False, queue, query, p))
-
-
-def pairwise_euclidean(x: Tensor, y: Tensor) -> Tensor:
-    """Distances |x_i - y_j| of x (N, D) to y (M, D), (N, M), by differences."""
-    return torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist")
 
 
 class Flat:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from pretrain.geometry import poincare
-from pretrain.geometry.precision import Curvature, as_float, exact_matmul
+from pretrain.geometry.precision import Curvature, as_float, exact_matmul, pairwise_euclidean
 from pretrain.losses.contrast import (
     Temperature,
     check_temperature,
@@ -14,7 +14,6 @@ from pretrain.losses.contrast import (
     logsumexp,
     over,
 )
-from pretrain.losses.euclidean import pairwise_euclidean
 
 
 def info_nce_in_batch(

@@ -15,7 +15,13 @@ from torch.autograd.function import once_differentiable
 
 from pretrain.geometry import poincare
 from pretrain.geometry.gram import NEAR
-from pretrain.geometry.precision import Curvature, curvature_like, ieee_matmul, root
+from pretrain.geometry.precision import (
+    Curvature,
+    curvature_like,
+    ieee_matmul,
+    pairwise_euclidean,
+    root,
+)
 from pretrain.losses import chunk_math, streaming
 from pretrain.losses.chunk_math import (
     BallColumns,
@@ -100,7 +106,7 @@ class Ball:
         i, j = span(squared <= NEAR * self.rows.square)
         with torch.enable_grad():
             x = self.x[i].requires_grad_()
-            chord = torch.cdist(x, y[j], compute_mode="donot_use_mm_for_euclid_dist")
+            chord = pairwise_euclidean(x, y[j])
         stretch = self.a[i] * columns.b[j]
         u[i[:, None], j] = chord.detach().square() * stretch
         total.raise_to(_peak(u, self.p))
@@ -250,9 +256,7 @@ def spatial_u(x: Tensor, y: Tensor, c: Curvature) -> Tensor:
     s = root(c)
     x, y = x.double(), y.double()
     shift_x, shift_y = (1 + s * (1 / c + square(spatial)).sqrt() for spatial in (x, y))
-    chord = torch.cdist(
-        x / shift_x[:, None], y / shift_y[:, None], compute_mode="donot_use_mm_for_euclid_dist"
-    )
+    chord = pairwise_euclidean(x / shift_x[:, None], y / shift_y[:, None])
     return c / 2 * chord.square() * shift_x[:, None] * shift_y
 
 

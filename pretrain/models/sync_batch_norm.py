@@ -6,10 +6,8 @@ differentiable all-reduce, which is slow and right: what one process computes, s
 
 from __future__ import annotations
 
-from typing import Any
-
-import torch
 from torch import Tensor, nn
+from torch.distributed.nn.functional import all_reduce
 
 from pretrain import distributed
 from pretrain.geometry.precision import as_float
@@ -35,10 +33,10 @@ class SynchronizedBatchNorm(nn.modules.batchnorm._BatchNorm):
         x = as_float(input)
         dims = [0, *range(2, x.ndim)]
         shape = [1, -1, *[1] * (x.ndim - 2)]
-        count = _all_reduce(x.new_tensor(float(x.numel() // x.shape[1])))
-        mean = _all_reduce(x.sum(dims)) / count
+        count = _sum_over_ranks(x.new_tensor(float(x.numel() // x.shape[1])))
+        mean = _sum_over_ranks(x.sum(dims)) / count
         centered = x - mean.view(shape)
-        variance = _all_reduce(centered.square().sum(dims)) / count
+        variance = _sum_over_ranks(centered.square().sum(dims)) / count
         self._track(mean.detach(), variance.detach() * (count / (count - 1)))
         scaled = centered * (variance.view(shape) + self.eps).rsqrt()
         result = scaled * self.weight.view(shape) + self.bias.view(shape)
@@ -64,24 +62,9 @@ class SynchronizedBatchNormAct(Activated, SynchronizedBatchNorm):
     """The same for timm's batch norm with an activation."""
 
 
-class _AllReduce(torch.autograd.Function):
-    """The sum over all processes; so is its gradient."""
-
-    @staticmethod
-    def forward(_: Any, value: Tensor) -> Tensor:
-        total = value.clone()
-        torch.distributed.all_reduce(total)
-        return total
-
-    @staticmethod
-    def backward(_: Any, grad: Tensor) -> Tensor:
-        grad = grad.contiguous().clone()
-        torch.distributed.all_reduce(grad)
-        return grad
-
-
-def _all_reduce(value: Tensor) -> Tensor:
-    total: Tensor = _AllReduce.apply(value)  # type: ignore[no-untyped-call]
+def _sum_over_ranks(value: Tensor) -> Tensor:
+    """With gradient, which is summed over the processes too."""
+    total: Tensor = all_reduce(value, group=None)  # type: ignore[no-untyped-call]
     return total
 
 
