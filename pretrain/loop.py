@@ -107,7 +107,7 @@ class TrainingLoop(ABC):
 
     @abstractmethod
     def do_step(self, batch: Any, *, logged: bool) -> tuple[Mapping[str, Value], bool]:
-        """Do a step: values to log where it is ``logged``, and whether a process shall stop."""
+        """Do a step: its values where it is ``logged``, else none; whether a process shall stop."""
 
     def evaluate(self) -> dict[str, float]:
         """Values of the network between steps, and before a run of no steps ends."""
@@ -149,7 +149,9 @@ class TrainingLoop(ABC):
         if self.total_steps == 0:
             self._log({}, self.evaluate())
             self._save()
-        left = iter(batches) if self.step < self.total_steps else iter(())
+        if self.step >= self.total_steps:
+            return True
+        left = iter(batches)
         self.clock = Clock()
         while self.step < self.total_steps:
             batch = self.clock.wait(left)
@@ -158,7 +160,7 @@ class TrainingLoop(ABC):
             values, stop = self.do_step(batch, logged=logged)
             self.step += 1
             # Before the checkpoint: a run continued from there does not come by here again.
-            self._log(values if logged else {}, self.evaluate())
+            self._log(values, self.evaluate())
             if stop or last or self.step % train.checkpoint_every == 0:
                 self._save()
             if stop and not last:
@@ -170,15 +172,15 @@ class TrainingLoop(ABC):
         record: dict[str, Value] = {**values}
         if values:
             seconds, waited, steps = self.clock.lap()
+            rate = steps * self.batch_size / seconds
             record["lr"] = self.stepper.optimizer.param_groups[0]["lr"]
             record["epoch"] = self.step / self.epoch_steps
-            record["images_per_s"] = steps * self.batch_size / seconds
+            record["images_per_s"] = rate
             record["data_wait"] = waited / seconds
+            self._heartbeat(images_per_s=round(rate, 1))
         record |= evaluated
         if record and self.recorder is not None:
             self.recorder.log(self.step, record)
-        if values:
-            self._heartbeat(images_per_s=round(steps * self.batch_size / seconds, 1))
 
     def _heartbeat(self, **more: object) -> None:
         if self.world.is_main:
@@ -188,16 +190,18 @@ class TrainingLoop(ABC):
         """Write a checkpoint; all processes hold the same state, so the main one writes."""
         if self.world.is_main:
             train = self.settings.train
-            state = {
-                "step": self.step,
-                **self.state(),
-                "optimizer": self.stepper.optimizer.state_dict(),
-                "scaler": self.stepper.scaler.state_dict(),
-                "versions": {"hcl": __version__, "torch": str(torch.__version__)},
-            }
-            keep, keep_every = train.keep, train.keep_every
             checkpoint.save(
-                self.folder.checkpoints, state, self.step, keep=keep, keep_every=keep_every
+                self.folder.checkpoints,
+                {
+                    "step": self.step,
+                    **self.state(),
+                    "optimizer": self.stepper.optimizer.state_dict(),
+                    "scaler": self.stepper.scaler.state_dict(),
+                    "versions": {"hcl": __version__, "torch": str(torch.__version__)},
+                },
+                self.step,
+                keep=train.keep,
+                keep_every=train.keep_every,
             )
         distributed.barrier()
 

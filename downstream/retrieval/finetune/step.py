@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -68,7 +66,7 @@ class TrainStep:
         # What a backbone draws itself, such as stochastic depth, then depends on the step alone.
         torch.manual_seed((self.settings.seed << 32) + step * self.world.size + self.world.rank)
         self.optimizer.zero_grad(set_to_none=True)
-        with self.autocast():
+        with autocast(self.settings.train.precision, self.world.device):
             _, projections = self.network(self.normalize(batch))
         sampler = self.settings.sampler
         gathered = gather(projections).reshape(sampler.classes, sampler.samples, -1)
@@ -105,7 +103,3 @@ class TrainStep:
         points = ball_points(projections.flatten(0, 1), settings)
         distances = poincare.distance_to_origin(points, settings.curvature)
         return {"ball_norm/mean": distances.mean(), "ball_norm/std": distances.std()}
-
-    def autocast(self) -> AbstractContextManager[Any]:
-        """The precision of the network."""
-        return autocast(self.settings.train.precision, self.world.device)
