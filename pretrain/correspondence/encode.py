@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
 from typing import Literal
 
 import numpy as np
@@ -166,7 +165,17 @@ def region_views(image: Tensor, boxes: NDArray[np.float32], size: int) -> Tensor
 
 
 def _batches(views: Iterable[Tensor], size: int) -> Iterator[Tensor]:
-    """Put together anew, so that every batch but the last is full; a pixel's values together."""
-    single = (view for some in views for view in some)
-    while batch := list(islice(single, size)):
-        yield torch.stack(batch).contiguous(memory_format=torch.channels_last)
+    """Put together and cut up anew, so that every batch but the last is full."""
+    waiting: list[Tensor] = []
+    count = 0
+    for some in views:
+        waiting.append(some)
+        count += len(some)
+        if count >= size:
+            together = torch.cat(waiting)
+            for start in range(0, count - size + 1, size):
+                yield together[start : start + size]
+            waiting = [together[count - count % size :]]
+            count %= size
+    if count:
+        yield torch.cat(waiting)
