@@ -59,6 +59,11 @@ class Folder:
         free: dotted names of settings, or sections, that may change from start to start.
         facts: what ``run.json`` says of the run besides its name and where it stands.
         writes: patterns of what the command writes into the folder besides ``WRITES``.
+
+    Attributes:
+        path: of the folder.
+        checkpoints: folder of checkpoints.
+        metrics: one JSON object per logged step.
     """
 
     WRITES = (RECORD, METRICS, "tensorboard/events.out.tfevents.*", TEMPORARY)
@@ -74,24 +79,12 @@ class Folder:
         writes: Sequence[str],
     ) -> None:
         self.path = Path(settings.output)
+        self.checkpoints, self.metrics = self.path / CHECKPOINTS, self.path / METRICS
+        self._config_file = self.path / CONFIG
         self._settings, self._configs, self._free = settings, configs, free
         self._facts = {"name": settings.name or self.path.name, **facts}
         self._writes = (*self.WRITES, *writes)
         self._record: dict[str, Any] = {}
-
-    @property
-    def checkpoints(self) -> Path:
-        """The folder of checkpoints."""
-        return self.path / CHECKPOINTS
-
-    @property
-    def metrics(self) -> Path:
-        """One JSON object per logged step."""
-        return self.path / METRICS
-
-    @property
-    def _config_file(self) -> Path:
-        return self.path / CONFIG
 
     def check(self, *, fresh: bool = False) -> None:
         """Refuse to continue a run of other settings, or to replace what is no run.
