@@ -198,11 +198,8 @@ def _figure(points: Sequence[Point], over: str) -> draw.NamedFigure:
             figure.legend(loc="outside upper left", ncols=3 if one_metric else 1)
     seeds = max(len(point.results) for point in points)
     spread = " and standard deviation over runs; small dots: the runs" if seeds > 1 else ""
-    return draw.NamedFigure("sweep", f"{_titles(lines)} over {over}: mean{spread}.", figure)
-
-
-def _titles(lines: dict[tuple[str, str], list[Point]]) -> str:
-    return ", ".join(dict.fromkeys(metric for _, metric in lines))
+    titles = ", ".join(dict.fromkeys(metric for _, metric in lines))
+    return draw.NamedFigure("sweep", f"{titles} over {over}: mean{spread}.", figure)
 
 
 def _numeric_axis(axes: Any, values: Sequence[float]) -> None:

@@ -111,11 +111,12 @@ def retrieval_figures(found: Collection) -> list[Figure]:
         if "recall/chance@1" in m.result.metrics
     }
     figures = []
+    seeds = any(len(found.of(name, "retrieval")) > 1 for name in found.names)
     for k in known_ks(found):
         reference = ("chance", 100 * min(chances)) if k == 1 and len(chances) == 1 else None
         figures += _bars(
             found,
-            f"Recall@{k}" + "; whiskers: deviation over seeds" * _has_seeds(found, "retrieval"),
+            f"Recall@{k}" + "; whiskers: deviation over seeds" * seeds,
             "retrieval",
             [(label, f"recall/{space}@{k}") for space, label in SPACES.items()],
             x_label=f"recall@{k}, %",
@@ -123,10 +124,6 @@ def retrieval_figures(found: Collection) -> list[Figure]:
             reference=reference,
         )
     return figures
-
-
-def _has_seeds(found: Collection, task: str) -> bool:
-    return any(len(found.of(name, task)) > 1 for name in found.names)
 
 
 def norm_figures(found: Collection) -> list[Figure]:
@@ -173,7 +170,10 @@ def artifacts(found: Collection, task: str, key: str, most: int) -> list[RunPict
                 path for entry in listed or () if (path := measured.artifact(entry)) is not None
             ]
             if paths:
-                shown += [RunPicture(name, _words(path), path) for path in paths[:most]]
+                shown += [
+                    RunPicture(name, path.stem.replace("_", " ").capitalize(), path)
+                    for path in paths[:most]
+                ]
                 break
     return shown
 
@@ -201,10 +201,6 @@ def analyses(items: Sequence[Path]) -> list[ShownAnalysis]:
             room -= len(uri)
             shown[-1].figures.append((figure, uri))
     return shown
-
-
-def _words(path: Path) -> str:
-    return path.stem.replace("_", " ").capitalize()
 
 
 def _curves(

@@ -9,14 +9,14 @@ from typing import Any
 
 import torch
 
-from downstream.detection.coco.coco_results import Detection
-from downstream.detection.coco.metric import ByCategory, metric_of
+from downstream.detection.coco.metric import metric_of
 from downstream.detection.coco.pictures import draw_detections
 from downstream.detection.coco.sets import CocoSet
 from downstream.detection.model.config import digest, get, norm_key
 from downstream.detection.model.protocol_check import SYNCHRONIZED
 from downstream.detection.options import Options
 from downstream.detection.run.checkpoints import TrainedDetector
+from downstream.detection.run.inference import Evaluation
 from downstream.detection.run.result_folder import PICTURES
 from downstream.detection.weights.backbone import Backbone
 from downstream.results.result import Result, write_result
@@ -59,9 +59,7 @@ class Job:
 class Outcome:
     """What it gave; seconds are None where there were none."""
 
-    detections: list[Detection]
-    metrics: dict[str, float]
-    by_category: ByCategory
+    found: Evaluation
     seconds: dict[str, float | None]
 
 
@@ -69,20 +67,20 @@ def write_outcome(job: Job, outcome: Outcome) -> Result:
     """Write detections, pictures and ``result.json`` into the job's folder."""
     folder = job.options.output
     # Written first: the detections outlive a fault in drawing.
-    write_json(folder / "detections.json", outcome.detections)
-    pictures = draw_detections(job.val, outcome.detections, folder / PICTURES)
+    write_json(folder / "detections.json", outcome.found.detections)
+    pictures = draw_detections(job.val, outcome.found.detections, folder / PICTURES)
     curve = {"curve": "metrics.json"} if job.train else {}
     result = Result(
         task="detection",
         run=job.name,
-        metrics=outcome.metrics,
+        metrics=outcome.found.metrics,
         protocol=_protocol(job),
         provenance=_provenance(job, outcome),
         artifacts={
             "detections": [str(path.relative_to(folder)) for path in pictures],
             "results": "detections.json",
             **curve,
-            "by_category": outcome.by_category,
+            "by_category": outcome.found.by_category,
         },
     )
     write_result(result, folder)

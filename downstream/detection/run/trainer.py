@@ -23,12 +23,10 @@ from torch import nn
 from torch.amp.grad_scaler import GradScaler
 from torch.nn.parallel import DistributedDataParallel
 
-from downstream.detection.coco.coco_results import Detection
-from downstream.detection.coco.metric import ByCategory
 from downstream.detection.coco.sets import CocoSet
 from downstream.detection.model import compat
 from downstream.detection.run.checkpoints import Checkpointer
-from downstream.detection.run.inference import Mapper, Say, evaluate_detector
+from downstream.detection.run.inference import Evaluation, Mapper, Say, evaluate_detector
 from downstream.weight_files import load_torch
 from pretrain.core.errors import InputError
 from pretrain.core.text import duration
@@ -42,9 +40,7 @@ class Trainer(TrainerBase):  # type: ignore[misc]
 
     Attributes:
         model: in DistributedDataParallel where there are several processes.
-        detections: of the last evaluation, in COCO's result format; on the main process.
-        metrics: of the last evaluation: ``bbox/AP`` and so on, in percent; on the main process.
-        by_category: of the last evaluation: AP by category name, by ``bbox`` and ``segm``.
+        found: by the last evaluation.
         evaluation_seconds: of all evaluations together.
         training_seconds: per iteration without evaluation, mean over this process's iterations.
     """
@@ -52,9 +48,7 @@ class Trainer(TrainerBase):  # type: ignore[misc]
     def __init__(self, config: Any, val: CocoSet, say: Say) -> None:
         super().__init__()
         self.cfg, self.val, self.say = config, val, say
-        self.detections: list[Detection] = []
-        self.metrics: dict[str, float] = {}
-        self.by_category: ByCategory = {}
+        self.found = Evaluation([], {}, {}, 0.0)
         self.evaluation_seconds = 0.0
         self.training_seconds = float("nan")
         self.detector: nn.Module = build_model(config)
@@ -186,11 +180,9 @@ class Trainer(TrainerBase):  # type: ignore[misc]
         # Timings are logged under this name by the iteration timer.
         if "time" in self.storage.histories():
             self.training_seconds = self.storage.history("time").global_avg()
-        found = evaluate_detector(self.cfg, self.detector, self.val, self.say)
-        self.detections, self.metrics = found.detections, found.metrics
-        self.by_category = found.by_category
-        self.evaluation_seconds += found.seconds
-        return self.metrics
+        self.found = evaluate_detector(self.cfg, self.detector, self.val, self.say)
+        self.evaluation_seconds += self.found.seconds
+        return self.found.metrics
 
 
 class _Late:

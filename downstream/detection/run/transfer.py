@@ -197,7 +197,7 @@ def _train(trainer: Trainer) -> Outcome:
         "evaluation": rounded(trainer.evaluation_seconds, 2),
         "iteration": rounded(trainer.training_seconds, 4),
     }
-    return Outcome(trainer.detections, trainer.metrics, trainer.by_category, seconds)
+    return Outcome(trainer.found, seconds)
 
 
 def _evaluation(job: Job, trained: TrainedDetector, say: Say) -> Callable[[], Outcome]:
@@ -210,8 +210,7 @@ def _evaluation(job: Job, trained: TrainedDetector, say: Say) -> Callable[[], Ou
 
 def _evaluate(job: Job, detector: nn.Module, say: Say) -> Outcome:
     found = evaluate_detector(job.config, detector, job.val, say)
-    seconds = {"evaluation": rounded(found.seconds, 2)}
-    return Outcome(found.detections, found.metrics, found.by_category, seconds)
+    return Outcome(found, {"evaluation": rounded(found.seconds, 2)})
 
 
 def _build(make: Callable[[], T]) -> T:
