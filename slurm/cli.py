@@ -161,6 +161,8 @@ def _graph(pipeline: Pipeline) -> list[str]:
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    from slurm.cluster import add_cluster
+
     parser.add_argument("pipeline", metavar="FILE", help="a YAML file, or a preset's name")
     parser.add_argument(
         "overrides", nargs="*", metavar="key=value", help="other values for the file's variables"
@@ -175,17 +177,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         help="this step again, and what needs it; and all that is due before",
     )
     there = parser.add_argument_group("on a cluster")
-    there.add_argument(
-        "--cluster", metavar="NAME", help="submit the steps as jobs: profile or file"
-    )
-    there.add_argument(
-        "--set",
-        dest="profile",
-        action="append",
-        default=[],
-        metavar="key=value",
-        help="another value of the profile; may be repeated",
-    )
+    add_cluster(there, "submit the steps as jobs: profile or file")
     there.add_argument("--wait", action="store_true", help="until all jobs have ended")
 
 

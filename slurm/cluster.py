@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import shutil
 from collections.abc import Sequence
@@ -82,6 +83,19 @@ class ClusterSettings(Settings):
         if "%" in str(Path(value).absolute()):
             raise ValueError("Slurm would replace the '%' in it; choose another")
         return value
+
+
+def add_cluster(parser: argparse._ActionsContainer, what: str) -> None:
+    """Add ``--cluster`` and ``--set``, which choose a profile; ``what`` is the first one's help."""
+    parser.add_argument("--cluster", metavar="NAME", help=what)
+    parser.add_argument(
+        "--set",
+        dest="profile",
+        action="append",
+        default=[],
+        metavar="key=value",
+        help="another value of the profile, as in nodes=2; may be repeated",
+    )
 
 
 def choose_cluster(name: str | None, overrides: Sequence[str] = ()) -> tuple[ClusterSettings, str]:

@@ -11,7 +11,7 @@ from datetime import datetime
 
 from pretrain.core.errors import InputError
 
-PATIENCE_S = 8
+TIMEOUT_S = 8
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Detail:
     preempted: bool
 
 
-def ask(*words: str, timeout: float = PATIENCE_S) -> str:
+def ask(*words: str, timeout: float = TIMEOUT_S) -> str:
     """The output of one of Slurm's commands.
 
     Raises:

@@ -10,18 +10,10 @@ from pretrain.core.command import Command
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--cluster",
-        metavar="NAME",
-        help="profile or file, local or debug (default: $HCL_CLUSTER, local without Slurm)",
-    )
-    parser.add_argument(
-        "--set",
-        dest="overrides",
-        action="append",
-        default=[],
-        metavar="key=value",
-        help="another value of the profile, as in nodes=2; may be repeated",
+    from slurm.cluster import add_cluster
+
+    add_cluster(
+        parser, "profile or file, local or debug (default: $HCL_CLUSTER, local without Slurm)"
     )
     parser.add_argument("--name", help="of the job (default: after the command and its run)")
     parser.add_argument("--dry-run", action="store_true", help="print the request and stop")
@@ -35,7 +27,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from slurm.job_queue import check_reachable
     from slurm.submission import plan, prepare, request, submit
 
-    cluster, why = choose_cluster(arguments.cluster, arguments.overrides)
+    cluster, why = choose_cluster(arguments.cluster, arguments.profile)
     if why:
         print(f"hcl submit: {why}", file=sys.stderr)
     if arguments.dry_run:

@@ -32,21 +32,10 @@ WHEEL_TAGS = ["--python-version", "3.10", "--implementation", "cp", "--abi", "cp
 WHEEL_TAGS += ["--abi", "none"]
 # The wheel's own list omits fvcore and iopath and asks for an old numpy that it does not need.
 REQUIREMENTS = [
-    "cloudpickle",
-    "fvcore",
-    "hydra-core",
-    "iopath",
-    "matplotlib",
-    "omegaconf",
-    "opencv-contrib-python-headless",
-    "packaging",
-    "pycocotools",
+    *("cloudpickle", "fvcore", "hydra-core", "iopath", "matplotlib", "omegaconf"),
+    *("opencv-contrib-python-headless", "packaging", "pycocotools"),
     "setuptools<81",  # detectron2.model_zoo imports pkg_resources
-    "tabulate",
-    "tensorboard",
-    "termcolor",
-    "tqdm",
-    "yacs",
+    *("tabulate", "tensorboard", "termcolor", "tqdm", "yacs"),
 ]
 CONSTRAINTS = Path(__file__).resolve().parent.parent / "constraints.txt"
 PROBE_SECONDS = 15

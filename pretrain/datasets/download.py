@@ -128,7 +128,7 @@ def download(remote: Remote, target: Path, progress: Progress | None = None) -> 
 
 
 def _fetch(remote: Remote, part: Path, progress: Progress | None) -> None:
-    """Try until the file is complete; every try that brings something renews the patience."""
+    """Try until the file is complete; after a try that brings something the count begins anew."""
     tries = 0
     while not _stop.is_set():
         before = part.stat().st_size if part.is_file() else 0

@@ -168,7 +168,7 @@ def header_size(path: Path, *, upright: bool = False) -> tuple[int, int]:
 
 
 def _orientation(image: Image.Image) -> int | None:
-    """By EXIF; not asked of Pillow where it would decode the whole image to answer."""
+    """By EXIF; not through Pillow where that would decode the whole image."""
     try:
         if image.format == "TIFF":
             exif = image.getexif()

@@ -111,13 +111,23 @@ class Reader:
         needs: settings without which it cannot be.
         takes: further settings it knows.
         state: size and time of change of what it reads, without reading it.
-        stream: of the settings.
+        stream: of the settings that it needs and takes, by name, and of ``options``.
+        keeps_sizes: ``stream`` takes ``cache`` as well, the database of the images' sizes.
     """
 
     needs: tuple[str, ...]
     takes: tuple[str, ...]
     state: Callable[[DataSettings], tuple[int, int]]
-    stream: Callable[[DataSettings], Stream]
+    stream: Callable[..., Stream]
+    keeps_sizes: bool = False
+
+    def read(self, settings: DataSettings) -> Stream:
+        """The source of these settings."""
+        own = _own(settings)
+        if self.keeps_sizes:
+            digest = hashlib.sha256(str(own["images"]).encode()).hexdigest()[:16]
+            own["cache"] = cache_folder() / f"sizes-{digest}.sqlite"
+        return self.stream(options=settings.options, **own)
 
 
 def _file_state(settings: DataSettings) -> tuple[int, int]:
@@ -138,64 +148,25 @@ def _voc_state(settings: DataSettings) -> tuple[int, int]:
     return voc.state(root, settings.split or "trainval")
 
 
-def _of_openimages(read: Callable[..., Stream]) -> Callable[[DataSettings], Stream]:
-    def stream(settings: DataSettings) -> Stream:
-        images = _path(settings.images)
-        return read(
-            _path(settings.annotations),
-            images,
-            settings.options,
-            classes=None if settings.classes is None else _path(settings.classes),
-            split=None if settings.split is None else _path(settings.split),
-            cache=_sizes(images),
-        )
-
-    return stream
+def _folder_state(settings: DataSettings) -> tuple[int, int]:
+    return folder.state(_path(settings.images))
 
 
 def _no_source(_: DataSettings) -> Any:
     raise AssertionError("an index is opened, not read")
 
 
+_FILES = ("annotations", "images")
+_OPENIMAGES = (_FILES, ("classes", "split"), _file_state)
 READERS: dict[str, Reader] = {
-    "coco": Reader(
-        ("annotations", "images"),
-        (),
-        _file_state,
-        lambda s: coco.stream(_path(s.annotations), _path(s.images), s.options),
-    ),
-    "lvis": Reader(
-        ("annotations", "images"),
-        (),
-        _file_state,
-        lambda s: coco.stream_lvis(_path(s.annotations), _path(s.images), s.options),
-    ),
-    "openimages": Reader(
-        ("annotations", "images"),
-        ("classes", "split"),
-        _file_state,
-        _of_openimages(openimages.stream),
-    ),
-    "ohms": Reader(
-        ("annotations", "images"), ("classes", "split"), _file_state, _of_openimages(ohms.stream)
-    ),
-    "voc": Reader(
-        ("annotations",),
-        ("split",),
-        _voc_state,
-        lambda s: voc.stream(_path(s.annotations), s.split or "trainval", s.options),
-    ),
+    "coco": Reader(_FILES, (), _file_state, coco.stream),
+    "lvis": Reader(_FILES, (), _file_state, coco.stream_lvis),
+    "openimages": Reader(*_OPENIMAGES, openimages.stream, keeps_sizes=True),
+    "ohms": Reader(*_OPENIMAGES, ohms.stream, keeps_sizes=True),
+    "voc": Reader(("annotations",), ("split",), _voc_state, voc.stream),
     "index": Reader(("index",), ("images",), _no_source, _no_source),
     "folder": Reader(
-        ("images",),
-        ("class_folders",),
-        lambda s: folder.state(_path(s.images)),
-        lambda s: folder.stream(
-            _path(s.images),
-            s.options,
-            class_folders=bool(s.class_folders),
-            cache=_sizes(_path(s.images)),
-        ),
+        ("images",), ("class_folders",), _folder_state, folder.stream, keeps_sizes=True
     ),
 }
 """By name; "index" reads nothing."""
@@ -227,7 +198,7 @@ def open_index(settings: DataSettings) -> Index:
     target = place if settings.index is None else _path(settings.index)
     with _lock(target):
         if not Index.exists(target):
-            build_index(reader.stream(settings), target, options)
+            build_index(reader.read(settings), target, options)
     index = Index.open(target)
     written = index.meta["source"]
     same = all(written[key] == source[key] for key in source)
@@ -252,20 +223,25 @@ def _open_prepared(settings: DataSettings) -> Index:
     return index
 
 
+def _own(settings: DataSettings) -> dict[str, Any]:
+    """The reader's own settings, as far as they are given; paths in full."""
+    paths = ["annotations", "images", "classes", *(["split"] if settings.reader != "voc" else [])]
+    given = {name: getattr(settings, name) for name in CHOSEN_BY_READER}
+    return {
+        name: _path(value) if name in paths else value
+        for name, value in given.items()
+        if value is not None
+    }
+
+
 def _chosen(settings: DataSettings) -> dict[str, Any]:
-    """The reader's own settings; paths in full, and files beside the source by their content."""
+    """The reader's own settings as plain values; files beside the source by their content."""
     chosen: dict[str, Any] = {}
-    for name in CHOSEN_BY_READER:
-        value = getattr(settings, name)
-        if value is None:
-            continue
-        is_path = name in ("annotations", "images", "classes") or (
-            name == "split" and settings.reader != "voc"
-        )
-        chosen[name] = str(_path(value)) if is_path else value
-        if name == "classes" or (name == "split" and is_path):
+    for name, value in _own(settings).items():
+        chosen[name] = str(value) if isinstance(value, Path) else value
+        if name in ("classes", "split") and isinstance(value, Path):
             try:
-                chosen[f"{name}_sha256"] = sha256(_path(value))
+                chosen[f"{name}_sha256"] = sha256(value)
             except InputError as error:
                 raise InputError(f"{error}; check data.{name}") from None
     return chosen
@@ -279,11 +255,6 @@ def _same_content(settings: DataSettings, digest: str) -> bool:
 def _path(path: str | None) -> Path:
     assert path is not None, "the settings have been checked for the reader"
     return Path(path).expanduser().resolve()
-
-
-def _sizes(images: Path) -> Path:
-    """Where the sizes of the images of this folder are kept."""
-    return cache_folder() / f"sizes-{hashlib.sha256(str(images).encode()).hexdigest()[:16]}.sqlite"
 
 
 @contextlib.contextmanager

@@ -44,7 +44,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         default="procedural",
         metavar="SOURCE",
         help="procedural (default); procedural:CONTEXT,...: some of its contexts alone, with the "
-        "categories at home there; tuxpaint: photographs of objects before photographs, from "
+        "categories that belong there; tuxpaint: photographs of objects before photographs, from "
         "Debian's packages, fetched with apt-get; tuxpaint:DIR: the same, unpacked in DIR",
     )
 

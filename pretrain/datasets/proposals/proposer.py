@@ -1,4 +1,4 @@
-"""What a giver of proposals is, and what it gives."""
+"""The interface of a method of proposing boxes, and what it returns."""
 
 from __future__ import annotations
 

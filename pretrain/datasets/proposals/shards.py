@@ -209,7 +209,7 @@ _worker: tuple[Job, Event] | None = None
 
 
 def _start_worker(job: Job, stop: Event) -> None:
-    # An interrupt reaches every process of the terminal; only the parent is to answer it.
+    # An interrupt reaches every process of the terminal; only the parent is to act on it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None

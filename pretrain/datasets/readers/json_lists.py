@@ -1,6 +1,6 @@
 """JSON files of long lists, decoded an entry at a time.
 
-A file of annotations is mostly outlines nobody asks for. Decoded whole, COCO's train2017 takes
+A file of annotations is mostly outlines that are not needed. Decoded whole, COCO's train2017 takes
 several GB; here an entry lives only until what is wanted of it has been taken.
 """
 

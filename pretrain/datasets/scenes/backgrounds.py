@@ -13,9 +13,9 @@ from pretrain.datasets.scenes.surfaces import (
     floor,
     grain,
     grid,
-    heaven,
     masonry,
     mottled,
+    open_sky,
     wall,
 )
 from pretrain.datasets.scenes.textures import color, mix, noise, ramp, wave
@@ -71,7 +71,7 @@ def street(size: int, rng: np.random.Generator) -> Background:
     if rng.random() < 0.4:
         back = wall(rng, size, "bricks")
     else:
-        back = heaven(rng, size)
+        back = open_sky(rng, size)
         for layer in range(int(rng.integers(1, 4))):
             columns = int(rng.integers(5, 14))
             heights = rng.uniform(0.05, 0.4, columns) * (1 - 0.2 * layer)
@@ -110,7 +110,7 @@ def forest(size: int, rng: np.random.Generator) -> Background:
         bend = noise(rng, size, size, (3, 30), octaves=3)
         back = mix(back, bark, np.clip(trunks * (0.6 + 0.6 * bend), 0, 1).astype(np.float32))
     else:
-        back = heaven(rng, size)
+        back = open_sky(rng, size)
         for layer in range(int(rng.integers(1, 4))):
             hill = noise(rng, 2, size, (1, 4), octaves=4)[0]
             edge = horizon - 0.3 * hill + 0.07 * layer
@@ -141,7 +141,7 @@ def sea(size: int, rng: np.random.Generator) -> Background:
         swell = noise(rng, size, size, (6, 3), octaves=3)
         crests = wave(depth * np.float32(rng.uniform(1, 3)) + 3 * swell, 0.3, 0.4)
         foam = mix(water, color(rng, hue, (0.0, 0.3), (0.7, 1.0)), crests * np.float32(0.45))
-        return Background(below(heaven(rng, size), foam, horizon), None, 0.25)
+        return Background(below(open_sky(rng, size), foam, horizon), None, 0.25)
     top, deep = color(rng, hue, (0.2, 0.8), (0.5, 1.0)), color(rng, hue, (0.4, 1.0), (0.1, 0.5))
     water = mix(top, deep, np.broadcast_to(y, (size, size)))
     web = np.abs(noise(rng, size, size, (6, 5), octaves=2) - 0.5)
@@ -161,7 +161,7 @@ def sea(size: int, rng: np.random.Generator) -> Background:
 
 def sky(size: int, rng: np.random.Generator) -> Background:
     """Clouds and haze, some with a strip of land far below."""
-    picture = heaven(rng, size)
+    picture = open_sky(rng, size)
     if rng.random() < 0.35:
         hill = noise(rng, 2, size, (1, 5), octaves=4)[0] * np.float32(0.15)
         land = mottled(rng, size, (0.0, 0.5), (0.1, 0.6), (0.2, 0.7), cells=(14, 6), octaves=4)

@@ -177,7 +177,7 @@ def _mapper(workers: int) -> Iterator[Any]:
     if workers == 1:
         yield map
         return
-    # An interrupt reaches every process of the terminal; only the parent is to answer it.
+    # An interrupt reaches every process of the terminal; only the parent is to act on it.
     pool = ProcessPoolExecutor(
         workers,
         mp_context=multiprocessing.get_context("spawn"),

@@ -66,7 +66,7 @@ def compose(source: Source, size: int, out_of_context: float, rng: np.random.Gen
     with_foreign = bool(rng.random() < out_of_context)
     light = _draw_light(rng)
     background = source.draw_background(context, size, rng)
-    litter = _draw_clutter(source, size, light, rng)
+    clutter = _draw_clutter(source, size, light, rng)
     for _ in range(MAX_LAYOUTS):
         # A layout can bury too many of its objects; the scene then gets another one, so that
         # neither the number of objects nor the share of foreign ones is off.
@@ -79,7 +79,7 @@ def compose(source: Source, size: int, out_of_context: float, rng: np.random.Gen
             light=light,
             rng=rng,
         )
-        kept, masks = visible(sorted(layers + litter, key=lambda layer: layer.depth), size)
+        kept, masks = visible(sorted(layers + clutter, key=lambda layer: layer.depth), size)
         objects = [
             SceneObject(layer.category, mask, layer.foreign, layer.name)
             for layer, mask in zip(kept, masks, strict=True)
@@ -125,12 +125,12 @@ def _layout(
 ) -> list[Layer]:
     """Random objects at random places that do not cover each other much."""
     count = int(rng.integers(OBJECTS[0], OBJECTS[1] + 1))
-    home, away = source.world.contexts[context], source.world.foreign[context]
+    own, others = source.world.contexts[context], source.world.foreign[context]
     layers: list[Layer] = []
     taken: list[tuple[float, float, float, float]] = []
     for i in range(count):
         foreign = with_foreign and i == 0
-        choices = away if foreign else home
+        choices = others if foreign else own
         category = choices[int(rng.integers(len(choices)))]
         share = math.exp(rng.uniform(math.log(SIDE[0]), math.log(SIDE[1])))
         drawn = source.draw_object(category, max(8, round(share * size)), light, rng)

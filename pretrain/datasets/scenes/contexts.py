@@ -1,4 +1,4 @@
-"""Which categories exist, and in which contexts they are at home."""
+"""Which categories exist, and to which contexts they belong."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Category:
 
     Attributes:
         name: as in the annotations.
-        contexts: the home context first, then others where it is at home as well.
+        contexts: the main context first, then others that it belongs to as well.
         pose: how far it turns.
         grounded: it stands on the ground where the background has one.
     """
@@ -40,7 +40,7 @@ class World:
     names: tuple[str, ...]
 
     def only(self, names: tuple[str, ...]) -> World:
-        """The part of the world in some of its contexts: categories whose home is one of them."""
+        """The part of the world in some of its contexts: categories whose main one is in it."""
         return World(
             tuple(
                 replace(category, contexts=tuple(c for c in category.contexts if c in names))
@@ -52,7 +52,7 @@ class World:
 
     @cached_property
     def contexts(self) -> dict[str, tuple[Category, ...]]:
-        """The categories at home in each context."""
+        """The categories that belong to each context."""
         return {
             name: tuple(category for category in self.categories if name in category.contexts)
             for name in self.names

@@ -1,4 +1,4 @@
-"""Where objects and backgrounds come from: what the composer asks of any source."""
+"""Where objects and backgrounds come from: the interface of a source of scenes."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class ObjectImage:
 
 
 class Source(Protocol):
-    """A giver of objects and backgrounds. It is handed to worker processes, so it must pickle."""
+    """Gives objects and backgrounds. It is handed to worker processes, so it must pickle."""
 
     @property
     def name(self) -> str:

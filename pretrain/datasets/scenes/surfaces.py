@@ -142,7 +142,7 @@ def below(top: Picture, bottom: Picture, edge: NDArray[np.float32] | float) -> P
     return mix(top, bottom, np.broadcast_to(share, (size, size)).astype(np.float32))
 
 
-def heaven(rng: np.random.Generator, size: int) -> Picture:
+def open_sky(rng: np.random.Generator, size: int) -> Picture:
     """A graded sky, clear, cloudy, dusky or dull."""
     _, y = grid(size)
     hue = float(rng.choice([0.58, 0.6, 0.55, 0.05, 0.75, 0.12]))
