@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 
 from downstream.analysis import finished_run
-from downstream.retrieval.finetune import run_folder
+from downstream.retrieval.finetune import trainer
 from pretrain import run
 from slurm.explain import settings_of
 
 
 @pytest.mark.parametrize(
     ("free", "kind"),
-    [(run.FREE, "pretrain"), (run_folder.FREE, "retrieval")],
+    [(run.FREE, "pretrain"), (trainer.FREE, "retrieval")],
     ids=["run", "finetune"],
 )
 def test_of_runs(free: set[str], kind: str) -> None:
@@ -20,5 +20,5 @@ def test_of_runs(free: set[str], kind: str) -> None:
 
 
 def test_of_comparisons() -> None:
-    own = finished_run.FREE - run_folder.FREE
+    own = finished_run.FREE - trainer.FREE
     assert own <= settings_of("retrieval").keys() | settings_of("pretrain").keys()
