@@ -118,11 +118,10 @@ def _preview(pipeline: Pipeline, journal: Journal, among: set[str], forced: set[
     pending: set[str] = set()
     for step in pipeline.steps.values():
         why = reason(step, journal.state.steps, forced, pending) if step.name in among else None
+        record = journal.state.steps.get(step.name)
         if step.name not in among:
             verdict = "left out"
-        elif step.name in journal.state.steps and (
-            journal.state.steps[step.name].state == "submitted"
-        ):
+        elif record is not None and record.state == "submitted":
             verdict = "submitted"
             pending.add(step.name)
         elif why is None:

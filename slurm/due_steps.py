@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -109,11 +110,11 @@ def status(exit: int | None) -> str:
 
 
 def _other_word(before: tuple[str, ...], now: tuple[str, ...]) -> str | None:
-    if before == now:
-        return None
-    for old, new in zip(before, now, strict=False):
+    for old, new in itertools.zip_longest(before, now):
+        if old is None:
+            return f"'{new}' is new"
+        if new is None:
+            return f"'{old}' is gone"
         if old != new:
             return f"'{old}' is now '{new}'"
-    if len(now) > len(before):
-        return f"'{now[len(before)]}' is new"
-    return f"'{before[len(now)]}' is gone"
+    return None

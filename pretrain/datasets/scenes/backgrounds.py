@@ -187,11 +187,6 @@ def space(size: int, rng: np.random.Generator) -> Background:
 
 
 BACKGROUNDS: dict[str, Callable[[int, np.random.Generator], Background]] = {
-    "kitchen": kitchen,
-    "office": office,
-    "street": street,
-    "forest": forest,
-    "sea": sea,
-    "sky": sky,
-    "space": space,
+    draw.__name__: draw for draw in (kitchen, office, street, forest, sea, sky, space)
 }
+"""By context."""

@@ -113,9 +113,9 @@ def turned(points: Points, degrees: float, x: float = 0.0, y: float = 0.0) -> Po
     return result
 
 
-def mirrored(pieces: Sequence[Points]) -> list[Points]:
-    """The pieces with x reversed."""
-    return [piece * (-1.0, 1.0) for piece in pieces]
+def both_sides(pieces: Sequence[Points]) -> list[Points]:
+    """The pieces, and the pieces with x reversed."""
+    return [*pieces, *(piece * (-1.0, 1.0) for piece in pieces)]
 
 
 def lumps(rng: np.random.Generator, x: float, y: float, rx: float, ry: float, *, n: int) -> Points:

@@ -9,11 +9,11 @@ import numpy as np
 from pretrain.datasets.scenes.drawing import Drawing, Part
 from pretrain.datasets.scenes.outlines import (
     Points,
+    both_sides,
     box,
     ellipse,
     lathe,
     limb,
-    mirrored,
     polygon,
     smooth,
     turned,
@@ -36,10 +36,10 @@ def table(rng: np.random.Generator) -> Drawing:
         splay = u(-0.02, 0.1)
         x = half - slant - leg / 2
         back = [polygon((x - leg, 0), (x, 0), (x, tall - deep), (x - leg * 0.8, tall - deep))]
-        parts.append(Part("dark", back + mirrored(back)))
+        parts.append(Part("dark", both_sides(back)))
         x = half - leg / 2
         front = [polygon((x - leg, 0.05), (x, 0.05), (x + splay, tall), (x + splay - leg, tall))]
-        parts.append(Part("b", front + mirrored(front)))
+        parts.append(Part("b", both_sides(front)))
     if round_top:
         parts.append(Part("c", [ellipse(0, slab, half, deep)]))
         parts.append(Part("a", [ellipse(0, 0, half, deep)]))
@@ -127,8 +127,8 @@ def book(rng: np.random.Generator) -> Drawing:
             lines.append(box(0.12 * half, y, half * u(0.6, 0.9), y + 0.035))
         return [
             Part("a", [cover]),
-            Part("pale", [page, *mirrored([page])]),
-            Part("dark", lines + mirrored(lines)),
+            Part("pale", both_sides([page])),
+            Part("dark", both_sides(lines)),
             Part("dark", limb([(0, -tall), (0, tall)], 0.025)),
         ]
     half, tall, thick = u(0.3, 0.5), u(0.5, 0.65), u(0.08, 0.22)
@@ -158,7 +158,7 @@ def clock(rng: np.random.Generator) -> Drawing:
     parts = []
     if not square and rng.random() < 0.45:
         bells = [ellipse(0.32, -0.5, 0.2, 0.15), *limb([(0.3, 0.4), (0.45, 0.62)], 0.1)]
-        parts.append(Part("b", bells + mirrored(bells)))
+        parts.append(Part("b", both_sides(bells)))
     frame = box(-0.5, -0.5, 0.5, 0.5, u(0, 0.15)) if square else ellipse(0, 0, 0.5)
     face = box(-dial, -dial, dial, dial, 0.1) if square else ellipse(0, 0, dial)
     parts += [Part("a", [frame]), Part("pale" if rng.random() < 0.7 else "c", [face])]

@@ -9,11 +9,11 @@ import numpy as np
 from pretrain.datasets.scenes.drawing import Drawing, Part
 from pretrain.datasets.scenes.outlines import (
     Points,
+    both_sides,
     ellipse,
     lathe,
     limb,
     lumps,
-    mirrored,
     polygon,
     smooth,
     turned,
@@ -130,14 +130,14 @@ def butterfly(rng: np.random.Generator) -> Drawing:
     feeler = limb(smooth([(0.02, -0.3), (0.1, -0.5), (0.2, -u(0.55, 0.7))], closed=False), 0.03)
 
     def both(pieces: list[Points]) -> list[Points]:
-        return [piece * (squeeze, 1.0) for piece in pieces + mirrored(pieces)]
+        return [piece * (squeeze, 1.0) for piece in both_sides(pieces)]
 
     return [
         Part("b", both([lower])),
         Part("a", both([upper])),
         Part("b" if rng.random() < 0.5 else "a", both(edge)),
         Part("c", both(spots)),
-        Part("dark", feeler + mirrored(feeler)),
+        Part("dark", both_sides(feeler)),
         Part("dark", [*limb([(0, -0.28), (0, u(0.3, 0.45))], 0.12, 0.06), ellipse(0, -0.3, 0.08)]),
     ]
 

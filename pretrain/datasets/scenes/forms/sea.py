@@ -9,10 +9,10 @@ import numpy as np
 from pretrain.datasets.scenes.drawing import Drawing, Part
 from pretrain.datasets.scenes.outlines import (
     Points,
+    both_sides,
     box,
     ellipse,
     limb,
-    mirrored,
     polygon,
     ring,
     smooth,
@@ -135,7 +135,7 @@ def octopus(rng: np.random.Generator) -> Drawing:
     if rng.random() < 0.5:
         parts.append(Part("c", [ellipse(u(-0.6, 0.6) * half, -tall * u(0.5, 1.2), 0.05)
                                 for _ in range(5)]))  # fmt: skip
-    return [*parts, Part("pale", eyes + mirrored(eyes)), Part("dark", pupils + mirrored(pupils))]
+    return [*parts, Part("pale", both_sides(eyes)), Part("dark", both_sides(pupils))]
 
 
 def crab(rng: np.random.Generator) -> Drawing:
@@ -158,12 +158,12 @@ def crab(rng: np.random.Generator) -> Drawing:
     stalk = limb([(0.1, -tall * 0.7), (0.12, -tall - 0.1)], 0.04)
     iris = [ellipse(0.12, -tall - 0.1, 0.06)]
     return [
-        Part("b", legs + mirrored(legs)),
-        Part("a", arm + mirrored(arm)),
-        Part("a", pincer + mirrored(pincer)),
-        Part("hole", gap + mirrored(gap)),
-        Part("b", stalk + mirrored(stalk)),
-        Part("dark", iris + mirrored(iris)),
+        Part("b", both_sides(legs)),
+        Part("a", both_sides(arm)),
+        Part("a", both_sides(pincer)),
+        Part("hole", both_sides(gap)),
+        Part("b", both_sides(stalk)),
+        Part("dark", both_sides(iris)),
         Part("a", [smooth([(half, -0.03), (half * 0.6, -tall), (-half * 0.6, -tall), (-half, -0.03),
                            (-half * 0.5, tall), (half * 0.5, tall)])]),
     ]  # fmt: skip
@@ -214,7 +214,7 @@ def anchor(rng: np.random.Generator) -> Drawing:
                      (reach + u(-0.02, 0.08), tall - lift - u(0.16, 0.26)))]  # fmt: skip
     parts = [
         Part("metal" if rng.random() < 0.3 else "a",
-             limb([(0, -tall), (0, tall)], bar) + limb(arms, bar) + fluke + mirrored(fluke)),
+             limb([(0, -tall), (0, tall)], bar) + limb(arms, bar) + both_sides(fluke)),
         Part("b", limb([(-stock, -tall * 0.7), (stock, -tall * 0.7)], bar * 0.9)),
         Part("b", ring(0, -tall - eye, eye, eye, bar * 0.55)),
     ]  # fmt: skip

@@ -7,11 +7,11 @@ import numpy as np
 from pretrain.datasets.scenes.drawing import Drawing, Part
 from pretrain.datasets.scenes.outlines import (
     Points,
+    both_sides,
     box,
     ellipse,
     lathe,
     limb,
-    mirrored,
     polygon,
     smooth,
     turned,
@@ -28,12 +28,12 @@ def airplane(rng: np.random.Generator) -> Drawing:
                     (0, place + root))]  # fmt: skip
     tail = [polygon((0, long * 0.72), (span * u(0.3, 0.42), long * 0.8 + sweep * 0.3),
                     (span * 0.3, long * 0.95 + sweep * 0.3), (0, long * 0.92))]  # fmt: skip
-    parts = [Part("b", wing + mirrored(wing)), Part("b", tail + mirrored(tail))]
+    parts = [Part("b", both_sides(wing)), Part("b", both_sides(tail))]
     if rng.random() < 0.6:
         x = span * u(0.35, 0.5)
         y = place + sweep * x / span
         pods = limb([(x, y - 0.06), (x, y + 0.1)], u(0.07, 0.11))
-        parts.append(Part("metal", pods + mirrored(pods)))
+        parts.append(Part("metal", both_sides(pods)))
     hull = [(-long, 0.0), (-long * 0.85, fat * 0.8), (0.0, fat), (long * 0.6, fat * 0.8),
             (long, fat * 0.25)]  # fmt: skip
     parts.append(Part("a", [lathe(hull)]))
@@ -60,7 +60,7 @@ def balloon(rng: np.random.Generator) -> Drawing:
     side = waist * u(0.7, 1.0)
     ropes = limb([(waist, low), (side, low + gap)], 0.02)
     basket = box(-side, low + gap, side, low + gap + u(0.14, 0.22), 0.03)
-    return [*parts, Part("dark", ropes + mirrored(ropes)), Part("c", [basket])]
+    return [*parts, Part("dark", both_sides(ropes)), Part("c", [basket])]
 
 
 def kite(rng: np.random.Generator) -> Drawing:
@@ -108,7 +108,7 @@ def rocket(rng: np.random.Generator) -> Drawing:
         parts.append(Part("c", [polygon((-half * 0.5, tall * 0.85), (half * 0.5, tall * 0.85),
                                         (half * 0.3, tall + flame * 0.5), (0, tall + flame),
                                         (-half * 0.3, tall + flame * 0.5))]))  # fmt: skip
-    parts += [Part("b", fin + mirrored(fin)), Part("a", [hull]), Part("b", [nose])]
+    parts += [Part("b", both_sides(fin)), Part("a", [hull]), Part("b", [nose])]
     for y in np.linspace(-0.25, 0.2, int(rng.integers(1, 4))):
         parts.append(Part("metal", [ellipse(0, y, half * 0.45)]))
         parts.append(Part("glass", [ellipse(0, y, half * 0.3)]))
@@ -163,8 +163,8 @@ def satellite(rng: np.random.Generator) -> Drawing:
     boom = limb([(-end * 0.9, 0), (end * 0.9, 0)], 0.05)
     parts = [
         Part("metal", boom),
-        Part("metal", frame + mirrored(frame)),
-        Part("b", panes + mirrored(panes)),
+        Part("metal", both_sides(frame)),
+        Part("b", both_sides(panes)),
     ]
     if rng.random() < 0.7:
         size = u(0.16, 0.26)
@@ -173,7 +173,7 @@ def satellite(rng: np.random.Generator) -> Drawing:
         parts.append(Part("pale", [*limb([(0, -tall), (0, -tall - size)], 0.03), dish]))
     else:
         mast = limb([(half * 0.5, -tall), (half * 0.8, -tall - u(0.2, 0.4))], 0.035)
-        parts.append(Part("metal", mast + mirrored(mast)))
+        parts.append(Part("metal", both_sides(mast)))
     body = box(-half, -tall, half, tall, u(0, 0.08))
     return [*parts, Part("a", [body]), Part("c", [body * (1.0, 0.3)])]
 
@@ -191,7 +191,7 @@ def ufo(rng: np.random.Generator) -> Drawing:
     parts = []
     if rng.random() < 0.4:
         legs = limb([(half * 0.35, flat * 0.5), (half * 0.5, flat + u(0.12, 0.25))], 0.05)
-        parts.append(Part("metal", legs + mirrored(legs)))
+        parts.append(Part("metal", both_sides(legs)))
     parts.append(Part("glass", [ellipse(0, -flat * 0.6, dome, rise, start=180, stop=360)]))
     if rng.random() < 0.4:
         parts.append(Part("b", [ellipse(0, -flat * 0.6 - rise * 0.4, dome * 0.3, rise * 0.4)]))

@@ -9,10 +9,10 @@ import numpy as np
 from pretrain.datasets.scenes.drawing import Drawing, Part
 from pretrain.datasets.scenes.outlines import (
     Points,
+    both_sides,
     box,
     ellipse,
     limb,
-    mirrored,
     polygon,
     ring,
     smooth,
@@ -227,14 +227,14 @@ def cat(rng: np.random.Generator) -> Drawing:
     shift = np.array([turn, 0.0])
 
     def moved(pieces: list[Points]) -> list[Points]:
-        return [piece + shift for piece in pieces + mirrored(pieces)]
+        return [piece + shift for piece in both_sides(pieces)]
 
     return [
         Part("a", limb(smooth(tail, closed=False, steps=4), 0.13, 0.07)),
         Part("a", [body]),
         Part("b", [ellipse(0, -tall * 0.35, half * 0.45, tall * 0.35)]),
-        Part("a", legs + mirrored(legs)),
-        Part("b", paws + mirrored(paws)),
+        Part("a", both_sides(legs)),
+        Part("b", both_sides(paws)),
         Part("a", moved(ear)),
         Part("b", moved(inner)),
         Part("a", [ellipse(turn, top, head * 1.08, head * 0.95)]),
