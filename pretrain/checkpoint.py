@@ -12,6 +12,7 @@ import torch
 
 from pretrain.core.errors import InputError
 from pretrain.core.files import replacing, sha256, sync
+from pretrain.core.run_files import CHECKPOINTS
 
 log = logging.getLogger(__name__)
 
@@ -80,6 +81,15 @@ def load_latest(folder: Path) -> tuple[Path, State] | None:
     if paths:
         raise InputError(f"{folder}: all {len(paths)} checkpoints are damaged; remove the folder")
     return None
+
+
+def read_run(source: Path) -> tuple[Path, State] | None:
+    """Of a run's folder the newest sound checkpoint, None where there is none; or this checkpoint.
+
+    Raises:
+        InputError: it is damaged, or all are.
+    """
+    return load_latest(source / CHECKPOINTS) if source.is_dir() else (source, load(source))
 
 
 def files_in(folder: Path) -> list[Path]:

@@ -67,15 +67,10 @@ def load_pretrained(source: Path) -> PretrainedEncoder:
     Raises:
         InputError: nothing there, damaged, or not a checkpoint of this project.
     """
-    if source.is_dir():
-        found = checkpoint.load_latest(source / CHECKPOINTS)
-        if found is None:
-            raise InputError(
-                f"{source}: no checkpoint in {source / 'checkpoints'}; run pretraining"
-            )
-        path, state = found
-    else:
-        path, state = source, checkpoint.load(source)
+    found = checkpoint.read_run(source)
+    if found is None:
+        raise InputError(f"{source}: no checkpoint in {source / CHECKPOINTS}; run pretraining")
+    path, state = found
     if "description" not in state or "model" not in state:
         raise InputError(f"{path}: not a checkpoint of `hcl pretrain`")
     description = parse(Description, state["description"], source=str(path), at="description")

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from downstream.retrieval.neighbors import Engine, portions
+from downstream.retrieval.neighbors import Engine, nearest
 from downstream.retrieval.spaces import Rows, Space, ball, sphere
 from pretrain.core.errors import InputError
 
@@ -47,12 +47,7 @@ def recall_at_k(
     space = make_space(embeddings, geometry, c)
     codes = label_codes(labels, len(space))
     check_ks(ks)
-    found = np.empty((len(space), len(ks)), dtype=np.bool_)
-    for part, neighbors in portions(space, max(ks), engine=engine):
-        right = codes[neighbors.rows] == codes[part][:, None]
-        for place, k in enumerate(ks):
-            found[part, place] = right[:, :k].any(axis=1)
-    return {k: float(found[:, place].mean()) for place, k in enumerate(ks)}
+    return recall_of(nearest(space, max(ks), engine=engine), codes, ks)
 
 
 def make_space(

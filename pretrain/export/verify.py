@@ -11,11 +11,10 @@ from functools import cache
 from typing import Any
 
 import torch
-import torchvision
 from torch import Tensor, nn
 
 from pretrain.core.errors import InputError
-from pretrain.models.backbones import is_timm
+from pretrain.models.backbones import build_backbone, is_timm
 from pretrain.pretrained import PretrainedEncoder
 
 TOLERANCE = 1e-5
@@ -28,8 +27,8 @@ FC_KEYS = ("fc.weight", "fc.bias")
 def resnet_shapes(architecture: str) -> dict[str, torch.Size]:
     """Of every tensor of a torchvision ResNet but its classifier."""
     with torch.device("meta"):
-        state = getattr(torchvision.models, architecture)(weights=None).state_dict()
-    return {name: value.shape for name, value in state.items() if name not in FC_KEYS}
+        state = build_backbone(architecture).state_dict()
+    return {name: value.shape for name, value in state.items()}
 
 
 def check_tensors(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import time
 import weakref
 from collections.abc import Callable, Iterator
@@ -93,11 +94,17 @@ class Trainer(TrainerBase):  # type: ignore[misc]
         self.detector.train()
         super().train(self.start_iter, self.max_iter)
 
-    def loader(self) -> Any:
-        """Endless batches of augmented images, of one part for this process each."""
+    def loader(self, workers: int | None = None) -> Any:
+        """Endless batches of augmented images, of one part for this process each.
+
+        Args:
+            workers: processes that read images; None: as the config says.
+        """
         config = self.cfg.clone()
         config.defrost()
         config.SOLVER.IMS_PER_BATCH //= self.parts
+        if workers is not None:
+            config.DATALOADER.NUM_WORKERS = workers
         return build_detection_train_loader(config, mapper=Mapper(config, is_train=True))
 
     def run_step(self) -> None:
@@ -152,7 +159,7 @@ class Trainer(TrainerBase):  # type: ignore[misc]
         if config.TEST.PRECISE_BN.ENABLED and get_bn_modules(self.detector):
             # As many images as without accumulation.
             count = config.TEST.PRECISE_BN.NUM_ITER * self.parts
-            loader = _Late(self._precise_loader)
+            loader = _Late(functools.partial(self.loader, workers=0))
             found.append(hooks.PreciseBN(config.TEST.EVAL_PERIOD, self.model, loader, count))
         if comm.is_main_process():
             period = config.SOLVER.CHECKPOINT_PERIOD
@@ -162,13 +169,6 @@ class Trainer(TrainerBase):  # type: ignore[misc]
             writing = max(1, min(20, config.SOLVER.MAX_ITER // 10))
             found.append(hooks.PeriodicWriter(self.build_writers(), period=writing))
         return found
-
-    def _precise_loader(self) -> Any:
-        config = self.cfg.clone()
-        config.defrost()
-        config.SOLVER.IMS_PER_BATCH //= self.parts
-        config.DATALOADER.NUM_WORKERS = 0
-        return build_detection_train_loader(config, mapper=Mapper(config, is_train=True))
 
     def build_writers(self) -> list[Any]:
         """The loss curve, and the console."""

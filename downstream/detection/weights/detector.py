@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torchvision
 from PIL import Image
 from torch import Tensor, nn
 
@@ -148,8 +147,7 @@ def source_features(weights: Backbone, images: Tensor) -> dict[str, Tensor]:
         for kind in ("MEAN", "STD")
     )
     if weights.of_timm:
-        options = weights.config["HCL.TIMM.OPTIONS"]
-        network = build_backbone(TIMM + weights.architecture, options)
+        network = build_backbone(TIMM + weights.architecture, weights.config["HCL.TIMM.OPTIONS"])
         network.load_state_dict(weights.tensors)
         stages = find_stages(weights.architecture, network)
         outputs = timm_features(network, images, mean, std)
@@ -157,9 +155,9 @@ def source_features(weights: Backbone, images: Tensor) -> dict[str, Tensor]:
             layer: outputs[stage.module]
             for layer, stage in zip(LAYERS, stages.values(), strict=True)
         }
-    network = getattr(torchvision.models, weights.architecture)(weights=None)
-    names = [name for name in network.state_dict() if not name.startswith("fc.")]
-    network.load_state_dict({n: weights.tensors[detectron2_name(n)] for n in names}, strict=False)
+    network = build_backbone(weights.architecture)
+    names = network.state_dict()
+    network.load_state_dict({name: weights.tensors[detectron2_name(name)] for name in names})
     return torchvision_features(network, images, mean, std)
 
 

@@ -33,11 +33,10 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"{output / FILE_NAME}: already there")
         return 0
     tuned.network.to(device_of(arguments.device))
-    command = arguments.command_line
     result = score(
         tuned,
         output,
-        command,
+        arguments.command_line,
         engine=arguments.search,
         delta_subsets=arguments.delta,
         histogram=arguments.histogram,

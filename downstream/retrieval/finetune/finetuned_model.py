@@ -11,7 +11,6 @@ from downstream.retrieval.finetune.settings import FinetuneSettings
 from pretrain import checkpoint
 from pretrain.core.config import override
 from pretrain.core.errors import InputError
-from pretrain.core.run_files import CHECKPOINTS
 from pretrain.core.settings import parse
 
 
@@ -31,9 +30,7 @@ def is_finetuned(source: Path) -> bool:
     Raises:
         InputError: a checkpoint is damaged.
     """
-    if not source.is_dir():
-        return "architecture" in checkpoint.load(source)
-    found = checkpoint.load_latest(source / CHECKPOINTS)
+    found = checkpoint.read_run(source)
     return found is not None and "architecture" in found[1]
 
 
@@ -43,13 +40,10 @@ def load_finetuned(source: Path) -> FinetunedModel:
     Raises:
         InputError: nothing there, damaged, or of another command.
     """
-    if source.is_dir():
-        found = checkpoint.load_latest(source / CHECKPOINTS)
-        if found is None:
-            raise InputError(f"{source}: no checkpoint; run `hcl retrieve train` first")
-        path, state = found
-    else:
-        path, state = source, checkpoint.load(source)
+    found = checkpoint.read_run(source)
+    if found is None:
+        raise InputError(f"{source}: no checkpoint; run `hcl retrieve train` first")
+    path, state = found
     if "architecture" not in state or "network" not in state:
         raise InputError(
             f"{path}: not a checkpoint of `hcl retrieve train`; for one of `hcl pretrain` use "
