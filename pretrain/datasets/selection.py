@@ -95,36 +95,38 @@ def select(index: Index, folder: Path, rule: Rule) -> Index:
         )
     new_label = np.full(max(len(index.categories), 1), -1, np.int32)
     new_label[chosen.labels] = np.arange(len(chosen.labels))
-    dropped = 0
-    digest = hashlib.sha256()
-    names = []
+    rows = chosen.rows.tolist()
+    listed = "".join(f"{Path(index.file_name(row)).stem}\n" for row in rows)
+    inside, written = int(np.diff(index.column("box_offsets"))[rows].sum()), 0
     with IndexWriter(folder, index.images) as writer:
-        for row in chosen.rows:
-            record, lost = _cut(index, int(row), new_label)
-            dropped += lost
-            writer.append(record)
-            name = f"{Path(record.file_name).stem}\n"
-            digest.update(name.encode())
-            names.append(name)
-        outside = index.box_count - int(np.diff(index.column("box_offsets"))[chosen.rows].sum())
+        for row in rows:
+            labels = new_label[index.labels(row)]
+            kept = labels >= 0
+            written += int(kept.sum())
+            boxes, flags = index.boxes(row)[kept], index.flags(row)[kept]
+            name, size, number = index.file_name(row), index.size(row), index.image_id(row)
+            writer.append(Record(name, *size, boxes, labels[kept], number, flags))
         writer.finish(
             categories=tuple(index.categories[n] for n in chosen.labels),
             category_ids=tuple(index.category_ids[n] for n in chosen.labels),
-            dropped={"of images not chosen": outside, "of classes not chosen": dropped},
+            dropped={
+                "of images not chosen": index.box_count - inside,
+                "of classes not chosen": inside - written,
+            },
             clipped=0,
             source=index.meta["source"],
             options=index.meta["options"],
             extra={
                 "selection": {
                     "rule": vars(rule),
-                    "images": len(chosen.rows),
+                    "images": len(rows),
                     "classes": len(chosen.labels),
                     "rounds": chosen.rounds,
-                    "list_sha256": digest.hexdigest(),
+                    "list_sha256": hashlib.sha256(listed.encode()).hexdigest(),
                     "from_fingerprint": index.fingerprint,
                 }
             },
-            files={LIST: "".join(names)},
+            files={LIST: listed},
         )
     return Index.open(folder)
 
@@ -137,18 +139,3 @@ def compare_with_paper(selection: dict[str, Any]) -> str:
         f"{selection['images']} images, {selection['classes']} classes; published for OpenImages: "
         f"{PAPER['images']} images, {PAPER['classes']} classes ({verdict})"
     )
-
-
-def _cut(index: Index, row: int, new_label: NDArray[np.int32]) -> tuple[Record, int]:
-    """The record with the boxes of chosen classes, and how many others it had."""
-    labels = new_label[index.labels(row)]
-    kept = labels >= 0
-    record = Record(
-        index.file_name(row),
-        *index.size(row),
-        index.boxes(row)[kept],
-        labels[kept],
-        index.image_id(row),
-        index.flags(row)[kept],
-    )
-    return record, int((~kept).sum())
