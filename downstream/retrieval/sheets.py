@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
-from torch import Tensor
 
 from downstream.retrieval.objects import Objects, cut_objects
 from downstream.retrieval.spaces import Rows
@@ -65,7 +64,8 @@ def write_sheet(
         left, top = _left(column), CAPTION + line * (CELL + CAPTION)
         outer = (left, top, left + SIDE + 2 * FRAME - 1, top + SIDE + 2 * FRAME - 1)
         draw.rectangle(outer, fill=color)
-        sheet.paste(_picture(crop), (left + FRAME, top + FRAME))
+        picture = Image.fromarray(crop.permute(1, 2, 0).numpy())
+        sheet.paste(picture, (left + FRAME, top + FRAME))
         caption = _fit(draw, objects.categories[label], font)
         draw.text((left, top + SIDE + 2 * FRAME + 2), caption, color, font)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -75,10 +75,6 @@ def write_sheet(
 def _left(column: int) -> int:
     # The query stands a little apart.
     return GAP + column * CELL + (GAP if column else 0)
-
-
-def _picture(crop: Tensor) -> Image.Image:
-    return Image.fromarray(crop.permute(1, 2, 0).numpy())
 
 
 def _fit(

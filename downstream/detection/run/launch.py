@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pretrain.core.errors import InputError
+from pretrain.core.exit_status import WRONG_INPUT
 from pretrain.distributed import World, process_group
 
 T = TypeVar("T")
-USER_ERROR = 2
-"""Exit status of a process that the user's own mistake has ended."""
 
 
 @contextlib.contextmanager
@@ -118,4 +117,4 @@ def _work(
         # The first to fail is the reason; the others only miss it.
         with contextlib.suppress(FileExistsError), report.open("x", encoding="utf-8") as file:
             file.write(str(error))
-        raise SystemExit(USER_ERROR) from None
+        raise SystemExit(WRONG_INPUT) from None

@@ -31,11 +31,11 @@ def read(root: Path) -> LabeledImages:
     """
     for base in (root, root / FOLDER, root / "stanford_cars"):
         if (base / JOINT).is_file():
-            return _collect(base, _joint(base / JOINT))
+            return _collect(base, _pairs(base / JOINT, "relative_im_path"))
         lists = [_find(base, name) for name in (TRAIN_LIST, TEST_LIST)]
         if lists[0] is not None and lists[1] is not None:
-            pairs = _of_list(lists[0], "cars_train") + _of_list(lists[1], "cars_test")
-            return _collect(base, pairs)
+            pairs = _pairs(lists[0], "fname", "cars_train/")
+            return _collect(base, pairs + _pairs(lists[1], "fname", "cars_test/"))
         if lists[0] is not None:
             raise InputError(
                 f"{base / TEST_LIST}: not there; cars_test_annos.mat holds no classes, get the "
@@ -57,18 +57,15 @@ def _collect(base: Path, pairs: list[tuple[str, int]]) -> LabeledImages:
     return collect("cars", base, items)
 
 
-def _joint(file: Path) -> list[tuple[str, int]]:
-    """Path and class from 1 of every image, from the one list of all."""
+def _pairs(file: Path, column: str, folder: str = "") -> list[tuple[str, int]]:
+    """Path and class from 1 of every image in a list, whose ``column`` has names in ``folder``."""
     records = _records(file)
-    _need(file, records, ("relative_im_path", "class"))
-    return [(_text(r["relative_im_path"]), _number(r["class"])) for r in records]
-
-
-def _of_list(file: Path, folder: str) -> list[tuple[str, int]]:
-    """Path and class from 1 of every image, from the list of one folder."""
-    records = _records(file)
-    _need(file, records, ("fname", "class"))
-    return [(f"{folder}/{_text(r['fname'])}", _number(r["class"])) for r in records]
+    lacking = [name for name in (column, "class") if name not in (records.dtype.names or ())]
+    if lacking:
+        raise InputError(
+            f"{file}: its annotations have no '{lacking[0]}'; {TEST_LIST} and {TRAIN_LIST} have"
+        )
+    return [(f"{folder}{r[column].item()}", int(r["class"].item())) for r in records]
 
 
 def _records(file: Path) -> Any:
@@ -83,19 +80,3 @@ def _records(file: Path) -> Any:
     if "annotations" not in content or content["annotations"].dtype.names is None:
         raise InputError(f"{file}: has no struct 'annotations'; is it the list of Cars-196?")
     return content["annotations"].ravel()
-
-
-def _need(file: Path, records: Any, names: tuple[str, ...]) -> None:
-    lacking = [name for name in names if name not in (records.dtype.names or ())]
-    if lacking:
-        raise InputError(
-            f"{file}: its annotations have no '{lacking[0]}'; {TEST_LIST} and {TRAIN_LIST} have"
-        )
-
-
-def _text(value: Any) -> str:
-    return str(value.item())
-
-
-def _number(value: Any) -> int:
-    return int(value.item())

@@ -75,19 +75,15 @@ def class_names(categories: Sequence[str], annotations: Path, classes: Classes) 
     """
     if classes == "fine":
         return list(categories)
-    above = _supercategories(annotations)
+    document = json.loads(annotations.read_text(encoding="utf-8"))
+    above = {
+        category["name"]: category["supercategory"]
+        for category in document["categories"]
+        if isinstance(category.get("supercategory"), str) and category["supercategory"]
+    }
     lacking = [name for name in categories if name not in above]
     if lacking:
         raise InputError(
             f"{annotations}: category '{lacking[0]}' has no 'supercategory'; take the fine classes"
         )
     return [above[name] for name in categories]
-
-
-def _supercategories(annotations: Path) -> dict[str, str]:
-    document = json.loads(annotations.read_text(encoding="utf-8"))
-    return {
-        category["name"]: category["supercategory"]
-        for category in document["categories"]
-        if isinstance(category.get("supercategory"), str) and category["supercategory"]
-    }

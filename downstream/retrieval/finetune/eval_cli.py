@@ -27,7 +27,8 @@ def run(arguments: argparse.Namespace) -> int:
     tuned = with_overrides(tuned, arguments.overrides, source="hcl retrieve eval")
     known = None if arguments.fresh else _known(tuned, output)
     # What is asked for beyond an evaluation joins the result that is there.
-    more = arguments.delta or (arguments.histogram and not _has_colors(known))
+    colors = known is not None and any("/colours/" in name for name in known.metrics)
+    more = arguments.delta or (arguments.histogram and not colors)
     if known is not None and not more:
         print(summary(known))
         print(f"{output / FILE_NAME}: already there")
@@ -65,10 +66,6 @@ def _known(tuned: FinetunedModel, output: Path) -> Result | None:
     protocol = protocol_of(tuned.settings, open_images(tuned.settings.data))
     identity = {"weights_sha256": sha256(tuned.checkpoint)}
     return finished(output, "retrieval", row_name(tuned.settings), protocol, identity)
-
-
-def _has_colors(result: Result | None) -> bool:
-    return result is not None and any("/colours/" in name for name in result.metrics)
 
 
 def _subsets(text: str) -> int:

@@ -12,7 +12,6 @@ from pretrain.core.settings import Settings
 from pretrain.models import build_backbone
 from pretrain.models.backbones import import_timm
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 NO_DOWNLOAD = "put them into a file and set model.weights to it"
 
 
