@@ -33,16 +33,14 @@ class Setting:
 
     Attributes:
         key: dotted, as on the command line.
-        owner: the class that it is a field of; its docstring says what it means.
-        name: of the field.
         field: type, default and range.
+        meaning: what the docstring of its class says of it.
         method: for settings below ``method``, which methods have it.
     """
 
     key: str
-    owner: type[BaseModel]
-    name: str
     field: FieldInfo
+    meaning: str
     method: tuple[str, ...] = ()
 
 
@@ -54,19 +52,19 @@ def settings_of(kind: str) -> dict[str, list[Setting]]:
     """
     found: dict[str, list[Setting]] = {}
     for setting in _all_of(kind):
-        same = [other for other in found.get(setting.key, []) if _alike(other, setting)]
-        if same:
-            others = [other for other in found[setting.key] if other not in same]
-            merged = replace(same[0], method=(*same[0].method, *setting.method))
-            found[setting.key] = [*others, merged]
+        known = found.setdefault(setting.key, [])
+        same = next((other for other in known if _alike(other, setting)), None)
+        if same is not None:
+            known[:] = [other for other in known if other is not same]
+            known.append(replace(same, method=(*same.method, *setting.method)))
         else:
-            found.setdefault(setting.key, []).append(setting)
+            known.append(setting)
     return found
 
 
 def _alike(one: Setting, other: Setting) -> bool:
-    same = _default(one.field) == _default(other.field) and _doc(one) == _doc(other)
-    return same and describe(one.field) == describe(other.field)
+    same = one.meaning == other.meaning and describe(one.field) == describe(other.field)
+    return same and _default(one.field) == _default(other.field)
 
 
 def _all_of(kind: str) -> Iterator[Setting]:
@@ -89,7 +87,7 @@ def _all_of(kind: str) -> Iterator[Setting]:
 
 def _fields(owner: type[BaseModel], prefix: str, method: tuple[str, ...] = ()) -> Iterator[Setting]:
     for name, field in owner.model_fields.items():
-        yield Setting(f"{prefix}{name}", owner, name, field, method)
+        yield Setting(f"{prefix}{name}", field, documentation(owner, name), method)
         if prefix + name != "method":
             for section in _sections(field.annotation):
                 yield from _fields(section, f"{prefix}{name}.", method)
@@ -102,10 +100,6 @@ def _sections(annotation: Any) -> list[type[BaseModel]]:
     if typing.get_origin(annotation) in (typing.Union, types.UnionType, typing.Annotated):
         return [found for part in typing.get_args(annotation) for found in _sections(part)]
     return []
-
-
-def _doc(setting: Setting) -> str:
-    return documentation(setting.owner, setting.name)
 
 
 def describe(field: FieldInfo) -> str:
@@ -195,9 +189,7 @@ def explain(kind: str, key: str, settings: list[Setting]) -> str:
     for setting in settings:
         of = f", method {', '.join(setting.method)}" if setting.method else ""
         lines.append(f"{key}   ({kind}{of})")
-        meaning = _doc(setting)
-        if meaning:
-            lines += textwrap.wrap(meaning, WIDTH, initial_indent="  ", subsequent_indent="  ")
+        lines += textwrap.wrap(setting.meaning, WIDTH, initial_indent="  ", subsequent_indent="  ")
         sections = _sections(setting.field.annotation) if key != "method" else []
         if sections:
             summary = inspect.cleandoc(sections[0].__doc__ or "").split("\n\n")[0]
