@@ -10,7 +10,7 @@ PYTEST := OMP_WAIT_POLICY=passive $(BIN)/python -m pytest
 .PHONY: help install quickstart test test-quick test-slurm lint format clean
 
 help:
-	@echo "make quickstart  install, then pretrain, judge and compare three rows on embedded data"
+	@echo "make quickstart  install, then pretrain, evaluate and compare three networks on drawn scenes"
 	@echo "make test        the whole test suite"
 	@echo "make test-quick  a part of it that touches every package, in a few minutes"
 	@echo "make test-slurm  of these, the jobs on a real Slurm, which it gets and starts itself"
