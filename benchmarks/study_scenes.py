@@ -107,10 +107,16 @@ def main() -> None:
         if match is not None and match["row"] in ROWS:
             runs.setdefault(match["row"], {})[int(match["seed"])] = folder
     rows = {row: measured(runs[row]) for row in ROWS if row in runs}
+    complete = {
+        row: [
+            run for run in seeds.values() if all((run / f / SAMPLES).exists() for f, _ in OUTCOMES)
+        ]
+        for row, seeds in runs.items()
+    }
     tests = {
-        f"{first} less {second}": compare(list(runs[first].values()), list(runs[second].values()))
+        f"{first} less {second}": compare(complete[first], complete[second])
         for first, second in COMPARISONS
-        if all(len(runs.get(row, ())) >= SEEDS for row in (first, second))
+        if all(len(complete.get(row, ())) >= SEEDS for row in (first, second))
     }
     arguments.output.write_text(
         json.dumps(
