@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Run ``hcl data show ...``."""
     from pretrain.config import load_settings
-    from pretrain.data.contact_sheet import sample, sheet
+    from pretrain.data.contact_sheet import sample, save_png, sheet
     from pretrain.data.index import Index
     from pretrain.data.pairs import PairTable, check_pairs
     from pretrain.data.sampler import permutation
@@ -76,12 +76,7 @@ def run(arguments: argparse.Namespace) -> int:
         f"{settings.method_name}, views of {plan.size} px, seed {settings.seed}, "
         f"epoch {arguments.epoch}: {arguments.index}"
     )
-    picture = sheet(samples, plan, heading)
-    try:
-        arguments.output.parent.mkdir(parents=True, exist_ok=True)
-        picture.save(arguments.output, "PNG")
-    except OSError as error:
-        raise InputError(f"{arguments.output}: cannot be written ({error})") from None
+    save_png(sheet(samples, plan, heading), arguments.output)
     fallback = sum(one.fallback for one in samples)
     unreadable = [one for one in samples if one.fault]
     print(

@@ -7,8 +7,11 @@ from dataclasses import dataclass
 from PIL import Image, ImageDraw, ImageFont
 
 from pretrain.core.errors import InputError
+from pretrain.data.contact_sheet import as_picture, scaled_into
 from pretrain.data.decode import ImageError, read_image
 from pretrain.data.index import Index
+from pretrain.data.pairs import Pair
+from pretrain.data.views import Window
 
 SIDE, WIDE = 200, 290
 """Of a region and height of an image; greatest width of an image, px."""
@@ -24,17 +27,13 @@ class Match:
 
     Attributes:
         row: of the image.
-        other: row of its neighbor.
-        query: x1 y1 x2 y2 in the image, whole px.
-        key: the same in the neighbor.
+        pair: its region, its neighbor and the neighbor's region.
         place: what pair it is, in words.
         similarity: cosine of the features, where it is known.
     """
 
     row: int
-    other: int
-    query: tuple[int, ...]
-    key: tuple[int, ...]
+    pair: Pair
     place: str
     similarity: float | None
 
@@ -49,25 +48,18 @@ def sheet(index: Index, matches: list[Match]) -> Image.Image:
     heads = ("image", "its neighbor", "region", "region that matches")
     for left, head, color in zip(lefts, heads, (QUERY, KEY, QUERY, KEY), strict=True):
         pen.text((left, GAP // 2), head, color, _font(15))
-    for number, match in enumerate(matches):
-        top = LINE + GAP + number * (SIDE + LINE + 2 * GAP)
+    for place, match in enumerate(matches):
+        top = LINE + GAP + place * (SIDE + LINE + 2 * GAP)
         pen.line((GAP, top - GAP // 2, width - GAP, top - GAP // 2), GROUND)
         _caption(pen, index, match, lefts, top)
-        one, two = _open(index, match.row), _open(index, match.other)
-        for left, image, box, color in (
-            (lefts[0], one, match.query, QUERY),
-            (lefts[1], two, match.key, KEY),
+        for number, (row, box, color) in enumerate(
+            [(match.row, match.pair.query, QUERY), (match.pair.row, match.pair.key, KEY)]
         ):
-            picture.paste(_overview(image, box, color), (left, top + LINE))
-        for left, image, box, color in (
-            (lefts[2], one, match.query, QUERY),
-            (lefts[3], two, match.key, KEY),
-        ):
-            region = image.crop((box[0], box[1], box[2], box[3])).resize(
-                (SIDE, SIDE), Image.Resampling.BILINEAR
-            )
+            image = _open(index, row)
+            picture.paste(_overview(image, box, color), (lefts[number], top + LINE))
+            region = image.crop(box).resize((SIDE, SIDE), Image.Resampling.BILINEAR)
             ImageDraw.Draw(region).rectangle((0, 0, SIDE - 1, SIDE - 1), outline=color, width=3)
-            picture.paste(region, (left, top + LINE))
+            picture.paste(region, (lefts[2 + number], top + LINE))
     return picture
 
 
@@ -75,7 +67,7 @@ def _caption(
     pen: ImageDraw.ImageDraw, index: Index, match: Match, lefts: list[int], top: int
 ) -> None:
     pen.text((lefts[0], top), _fit(pen, index.file_name(match.row)), INK, _font(12))
-    pen.text((lefts[1], top), _fit(pen, index.file_name(match.other)), INK, _font(12))
+    pen.text((lefts[1], top), _fit(pen, index.file_name(match.pair.row)), INK, _font(12))
     pen.text((lefts[2], top), match.place, FAINT, _font(12))
     if match.similarity is None:
         pen.text((lefts[3], top), "cosine not known", FAINT, _font(12))
@@ -93,14 +85,13 @@ def _open(index: Index, row: int) -> Image.Image:
         pixels = read_image(index.path(row), index.size(row))
     except ImageError as error:
         raise InputError(f"{index.path(row)}: {error}") from None
-    return Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
+    return as_picture(pixels)
 
 
-def _overview(image: Image.Image, box: tuple[int, ...], color: tuple[int, int, int]) -> Image.Image:
+def _overview(image: Image.Image, box: Window, color: tuple[int, int, int]) -> Image.Image:
     """The image in the middle of its cell, with the region framed and the rest paler."""
-    scale = min(WIDE / image.width, SIDE / image.height)
-    width, height = max(1, round(image.width * scale)), max(1, round(image.height * scale))
-    small = image.resize((width, height), Image.Resampling.BILINEAR, reducing_gap=3)
+    small, scale = scaled_into(image, WIDE, SIDE)
+    width, height = small.size
     x1, y1, x2, y2 = (round(value * scale) for value in box)
     pale = Image.blend(small, Image.new("RGB", small.size, PAPER), 0.3)
     pale.paste(small.crop((x1, y1, x2, y2)), (x1, y1))

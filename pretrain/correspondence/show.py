@@ -33,6 +33,7 @@ def run(arguments: argparse.Namespace) -> int:
     from pretrain.correspondence.picture import sheet
     from pretrain.correspondence.pipeline import PAIRS
     from pretrain.correspondence.shard_files import manifest
+    from pretrain.data.contact_sheet import save_png
     from pretrain.data.index import Index
     from pretrain.data.pairs import PairTable
 
@@ -47,11 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
     if table.fingerprint != index.fingerprint:
         raise InputError(f"{arguments.folder}: its pairs are of another index than {index.folder}")
     matches = draw_matches(table, index, arguments.folder, arguments.rows, arguments.seed)
-    picture = sheet(index, matches)
-    try:
-        picture.save(arguments.output, "PNG")
-    except OSError as error:
-        raise InputError(f"{arguments.output}: cannot be written ({error.strerror})") from None
+    save_png(sheet(index, matches), arguments.output)
     print(f"{arguments.output}: {len(matches)} of {len(table.query)} pairs")
     return 0
 
@@ -68,7 +65,7 @@ def draw_matches(
 
     from pretrain.correspondence.picture import Match
     from pretrain.correspondence.pipeline import SIMILARITY
-    from pretrain.data.views import whole_window
+    from pretrain.data.pairs import choose_pair
 
     similarity = None
     if (folder / SIMILARITY).is_file():
@@ -79,22 +76,17 @@ def draw_matches(
         raise InputError(f"{folder}: no image has pairs")
     matches = []
     for row in np.sort(rng.permutation(rows)[:count]).tolist():
-        first, stop = (int(place) for place in table.neighbour_offsets[row : row + 2])
-        chosen = int(rng.integers(first, stop))
-        start, end = (int(place) for place in table.pair_offsets[chosen : chosen + 2])
-        pair = int(rng.integers(start, end))
-        other = int(table.neighbours[chosen])
-        matches.append(
-            Match(
-                row,
-                other,
-                whole_window(table.query[pair], index.size(row)),
-                whole_window(table.key[pair], index.size(other)),
-                f"neighbor {chosen - first + 1} of {stop - first}, "
-                f"pair {pair - start + 1} of {end - start}",
-                None if similarity is None else float(similarity[pair]),
-            )
+        pair = choose_pair(table, row, index.size, rng)
+        assert pair is not None, "only rows with pairs are drawn"
+        first, stop = table.neighbour_offsets[row : row + 2]
+        chosen = np.searchsorted(table.pair_offsets, pair.number, "right") - 1
+        start, end = table.pair_offsets[chosen : chosen + 2]
+        place = (
+            f"neighbor {chosen - first + 1} of {stop - first}, "
+            f"pair {pair.number - start + 1} of {end - start}"
         )
+        cosine = None if similarity is None else float(similarity[pair.number])
+        matches.append(Match(row, pair, place, cosine))
     return matches
 
 

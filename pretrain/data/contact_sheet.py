@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from pretrain.core.errors import InputError
 from pretrain.data.augment import AugmentSettings, apply, draw
 from pretrain.data.decode import ImageError, read_image
 from pretrain.data.index import Index
@@ -169,7 +171,7 @@ def _row(
     for number, crop in enumerate(plan.crops):
         for block, views in enumerate((one.before, one.after)):
             x = _column(number + block * len(plan.crops), plan)
-            view = _picture(views[crop.name]).resize((CELL, CELL), Image.Resampling.BILINEAR)
+            view = as_picture(views[crop.name]).resize((CELL, CELL), Image.Resampling.BILINEAR)
             picture.paste(view, (x, top))
 
 
@@ -184,13 +186,7 @@ def _framed(
     pixels: Tensor, boxes: Sequence[Sequence[float]], windows: Mapping[str, Window], plan: ViewPlan
 ) -> Image.Image:
     """An image at the sheet's scale, boxes in white, windows in the crops' colors."""
-    image = _picture(pixels)
-    scale = min(WIDE / image.width, CELL / image.height)
-    small = image.resize(
-        (max(1, round(image.width * scale)), max(1, round(image.height * scale))),
-        Image.Resampling.BILINEAR,
-        reducing_gap=3,
-    )
+    small, scale = scaled_into(as_picture(pixels), WIDE, CELL)
     pen = ImageDraw.Draw(small)
     for box in boxes:
         _frame(pen, box, scale, (255, 255, 255), 1)
@@ -217,8 +213,29 @@ def _color(number: int) -> tuple[int, int, int]:
     return COLORS[number % len(COLORS)]
 
 
-def _picture(view: Tensor) -> Image.Image:
+def as_picture(view: Tensor) -> Image.Image:
+    """A picture of uint8 (3, H, W)."""
     return Image.fromarray(view.permute(1, 2, 0).contiguous().numpy())
+
+
+def scaled_into(image: Image.Image, width: int, height: int) -> tuple[Image.Image, float]:
+    """The image as large as it can be within so many px, and its scale."""
+    scale = min(width / image.width, height / image.height)
+    size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
+    return image.resize(size, Image.Resampling.BILINEAR, reducing_gap=3), scale
+
+
+def save_png(picture: Image.Image, file: Path) -> None:
+    """Write a picture; its folder is made where it is missing.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        picture.save(file, "PNG")
+    except OSError as error:
+        raise InputError(f"{file}: cannot be written ({error})") from None
 
 
 def _text(

@@ -37,11 +37,13 @@ class Pair:
         query: window of the row's own image.
         row: of the other image.
         key: window of the other image.
+        number: its place in the columns of the table.
     """
 
     query: Window
     row: int
     key: Window
+    number: int
 
 
 @dataclass(frozen=True)
@@ -212,7 +214,8 @@ def choose_pair(
     pair = start + int(rng.integers(end - start))
     other = int(table.neighbours[chosen])
     query, key = table.query[pair], table.key[pair]
-    return Pair(whole_window(query, size_of(row)), other, whole_window(key, size_of(other)))
+    size, other_size = size_of(row), size_of(other)
+    return Pair(whole_window(query, size), other, whole_window(key, other_size), pair)
 
 
 def pair_stream(seed: int, epoch: int, row: int) -> np.random.Generator:

@@ -233,10 +233,10 @@ def test_a_pair_is_uniform_over_neighbors_and_then_over_their_pairs():
         assert pair is not None
         counts[pair] = counts.get(pair, 0) + 1
     expected = {
-        Pair((1, 0, 11, 10), 1, (2, 0, 12, 10)): trials / 2,
-        Pair((3, 0, 13, 10), 2, (30, 0, 40, 9)): trials / 6,
-        Pair((4, 0, 14, 10), 2, (40, 0, 50, 9)): trials / 6,
-        Pair((5, 0, 15, 10), 2, (50, 0, 60, 9)): trials / 6,
+        Pair((1, 0, 11, 10), 1, (2, 0, 12, 10), 0): trials / 2,
+        Pair((3, 0, 13, 10), 2, (30, 0, 40, 9), 1): trials / 6,
+        Pair((4, 0, 14, 10), 2, (40, 0, 50, 9), 2): trials / 6,
+        Pair((5, 0, 15, 10), 2, (50, 0, 60, 9), 3): trials / 6,
     }
     assert set(counts) == set(expected)
     difference = sum((counts[pair] - wanted) ** 2 / wanted for pair, wanted in expected.items())
@@ -246,7 +246,7 @@ def test_a_pair_is_uniform_over_neighbors_and_then_over_their_pairs():
 def test_a_row_without_pairs_has_none():
     assert choose_pair(table(), 1, size_of, pair_stream(0, 0, 1)) is None
     only = choose_pair(table(), 2, size_of, pair_stream(0, 0, 2))
-    assert only == Pair((7, 0, 17, 9), 0, (8, 0, 18, 10))
+    assert only == Pair((7, 0, 17, 9), 0, (8, 0, 18, 10), 4)
 
 
 def test_a_table_is_written_and_mapped(tmp_path: Path):
