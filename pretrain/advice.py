@@ -7,7 +7,7 @@ full-size presets get no advice but on the length of their queue.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -97,13 +97,16 @@ def advise(facts: Facts) -> list[str]:
     """
     if facts.total_steps == 0:
         return []
-    found = [text for check in OF_SETTINGS for text in check(facts)]
+    found = [*_rate(facts), *_temperature(facts), *_batch_norm(facts), *_cells(facts)]
     if facts.images is not None and facts.total_steps is not None:
         run = Run(**vars(facts))
         if run.epoch_steps > 0:  # else the run is refused
-            found += [text for check in OF_LENGTH for text in check(run)]
-    if facts.index is not None:
-        found += [text for check in OF_DATA for text in check(facts, facts.index)]
+            found += [*_images_seen(run), *_warmup(run), *_rate_at_the_end(run), *_momentum(run)]
+            found += [*_queue(run), *_left_out(run), *_dense_from(run)]
+            found += [*_checkpoints(run), *_logged_lines(run)]
+    if (index := facts.index) is not None:
+        found += _fallbacks(facts, index)
+        found += [*_small_objects(facts, index), *_small_images(facts, index)]
     return found
 
 
@@ -253,27 +256,23 @@ def _queue(run: Run) -> Iterator[str]:
             setting = "hcl.queue" if own else "method.queue"
             longest[setting] = max(module, longest.get(setting, module), key=lambda q: len(q.rows))
     for setting, queue in longest.items():
-        yield from _queue_against_images(run, setting, len(queue.rows))
-        if len(queue.keys()) == len(queue.rows) > run.seen / 4:
+        size = len(queue.rows)
+        # Every queue takes one key of an image each time it is seen, in each direction.
+        if size > LONGEST_QUEUE * run.images and run.seen > run.images:
+            published = f", unless you reproduce a published recipe, which has {PUBLISHED_QUEUE:,}"
             yield (
-                f"{setting}={len(queue.rows)}: the queue starts with random keys, and the run sees "
+                f"{setting}={size}: the queue holds the keys of {size / run.images:.2g} passes "
+                f"over the {run.images:,} images, so that {own_keys_share(size, run.images):.0%} "
+                "of the queries meet older keys of their own image among the negatives; set "
+                f"{setting}={int(LONGEST_QUEUE * run.images)} or less"
+                f"{published if size == PUBLISHED_QUEUE else ''}"
+            )
+        if len(queue.keys()) == size > run.seen / 4:
+            yield (
+                f"{setting}={size}: the queue starts with random keys, and the run sees "
                 f"{run.seen:,} images, so that random ones are negatives for much of it; set "
                 f"{setting}={max(run.seen // 16, 1)} or less"
             )
-
-
-def _queue_against_images(run: Run, setting: str, size: int) -> Iterator[str]:
-    """Every queue takes one key of an image each time the image is seen, in each direction."""
-    if size <= LONGEST_QUEUE * run.images or run.seen <= run.images:
-        return
-    published = f", unless you reproduce a published recipe, which has {PUBLISHED_QUEUE:,}"
-    yield (
-        f"{setting}={size}: the queue holds the keys of {size / run.images:.2g} passes over the "
-        f"{run.images:,} images, so that {own_keys_share(size, run.images):.0%} of the queries "
-        "meet older keys of their own image among the negatives; set "
-        f"{setting}={int(LONGEST_QUEUE * run.images)} or less"
-        f"{published if size == PUBLISHED_QUEUE else ''}"
-    )
 
 
 def own_keys_share(size: int, images: int) -> float:
@@ -285,9 +284,7 @@ def own_keys_share(size: int, images: int) -> float:
     1 - (2 - K)²/2 up to two, with K in epochs.
     """
     epochs = size / images
-    if epochs <= 1:
-        return epochs**2 / 2
-    return 1 - max(2 - epochs, 0) ** 2 / 2
+    return epochs**2 / 2 if epochs <= 1 else 1 - max(2 - epochs, 0) ** 2 / 2
 
 
 def _left_out(run: Run) -> Iterator[str]:
@@ -389,27 +386,3 @@ def _scale(facts: Facts, index: Index) -> NDArray[np.float64]:
     read = facts.pack.sizes.astype(np.float64).prod(1)
     scale: NDArray[np.float64] = read / np.asarray(index.column("sizes"), np.float64).prod(1)
     return scale
-
-
-OF_SETTINGS: tuple[Callable[[Facts], Iterator[str]], ...] = (
-    _rate,
-    _temperature,
-    _batch_norm,
-    _cells,
-)
-OF_LENGTH: tuple[Callable[[Run], Iterator[str]], ...] = (
-    _images_seen,
-    _warmup,
-    _rate_at_the_end,
-    _momentum,
-    _queue,
-    _left_out,
-    _dense_from,
-    _checkpoints,
-    _logged_lines,
-)
-OF_DATA: tuple[Callable[[Facts, Index], Iterator[str]], ...] = (
-    _fallbacks,
-    _small_objects,
-    _small_images,
-)

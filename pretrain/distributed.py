@@ -43,14 +43,13 @@ class World:
 
 
 @contextlib.contextmanager
-def process_group(device: str = "auto", timeout_minutes: float = 30) -> Iterator[World]:
+def process_group(device: str = "auto") -> Iterator[World]:
     """Join the process group that torchrun or Slurm's srun describes; alone without either.
 
-    NCCL on CUDA, gloo on the CPU.
+    NCCL on CUDA, gloo on the CPU. A collective waits half an hour for a lost process.
 
     Args:
         device: ``auto``, ``cpu`` or ``cuda``.
-        timeout_minutes: how long a collective waits for a lost process.
 
     Raises:
         InputError: ``device`` names CUDA and there is none.
@@ -68,7 +67,7 @@ def process_group(device: str = "auto", timeout_minutes: float = 30) -> Iterator
         return
     dist.init_process_group(
         "nccl" if world.device.type == "cuda" else "gloo",
-        timeout=timedelta(minutes=timeout_minutes),
+        timeout=timedelta(minutes=30),
         rank=rank,
         world_size=size,
         device_id=world.device if world.device.type == "cuda" else None,

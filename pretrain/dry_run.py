@@ -251,10 +251,7 @@ def _queues(method: Method) -> Iterator[QueuePlan]:
 
 
 def _schedule(
-    settings: RunSettings,
-    method: Method,
-    images: int | None,
-    processes: int,
+    settings: RunSettings, method: Method, images: int | None, processes: int
 ) -> Schedule:
     optim, train = settings.optim, settings.train
     epoch_steps = None if images is None else images // optim.batch_size
@@ -264,6 +261,8 @@ def _schedule(
         epochs = total / epoch_steps
     groups = parameter_groups(optim, method)
     undecayed = [p for group in groups if "weight_decay" in group for p in group["params"]]
+    unknown = epoch_steps is None and optim.warmup_epochs
+    warmup = None if unknown else warmup_steps(optim, epoch_steps or 0)
     how = f"{optim.schedule}, changed once an {optim.schedule_per}".replace("an step", "a step")
     return Schedule(
         optim.optimizer,
@@ -276,17 +275,11 @@ def _schedule(
         optim.weight_decay,
         sum(p.numel() for p in undecayed),
         "constant" if optim.schedule == "constant" else how,
-        _warmup(optim, epoch_steps),
+        warmup,
         epoch_steps,
         total,
         epochs,
     )
-
-
-def _warmup(optim: OptimSettings, epoch_steps: int | None) -> int | None:
-    if epoch_steps is None and optim.warmup_epochs:
-        return None
-    return warmup_steps(optim, epoch_steps or 0)
 
 
 def _rule(optim: OptimSettings) -> str:

@@ -67,15 +67,16 @@ class Job:
     workers: int
     given: NDArray[np.int64] | None = None
 
-    def rows(self, number: int) -> range:
-        """Of a shard."""
-        start = number * self.settings.shard
-        return range(start, min(start + self.settings.shard, len(self.index)))
+    @property
+    def rows(self) -> list[range]:
+        """Those of each shard."""
+        size = self.settings.shard
+        starts = range(0, len(self.index), size)
+        return [range(start, min(start + size, len(self.index))) for start in starts]
 
     def shards(self, name: str, dtype: Any, width: int, lengths: list[int] | None) -> Shards:
         """The shards of a step; ``lengths`` is their rows, where these are not images."""
-        count = -(-len(self.index) // self.settings.shard)
-        images = [len(self.rows(number)) for number in range(count)]
+        images = [len(rows) for rows in self.rows]
         tail = (width,) if width else ()
         return Shards(self.folder / name, dtype, tail, images if lengths is None else lengths)
 
@@ -140,7 +141,7 @@ def _search(job: Job, target: Path, report: Report) -> None:
     size, encoder = job.encoder.size, job.encoder
 
     def encode(number: int) -> NDArray[Any]:
-        rows, bad = job.rows(number), dict[int, str]()
+        rows, bad = job.rows[number], dict[int, str]()
         views = read_views(
             job.index, rows, lambda image, _: center_view(image, size), job.workers, bad
         )
@@ -160,13 +161,8 @@ def _search(job: Job, target: Path, report: Report) -> None:
     search = Search(bank, job.world.device)
     report.engine = search.engine
     shards = job.shards("neighbours", np.int64, job.settings.neighbours, None)
-    _step(
-        job,
-        "neighbours",
-        shards,
-        lambda number: search.nearest(job.rows(number), job.settings.neighbours),
-        report,
-    )
+    parts, count = job.rows, job.settings.neighbours
+    _step(job, "neighbours", shards, lambda number: search.nearest(parts[number], count), report)
     on_main(job.world, lambda: shards.join(target))
 
 
@@ -178,7 +174,7 @@ def _pairs(job: Job, neighbours: NDArray[np.int64], report: Report) -> None:
     used |= (neighbours >= 0).any(1)
 
     def encode(number: int) -> NDArray[Any]:
-        rows, bad = job.rows(number), dict[int, str]()
+        rows, bad = job.rows[number], dict[int, str]()
         views = read_views(
             job.index,
             rows,
@@ -197,15 +193,14 @@ def _pairs(job: Job, neighbours: NDArray[np.int64], report: Report) -> None:
             found[regions.offsets[row] - start : regions.offsets[row + 1] - start] = 0
         return found.astype(np.float16)
 
-    count = -(-len(job.index) // settings.shard)
-    ends = [(job.rows(number).start, job.rows(number).stop) for number in range(count)]
-    lengths = [int(regions.offsets[stop] - regions.offsets[start]) for start, stop in ends]
+    parts = job.rows
+    lengths = [int(regions.offsets[rows.stop] - regions.offsets[rows.start]) for rows in parts]
     cache = job.shards(f"{REGIONS}/features", np.float16, encoder.width, lengths)
     _step(job, "regions", cache, encode, report)
 
     def features_of(row: int) -> NDArray[np.float16]:
         number = row // settings.shard
-        start = regions.offsets[job.rows(number).start]
+        start = regions.offsets[parts[number].start]
         part: NDArray[np.float16] = cache.map(number)[
             regions.offsets[row] - start : regions.offsets[row + 1] - start
         ]
@@ -213,19 +208,12 @@ def _pairs(job: Job, neighbours: NDArray[np.int64], report: Report) -> None:
 
     per_row = pairs_per_neighbor(regions, settings.share) * (neighbours >= 0).sum(1)
     matches = job.shards(
-        "matches", MATCH, 0, [int(per_row[start:stop].sum()) for start, stop in ends]
+        "matches", MATCH, 0, [int(per_row[rows.start : rows.stop].sum()) for rows in parts]
     )
 
     def compare(number: int) -> NDArray[Any]:
-        rows = job.rows(number)
-        return match(
-            rows,
-            neighbours,
-            regions,
-            features_of,
-            share=settings.share,
-            device=job.world.device,
-        )
+        share, device = settings.share, job.world.device
+        return match(parts[number], neighbours, regions, features_of, share=share, device=device)
 
     _step(job, "pairs", matches, compare, report)
 
@@ -239,11 +227,7 @@ def _pairs(job: Job, neighbours: NDArray[np.int64], report: Report) -> None:
 
 
 def _step(
-    job: Job,
-    name: str,
-    shards: Shards,
-    compute: Callable[[int], NDArray[Any]],
-    report: Report,
+    job: Job, name: str, shards: Shards, compute: Callable[[int], NDArray[Any]], report: Report
 ) -> None:
     """Compute the shards that are missing, each process its part of them."""
     start = time.monotonic()

@@ -98,11 +98,11 @@ def expmap0(u: Tensor, c: Curvature) -> Tensor:
     return torch.tanh(z.clamp(-15, 15)) * u / z
 
 
-def project(x: Tensor, c: Curvature, margin: float = poincare.MARGIN) -> Tensor:
-    """x, moved to norm (1 - margin)/√c where it lies farther out, (..., D)."""
+def project(x: Tensor, c: Curvature) -> Tensor:
+    """x, moved to norm (1 - MARGIN)/√c where it lies farther out, (..., D)."""
     x = as_float(x)
     length = norm(x).clamp_min(EPSILON)[..., None]
-    limit = (1 - margin) / root(curvature_like(c, x))
+    limit = (1 - poincare.MARGIN) / root(curvature_like(c, x))
     return torch.where(length > limit, x / length * limit, x)
 
 
@@ -113,15 +113,10 @@ def clip_norm(u: Tensor, radius: float) -> Tensor:
 
 
 def to_ball(
-    u: Tensor,
-    c: Curvature,
-    *,
-    clip: float | None = None,
-    riemannian: bool = False,
-    margin: float = poincare.MARGIN,
+    u: Tensor, c: Curvature, *, clip: float | None = None, riemannian: bool = False
 ) -> Tensor:
     """Features to ball points, (..., D): ToPoincare of the references."""
     if clip is not None:
         u = clip_norm(u, clip)
-    x = project(expmap0(u, c), c, margin)
+    x = project(expmap0(u, c), c)
     return poincare.riemannian_gradient(x, c) if riemannian else x

@@ -172,7 +172,6 @@ def to_ball(
     *,
     clip: float | None = None,
     riemannian: bool = False,
-    margin: float = MARGIN,
 ) -> Tensor:
     """Features to ball points, (..., D): clip, exponential map at 0, projection, gradient scaling.
 
@@ -181,11 +180,10 @@ def to_ball(
         c: curvature.
         clip: norm to which features are clipped first; None leaves them.
         riemannian: scale the gradient by :func:`riemannian_gradient`.
-        margin: of the projection.
     """
     if clip is not None:
         u = clip_norm(u, clip)
-    x = project(expmap0(u, c), c, margin)
+    x = project(expmap0(u, c), c)
     return riemannian_gradient(x, c) if riemannian else x
 
 

@@ -14,7 +14,7 @@ BINS = 20
 
 
 @torch.no_grad()
-def ball_stats(x: Tensor, c: Curvature, margin: float = poincare.MARGIN) -> dict[str, Tensor]:
+def ball_stats(x: Tensor, c: Curvature) -> dict[str, Tensor]:
     """Where ball points x (N, D) lie.
 
     Returns:
@@ -29,7 +29,7 @@ def ball_stats(x: Tensor, c: Curvature, margin: float = poincare.MARGIN) -> dict
     stats = {f"norm/q{share * 100:.0f}": quantiles[i] for i, share in enumerate(QUANTILES)}
     stats["norm/histogram"] = torch.bincount(bins, minlength=BINS) / len(x)
     # The projection itself rounds: allow a few units in the last place.
-    touch = (1 - margin) * (1 - 8 * torch.finfo(relative.dtype).eps)
+    touch = (1 - poincare.MARGIN) * (1 - 8 * torch.finfo(relative.dtype).eps)
     stats["projected"] = (relative >= touch).to(relative.dtype).mean()
     return stats
 
