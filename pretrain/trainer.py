@@ -68,18 +68,16 @@ class Trainer(TrainingLoop):
         self.method = method_of(settings, world.size)
         check_pairs(self._pairs, self.method.view_plan, self.index)
         self._pack = open_pack(settings.data.pack, self.index)
-        self._check_boxes()
+        lack = lack_of_boxes(self.index, self.method.view_plan, settings.views)
+        if lack is not None and self.total_steps > 0:  # a run of no steps cuts no views
+            raise InputError(lack)
         self._advise()
         memory_format = torch.channels_last if train.channels_last else torch.contiguous_format
         self.method.to(device=self.device, memory_format=memory_format)  # type: ignore[call-overload]
         if self.device.type == "cpu" and not train.compile:
             use_products(self.method)
         self.stepper = TrainStep(
-            settings,
-            world,
-            self.method,
-            total_steps=self.total_steps,
-            epoch_steps=self.epoch_steps,
+            settings, world, self.method, total_steps=self.total_steps, epoch_steps=self.epoch_steps
         )
         self._precision_here = self.stepper.precision
         # Hooks would break a compiled encoder's graph.
@@ -105,14 +103,7 @@ class Trainer(TrainingLoop):
         distributed.barrier()
         return index if self.world.is_main else open_index(self.settings.data)
 
-    def _check_boxes(self) -> None:
-        lack = lack_of_boxes(self.index, self.method.view_plan, self.settings.views)
-        # A run of no steps cuts no views.
-        if lack is not None and self.total_steps > 0:
-            raise InputError(lack)
-
     def _advise(self) -> None:
-        """Say what may make this run fail silently."""
         if self.world.is_main:
             facts = Facts(
                 *(self.settings, self.method, len(self.index), self.total_steps),
@@ -253,6 +244,7 @@ class Trainer(TrainingLoop):
 
     def _description(self) -> Description:
         settings = self.settings
+        given = settings.hcl.curvature if settings.hcl else None
         return Description(
             encoder=settings.model,
             method=settings.method_name,
@@ -260,16 +252,11 @@ class Trainer(TrainingLoop):
             size=settings.views.size,
             mean=settings.augment.mean,
             std=settings.augment.std,
-            curvature=self._curvature(),
+            curvature=self.method.curvature if isinstance(self.method, HCL) else given,
             clip_radius=settings.hcl.clip_radius if settings.hcl else None,
             config=settings.model_dump(mode="json"),
             precision=self.stepper.precision,
         )
-
-    def _curvature(self) -> float | None:
-        if isinstance(self.method, HCL):
-            return self.method.curvature
-        return self.settings.hcl.curvature if self.settings.hcl else None
 
 
 def _seed_others(settings: RunSettings) -> None:

@@ -88,9 +88,8 @@ def _check_needs(
     for name in among:
         for need in pipeline.steps[name].needs:
             record = journal.state.steps.get(need)
-            if need in among or need in flying:
-                continue
-            if record is None or record.state != "finished":
+            finished = record is not None and record.state == "finished"
+            if not (need in among or need in flying or finished):
                 raise InputError(f"--only: '{name}' needs '{need}', which has not finished; run it")
 
 

@@ -119,7 +119,7 @@ class Job:
 
     def logs(self) -> list[Path]:
         """Logs of all tasks, in the order of their ranks."""
-        return sorted(self.folder.glob(f"{LOGS}/{self.id}_*_log.out"), key=_rank)
+        return sorted(self.folder.glob(f"{LOGS}/{self.id}_*_log.out"), key=rank_of)
 
     def share_logs(self, other: Job) -> None:
         """Tasks of an array write into the first one's folder."""
@@ -128,7 +128,8 @@ class Job:
         own.symlink_to(Path("..") / other.folder.name / LOGS)
 
 
-def _rank(log: Path) -> int:
+def rank_of(log: Path) -> int:
+    """The rank of the task that writes this log."""
     match = re.search(r"_(\d+)_log\.out$", log.name)
     return int(match[1]) if match else 0
 

@@ -134,6 +134,7 @@ def _add_logs(parser: argparse.ArgumentParser) -> None:
 
 def _logs(arguments: argparse.Namespace) -> int:
     job = chosen_jobs(arguments)[-1]  # the newest of its name
+    from slurm.job import rank_of
     from slurm.status import ENDED, look
 
     read: Counter[Path] = Counter()
@@ -141,8 +142,8 @@ def _logs(arguments: argparse.Namespace) -> int:
         ended = not arguments.follow or look(job, try_queue()[0]).state in ENDED
         logs = job.logs()
         for log in logs:
-            rank = log.name.removesuffix("_log.out").rsplit("_", 1)[-1]
-            if arguments.rank is not None and rank != str(arguments.rank):
+            rank = rank_of(log)
+            if arguments.rank not in (None, rank):
                 continue
             with log.open("rb") as file:
                 file.seek(read[log])

@@ -88,6 +88,7 @@ def look(job: Job, queue: Mapping[str, Entry] | None) -> Status:
     record = _run_record(spec.run, spec.submitted)
     failed = _failure(events) or {}
     starts = [event for event in events if event["kind"] == "start"]
+    gpus = spec.cluster.nodes * spec.cluster.gpus_per_node
     return Status(
         name=spec.name,
         folder=str(job.folder),
@@ -104,13 +105,7 @@ def look(job: Job, queue: Mapping[str, Entry] | None) -> Status:
         restarts=_restarts(events),
         node=(entry.nodes if entry and entry.nodes else None)
         or (starts[-1]["node"] if starts else None),
-        gpu_hours=round(
-            _seconds(events, job.last_pulse())
-            * spec.cluster.nodes
-            * spec.cluster.gpus_per_node
-            / 3600,
-            3,
-        ),
+        gpu_hours=round(_seconds(events, job.last_pulse()) * gpus / 3600, 3),
         error=failed.get("text", "") if state in ("failed", "out of memory") else "",
     )
 
@@ -155,7 +150,6 @@ def _failure(events: list[dict[str, Any]]) -> dict[str, Any] | None:
 
 
 def _queued(job: Job, spec: Spec, last: dict[str, Any], entry: Entry) -> tuple[str, str]:
-    """Of a job that Slurm knows."""
     if entry.state in WAITING:
         return "queued", entry.reason
     if entry.state in AT_WORK:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import shlex
@@ -140,14 +141,11 @@ def submit(jobs: Sequence[Job], after: Sequence[str] = ()) -> None:
     if cluster.kind == "slurm" and shutil.which("srun") is None:
         raise InputError("srun: not found; there is no Slurm here, try --cluster local")
     executor = _executor(spec, jobs[0].folder / LOGS, after, comment=jobs[0].folder.name)
-    tasks = [Task(job.folder) for job in jobs]
     try:
         with outside_of_jobs():
-            if cluster.kind == "slurm" and len(tasks) > 1:
-                with executor.batch():
-                    made = [executor.submit(task) for task in tasks]
-            else:
-                made = [executor.submit(task) for task in tasks]
+            array = cluster.kind == "slurm" and len(jobs) > 1
+            with executor.batch() if array else contextlib.nullcontext():
+                made = [executor.submit(Task(job.folder)) for job in jobs]
     except (submitit.core.utils.FailedJobError, OSError) as error:
         for job in jobs:
             job.note("failed", rank=0, why="not submitted", text=str(error))

@@ -234,7 +234,6 @@ class _Run:
         return False
 
     def _has_failed(self) -> bool:
-        """Whether a task of this run has said so."""
         kinds = (event["kind"] for event in reversed(self.job.events()))
         return next((kind for kind in kinds if kind in ("failed", "start")), None) == "failed"
 

@@ -120,7 +120,13 @@ class ViewDataset(Dataset[Batch]):
             self._choose(epoch, image, row, tables[:, place])
             for place, ((epoch, row), image) in enumerate(zip(keys, images, strict=True))
         ]
-        target = self._target(images, choices, memory)
+        target: BatchBuffer
+        if self.device_crops:
+            partners = [None if c.partner is None else self._size(c.partner) for c in choices]
+            sizes = [self._size(row) for row in images]
+            target = ImageBuffer(self.plan, sizes, partners, memory)
+        else:
+            target = ViewBuffer(self.plan, len(images), memory)
         batch = self._batch(keys, images, choices, tables, target)
         pixels = target.finish(batch)
         batch.seconds = time.perf_counter() - start
@@ -128,15 +134,6 @@ class ViewDataset(Dataset[Batch]):
             fill(batch, self.plan.sides, pixels)
             return batch
         return Parcel(batch, self.plan.sides, len(pixels), self.blocks.number, memory.block)
-
-    def _target(
-        self, images: Sequence[int], choices: Sequence[_Choice], memory: Memory
-    ) -> BatchBuffer:
-        """Where the pixels go."""
-        if not self.device_crops:
-            return ViewBuffer(self.plan, len(images), memory)
-        partners = [None if c.partner is None else self._size(c.partner) for c in choices]
-        return ImageBuffer(self.plan, [self._size(row) for row in images], partners, memory)
 
     def _size(self, row: int) -> tuple[int, int]:
         """Width and height of the image as it will be read, px."""
@@ -167,10 +164,11 @@ class ViewDataset(Dataset[Batch]):
                 choice = self._choose(epoch, found, row, parameters)
             partner = None
             if choice.partner is not None:
-                partner = self._read_partner(
-                    choice.partner, batch.bad, target.scratch(place, partner=True)
-                )
-                if partner is None:
+                try:
+                    partner = self._image(choice.partner, target.scratch(place, partner=True))
+                except ImageError as error:
+                    path = str(self.index.path(choice.partner))
+                    batch.bad.append((choice.partner, path, str(error)))
                     choice = self._choose(epoch, found, row, parameters, alone=True)
             target.put(place, image, partner, self._windows(choice, found, image, partner))
             batch.rows[place] = found
@@ -246,16 +244,6 @@ class ViewDataset(Dataset[Batch]):
             f"{path_name}: {reason}; neither could the {len(bad) - first - 1} images after it be "
             "read; check data.images"
         )
-
-    def _read_partner(
-        self, row: int, bad: list[tuple[int, str, str]], scratch: Scratch
-    ) -> Tensor | None:
-        """The row's image; None if it cannot be read."""
-        try:
-            return self._image(row, scratch)
-        except ImageError as error:
-            bad.append((row, str(self.index.path(row)), str(error)))
-            return None
 
     def _image(self, row: int, scratch: Scratch) -> Tensor:
         if self.pack is not None:

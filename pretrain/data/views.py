@@ -218,25 +218,23 @@ def choose_windows(
     rng = random_streams.generator(seed, epoch, row, random_streams.REGIONS)
     regions = choose_regions(boxes, size, settings, rng)
     query, key = pair or (regions.object, regions.object)
+    chosen: dict[str, Window] = {
+        "image": (0, 0, *size),
+        "object": regions.object,
+        "object_context": regions.object_context,
+        "scene": regions.scene,
+        "pair_query": query,
+        "pair_key": key,
+    }
     windows: dict[str, Window] = {}
     generators: dict[str, np.random.Generator] = {}
     for number, crop in enumerate(plan.crops):
         rng = random_streams.generator(seed, epoch, row, 1 + number)
-        region = (
-            jitter(regions.object, size, rng)
-            if crop.region == "object_jittered"
-            else {
-                "image": (0, 0, *size),
-                "object": regions.object,
-                "object_context": regions.object_context,
-                "scene": regions.scene,
-                "pair_query": query,
-                "pair_key": key,
-            }[crop.region]
-        )
-        windows[crop.name] = (
-            random_resized(region, settings, rng) if crop.random_resized else region
-        )
+        jittered = crop.region == "object_jittered"
+        region = jitter(regions.object, size, rng) if jittered else chosen[crop.region]
+        if crop.random_resized:
+            region = random_resized(region, settings, rng)
+        windows[crop.name] = region
         generators[crop.name] = rng
     needed = boxes_needed(plan, settings)
     fallback = regions.count < needed or (pair is None and plan.pairs)
