@@ -19,7 +19,7 @@ from pretrain.core.command import Command
 from pretrain.core.config import read_yaml
 from pretrain.core.errors import InputError
 from pretrain.core.presets import configs_root
-from pretrain.core.settings import documentation
+from pretrain.core.settings import documentation, sections_in
 from pretrain.core.text import nearest
 
 WIDTH = 96
@@ -89,17 +89,8 @@ def _fields(owner: type[BaseModel], prefix: str, method: tuple[str, ...] = ()) -
     for name, field in owner.model_fields.items():
         yield Setting(f"{prefix}{name}", field, documentation(owner, name), method)
         if prefix + name != "method":
-            for section in _sections(field.annotation):
+            for section in sections_in(field.annotation):
                 yield from _fields(section, f"{prefix}{name}.", method)
-
-
-def _sections(annotation: Any) -> list[type[BaseModel]]:
-    """The settings classes in a type such as ``HCLSettings | None``."""
-    if inspect.isclass(annotation) and issubclass(annotation, BaseModel):
-        return [annotation]
-    if typing.get_origin(annotation) in (typing.Union, types.UnionType, typing.Annotated):
-        return [found for part in typing.get_args(annotation) for found in _sections(part)]
-    return []
 
 
 def describe(field: FieldInfo) -> str:
@@ -148,7 +139,7 @@ def _type(annotation: Any) -> str:
         text = f"list of {kind}" if Ellipsis in parts else f"list of {len(parts)}: {kind}"
     elif origin is dict:
         text = "mapping"
-    elif _sections(annotation):
+    elif sections_in(annotation):
         text = "section"
     else:
         text = NAMES.get(annotation, str(getattr(annotation, "__name__", annotation)))
@@ -190,7 +181,7 @@ def explain(kind: str, key: str, settings: list[Setting]) -> str:
         of = f", method {', '.join(setting.method)}" if setting.method else ""
         lines.append(f"{key}   ({kind}{of})")
         lines += textwrap.wrap(setting.meaning, WIDTH, initial_indent="  ", subsequent_indent="  ")
-        sections = _sections(setting.field.annotation) if key != "method" else []
+        sections = sections_in(setting.field.annotation) if key != "method" else []
         if sections:
             summary = inspect.cleandoc(sections[0].__doc__ or "").split("\n\n")[0]
             lines += textwrap.wrap(" ".join(summary.split()), WIDTH, initial_indent="  ")
@@ -199,7 +190,7 @@ def explain(kind: str, key: str, settings: list[Setting]) -> str:
         else:
             lines.append(f"  value: {describe(setting.field)}")
         lines.append(f"  default: {_default(setting.field)}")
-    if not _sections(settings[0].field.annotation):
+    if not sections_in(settings[0].field.annotation):
         for value, names in presets_with(kind, key).items():
             more = f" and {len(names) - MAX_PRESETS} more" if len(names) > MAX_PRESETS else ""
             lines.append(f"  set to {value} in {', '.join(names[:MAX_PRESETS])}{more}")

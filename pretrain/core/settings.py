@@ -7,7 +7,7 @@ import re
 import types
 import typing
 from collections.abc import Mapping
-from typing import Any, TypeVar, Union
+from typing import Annotated, Any, TypeVar, Union
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -74,30 +74,31 @@ def _keys(kind: type[BaseModel], path: list[str]) -> list[str]:
     model: type[BaseModel] = kind
     for part in path:
         field = model.model_fields.get(part)
-        found = _model_in(field.annotation) if field else None
-        if found is None:
+        found = sections_in(field.annotation) if field else []
+        if not found:
             return []
-        model = found
+        model = found[0]
     return list(model.model_fields)
 
 
 def _nested(kind: type[BaseModel]) -> list[str]:
     """The keys of all sections below ``kind``, dotted, outer ones first."""
-    sections = {name: _model_in(field.annotation) for name, field in kind.model_fields.items()}
-    inner = {name: model for name, model in sections.items() if model is not None}
+    inner = {
+        name: sections[0]
+        for name, field in kind.model_fields.items()
+        if (sections := sections_in(field.annotation))
+    }
     direct = [f"{name}.{key}" for name, model in inner.items() for key in model.model_fields]
     return direct + [f"{name}.{key}" for name, model in inner.items() for key in _nested(model)]
 
 
-def _model_in(annotation: Any) -> type[BaseModel] | None:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    if typing.get_origin(annotation) in (Union, types.UnionType):
-        for option in typing.get_args(annotation):
-            found = _model_in(option)
-            if found is not None:
-                return found
-    return None
+def sections_in(annotation: Any) -> list[type[BaseModel]]:
+    """The settings classes in a type such as ``HCLSettings | None``."""
+    if inspect.isclass(annotation) and issubclass(annotation, BaseModel):
+        return [annotation]
+    if typing.get_origin(annotation) in (Union, types.UnionType, Annotated):
+        return [found for part in typing.get_args(annotation) for found in sections_in(part)]
+    return []
 
 
 def documentation(kind: type[BaseModel], name: str) -> str:

@@ -6,7 +6,8 @@ import pytest
 
 import hcl
 from pretrain.core.presets import configs_root
-from slurm.explain import KINDS, _sections, settings_of
+from pretrain.core.settings import sections_in
+from slurm.explain import KINDS, settings_of
 from slurm.list_presets import summary
 
 
@@ -35,7 +36,7 @@ def test_every_setting_is_documented(kind: str) -> None:
     found = [setting for settings in settings_of(kind).values() for setting in settings]
     assert len(found) > 15
     for setting in found:
-        assert _sections(setting.field.annotation) or setting.meaning, setting.key
+        assert sections_in(setting.field.annotation) or setting.meaning, setting.key
 
 
 def test_explain(capsys: pytest.CaptureFixture[str]) -> None:

@@ -144,7 +144,8 @@ class HCL(Method):
         That term is called ``hyperbolic`` whatever the distance: ablations share a name.
         """
         losses, metrics = self.base(views)
-        query_crop, key_crop = self._roles()
+        crops = ("scene", "object")
+        query_crop, key_crop = crops if self.settings.query == "scene" else crops[::-1]
         raw = decoupled(as_float(self.base.encode_query(views[query_crop])), self.settings.decouple)
         query = self.space.point(raw)
         with torch.no_grad():
@@ -234,10 +235,6 @@ class HCL(Method):
                 where = self.space.position_stats(raw)
                 metrics.update({f"ball/{name}/{key}": value for key, value in where.items()})
         return metrics
-
-    def _roles(self) -> tuple[str, str]:
-        """Which crop is the query, and which the key."""
-        return ("scene", "object") if self.settings.query == "scene" else ("object", "scene")
 
 
 def decoupled(raw: Tensor, through: str) -> Tensor:
