@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bz2
 import contextlib
+import functools
 import gzip
 import lzma
 import shutil
@@ -14,7 +15,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, NamedTuple
+from typing import IO, NamedTuple
 
 from pretrain.core.errors import InputError
 from pretrain.core.files import read_json, write_json
@@ -64,7 +65,7 @@ class _Member(NamedTuple):
     name: str
     size: int
     kind: str  # "file", "folder", or what it is instead
-    open: Callable[[], IO[bytes]]
+    open: Callable[[], IO[bytes] | None]  # something for every file
 
 
 def is_archive(file: Path) -> bool:
@@ -186,7 +187,9 @@ def _one(member: _Member, folder: Path, result: UnpackReport) -> None:
     # A name of its own for every archive, so that a killed call leaves one such file at most.
     partial = target.parent / f"{PARTIAL}{result.archive.name}"
     try:
-        with member.open() as source, partial.open("wb") as sink:
+        opened = member.open()
+        assert opened is not None, "a regular file has content"
+        with opened as source, partial.open("wb") as sink:
             shutil.copyfileobj(source, sink, CHUNK)
         if partial.stat().st_size != member.size:
             raise EOFError(f"{member.name} ends early")
@@ -252,7 +255,9 @@ def _zip_members(archive: zipfile.ZipFile) -> Iterator[_Member]:
         else:
             kind = "file"
         # zipfile cuts a name at a null byte and changes separators; judged is what is written.
-        yield _Member(info.orig_filename, info.file_size, kind, _opener(archive.open, info))
+        yield _Member(
+            info.orig_filename, info.file_size, kind, functools.partial(archive.open, info)
+        )
 
 
 def _tar_members(archive: tarfile.TarFile) -> Iterator[_Member]:
@@ -263,13 +268,4 @@ def _tar_members(archive: tarfile.TarFile) -> Iterator[_Member]:
             kind = "file"
         else:
             kind = "a link" if info.issym() or info.islnk() else "a device or pipe"
-        yield _Member(info.name, info.size, kind, _opener(archive.extractfile, info))
-
-
-def _opener(read: Callable[[Any], IO[bytes] | None], info: Any) -> Callable[[], IO[bytes]]:
-    def opened() -> IO[bytes]:
-        file = read(info)
-        assert file is not None, "a regular file has content"
-        return file
-
-    return opened
+        yield _Member(info.name, info.size, kind, functools.partial(archive.extractfile, info))

@@ -19,8 +19,6 @@ from pretrain.datasets.records import Flag
 BLOCK = 256
 """Images given to the threads at a time."""
 
-ALL_FLAGS = int(sum(Flag))
-
 
 @dataclass(frozen=True)
 class Fault:
@@ -143,7 +141,7 @@ def _box_faults(index: Index) -> Iterator[Fault]:
             ("box", "without area", finite & ~area),
             ("box", "outside the image", finite & area & ~inside),
             ("label", "a label without category", (labels < 0) | (labels >= len(index.categories))),
-            ("label", "an unknown flag", (flags & ~np.uint8(ALL_FLAGS)) != 0),
+            ("label", "an unknown flag", (flags & ~np.uint8(sum(Flag))) != 0),
         ]
         for kind, reason, mask in wrong:
             for place in np.flatnonzero(mask):

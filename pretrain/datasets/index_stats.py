@@ -29,9 +29,11 @@ def stats(index: Index, *, min_box_area: float, min_boxes: int) -> dict[str, Any
     # Every (row, label) that occurs, once.
     categories = max(len(index.categories), 1)
     pairs = np.unique(rows * categories + index.column("labels"))
-    widths, heights, areas = _sides(index)
+    corners = np.asarray(index.column("boxes"))
+    widths, heights = (corners[:, n + 2].astype(np.float64) - corners[:, n] for n in (0, 1))
+    areas = widths * heights
     objects = np.bincount(rows[areas >= min_box_area], minlength=len(index))
-    boxes = len(areas)
+    boxes, flags = len(areas), np.asarray(index.column("flags"))
     return {
         "images": len(index),
         "boxes": boxes,
@@ -52,7 +54,9 @@ def stats(index: Index, *, min_box_area: float, min_boxes: int) -> dict[str, Any
             "medium": int(((areas >= SMALL) & (areas < MEDIUM)).sum()),
             "large": int((areas >= MEDIUM).sum()),
         },
-        "flags": _flags(index),
+        "flags": {
+            str(flag.name).lower(): int(((flags & np.uint8(flag)) != 0).sum()) for flag in Flag
+        },
         "classes": _classes(index, pairs),
         "classes_per_image": _quantiles(np.bincount(pairs // categories, minlength=len(index))),
         "usable": {
@@ -110,12 +114,6 @@ def text(found: dict[str, Any], top: int) -> str:
     return "\n".join(lines)
 
 
-def _sides(index: Index) -> tuple[NDArray[np.float64], ...]:
-    boxes = np.asarray(index.column("boxes"))
-    widths, heights = (boxes[:, n + 2].astype(np.float64) - boxes[:, n] for n in (0, 1))
-    return widths, heights, widths * heights
-
-
 def _quantiles(values: NDArray[Any]) -> dict[str, float]:
     if not len(values):
         return {}
@@ -128,11 +126,6 @@ def _spread(values: dict[str, Any]) -> str:
         return "none"
     least, low, middle, high, most = (values[q] for q in ("0%", "5%", "50%", "95%", "100%"))
     return f"{least:.4g} [{low:.4g} {middle:.4g} {high:.4g}] {most:.4g}  (least, 5 50 95 %, most)"
-
-
-def _flags(index: Index) -> dict[str, int]:
-    flags = np.asarray(index.column("flags"))
-    return {str(flag.name).lower(): int(((flags & np.uint8(flag)) != 0).sum()) for flag in Flag}
 
 
 def _classes(index: Index, pairs: NDArray[np.int64]) -> list[dict[str, Any]]:

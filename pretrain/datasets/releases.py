@@ -73,8 +73,13 @@ def _openimages(boxes: str, archives: tuple[str, ...]) -> Release:
     )
 
 
-def _voc(file: str, md5: str, root: str, split: str) -> Release:
-    return Release((Remote(f"{VOC_HOST}/{file}", md5=md5),), f"VOCdevkit/{root}", "", split=split)
+def _voc(year: int, split: str, date: str, md5: str) -> Release:
+    file = Remote(f"{VOC_HOST}/voc{year}/VOC{split}_{date}-{year}.tar", md5=md5)
+    return Release((file,), f"VOCdevkit/VOC{year}", "", split=split)
+
+
+def _coco(annotations: str, *files: Remote) -> Release:
+    return Release(files, f"annotations/{annotations}.json", annotations.rpartition("_")[2])
 
 
 def _lvis(split: str) -> Release:
@@ -84,35 +89,15 @@ def _lvis(split: str) -> Release:
 
 RELEASES: dict[str, dict[str, Release]] = {
     "coco": {
-        "train2017": Release(
-            (COCO_ANNOTATIONS, COCO_TRAIN), "annotations/instances_train2017.json", "train2017"
-        ),
-        "val2017": Release(
-            (COCO_ANNOTATIONS, COCO_VAL), "annotations/instances_val2017.json", "val2017"
-        ),
-        "unlabeled2017": Release(
-            (COCO_UNLABELED_INFO, COCO_UNLABELED),
-            "annotations/image_info_unlabeled2017.json",
-            "unlabeled2017",
-        ),
+        "train2017": _coco("instances_train2017", COCO_ANNOTATIONS, COCO_TRAIN),
+        "val2017": _coco("instances_val2017", COCO_ANNOTATIONS, COCO_VAL),
+        "unlabeled2017": _coco("image_info_unlabeled2017", COCO_UNLABELED_INFO, COCO_UNLABELED),
     },
     "lvis": {"train": _lvis("train"), "val": _lvis("val")},
     "voc": {
-        "2007-trainval": _voc(
-            "voc2007/VOCtrainval_06-Nov-2007.tar",
-            "c52e279531787c972589f7e41ab4ae64",
-            *("VOC2007", "trainval"),
-        ),
-        "2007-test": _voc(
-            "voc2007/VOCtest_06-Nov-2007.tar",
-            "b6e924de25625d8de591ea690078ad9f",
-            *("VOC2007", "test"),
-        ),
-        "2012-trainval": _voc(
-            "voc2012/VOCtrainval_11-May-2012.tar",
-            "6cd6e144f989b92b3379bac3b3de84fd",
-            *("VOC2012", "trainval"),
-        ),
+        "2007-trainval": _voc(2007, "trainval", "06-Nov", "c52e279531787c972589f7e41ab4ae64"),
+        "2007-test": _voc(2007, "test", "06-Nov", "b6e924de25625d8de591ea690078ad9f"),
+        "2012-trainval": _voc(2012, "trainval", "11-May", "6cd6e144f989b92b3379bac3b3de84fd"),
     },
     "openimages": {
         "train": _openimages(

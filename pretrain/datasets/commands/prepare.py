@@ -132,18 +132,12 @@ def _add_arguments(reader: str, parser: argparse.ArgumentParser) -> None:
         metavar="FLAG",
         help=f"flags of boxes to leave out: {', '.join(get_args(FlagName))} (default: group)",
     )
-    parser.add_argument(
-        "--on-bad-box",
-        choices=["error", "drop"],
-        default="drop",
-        help="boxes without area or outside their image (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--on-bad-image",
-        choices=["error", "drop"],
-        default="error",
-        help="images missing or unreadable (default: %(default)s)",
-    )
+    for option, default, what in (
+        ("--on-bad-box", "drop", "boxes without area or outside their image"),
+        ("--on-bad-image", "error", "images missing or unreadable"),
+    ):
+        help_text = f"{what} (default: {default})"
+        parser.add_argument(option, choices=["error", "drop"], default=default, help=help_text)
     add_output(
         parser, "folder of the index (default: below ROOT, for a plain folder beside it)", None
     )
