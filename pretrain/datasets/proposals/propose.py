@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -166,16 +167,10 @@ def _differences(held: Any, wanted: dict[str, Any]) -> str:
 
 def _work(job: shards.Job, workers: int, progress: Callable[[int, int], None] | None) -> int:
     """Do what is not done yet; the number of images that were."""
-    missing, total = [], len(job.index)
-    for number in range(job.count):
-        if shards.read(shards.file_of(job.folder, number), len(job.rows(number))) is None:
-            missing.append(number)
+    missing = [number for number in range(job.count) if job.read(number) is None]
+    total = len(job.index)
     resumed = total - sum(len(job.rows(number)) for number in missing)
-    done = resumed
-    if progress is not None:
-        progress(done, total)
-    for count in shards.do_all(job, missing, workers):
-        done += count
+    for done in accumulate(shards.do_all(job, missing, workers), initial=resumed):
         if progress is not None:
             progress(done, total)
     return resumed
@@ -211,7 +206,7 @@ def _finish(job: shards.Job, out: Path, options: dict[str, Any]) -> shards.Tally
 
 def _shards(job: shards.Job) -> Iterator[shards.Shard]:
     for number in range(job.count):
-        shard = shards.read(shards.file_of(job.folder, number), len(job.rows(number)))
+        shard = job.read(number)
         assert shard is not None
         yield shard
 
@@ -230,15 +225,13 @@ def _records(job: shards.Job) -> Iterator[Record]:
 
 def _report(job: shards.Job, tally: shards.Tally) -> Stream:
     meta = job.index.folder.resolve() / META
-    stat = meta.stat()
-    return Stream(
+    source = Stream(
         annotations=meta,
         images=job.index.images,
         records=_records(job),
         categories=(CATEGORY,),
         category_ids=(1,),
         dropped=dict(tally.left_out),
-        source_size=stat.st_size,
-        source_mtime_ns=stat.st_mtime_ns,
-        source_sha256=sha256(meta),
     )
+    source.stamp(meta.stat(), sha256(meta))
+    return source

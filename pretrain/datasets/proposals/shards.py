@@ -73,11 +73,6 @@ class Shard:
     tally: Tally
 
 
-def file_of(folder: Path, number: int) -> Path:
-    """Where a shard is kept."""
-    return folder / f"shard-{number:06d}.npz"
-
-
 def write(file: Path, shard: Shard) -> None:
     """Write a shard; a process that is killed leaves no part of one under its name."""
     columns: dict[str, NDArray[Any]] = {"counts": shard.counts, "boxes": shard.boxes}
@@ -86,22 +81,6 @@ def write(file: Path, shard: Shard) -> None:
     tally = json.dumps(vars(shard.tally)).encode()
     with replacing(file, durable=True) as stream:
         np.savez(stream, allow_pickle=False, tally=np.frombuffer(tally, np.uint8), **columns)
-
-
-def read(file: Path, rows: int) -> Shard | None:
-    """A shard of so many rows; None where there is none that is whole."""
-    try:
-        with np.load(file, allow_pickle=False) as columns:
-            facts = json.loads(columns["tally"].tobytes())
-            facts["left_out"] = Counter(facts["left_out"])
-            facts["bad"] = [(row, reason) for row, reason in facts["bad"]]
-            scores = columns.get("scores")
-            shard = Shard(columns["counts"], columns["boxes"], scores, Tally(**facts))
-    except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile):
-        return None
-    boxes = int(shard.counts.sum())
-    whole = len(shard.counts) == rows and shard.boxes.shape == (boxes, 4)
-    return shard if whole and (shard.scores is None or len(shard.scores) == boxes) else None
 
 
 @dataclass(frozen=True)
@@ -130,6 +109,25 @@ class Job:
     def count(self) -> int:
         """Number of shards."""
         return -(-len(self.index) // self.shard)
+
+    def file(self, number: int) -> Path:
+        """Where a shard is kept."""
+        return self.folder / f"shard-{number:06d}.npz"
+
+    def read(self, number: int) -> Shard | None:
+        """A shard; None where there is none that is whole."""
+        try:
+            with np.load(self.file(number), allow_pickle=False) as columns:
+                facts = json.loads(columns["tally"].tobytes())
+                facts["left_out"] = Counter(facts["left_out"])
+                facts["bad"] = [(row, reason) for row, reason in facts["bad"]]
+                scores = columns.get("scores")
+                shard = Shard(columns["counts"], columns["boxes"], scores, Tally(**facts))
+        except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile):
+            return None
+        boxes = int(shard.counts.sum())
+        whole = len(shard.counts) == len(self.rows(number)) and shard.boxes.shape == (boxes, 4)
+        return shard if whole and (shard.scores is None or len(shard.scores) == boxes) else None
 
 
 def do_shard(job: Job, number: int, stop: Event | None = None) -> int:
@@ -164,15 +162,9 @@ def do_shard(job: Job, number: int, stop: Event | None = None) -> int:
         if found.scores is not None:
             scores.append(found.scores[kept])
     tally.seconds = time.process_time() - start
-    write(
-        file_of(job.folder, number),
-        Shard(
-            np.array(counts, np.int64),
-            np.concatenate(boxes),
-            np.concatenate(scores) if scores else None,
-            tally,
-        ),
-    )
+    joined = np.concatenate(scores) if scores else None
+    shard = Shard(np.array(counts, np.int64), np.concatenate(boxes), joined, tally)
+    write(job.file(number), shard)
     return len(counts)
 
 
