@@ -77,7 +77,6 @@ def correlate(
     confounds: dict[str, Floats],
     *,
     groups: NDArray[np.int64] | None = None,
-    seed: int = 0,
 ) -> Correlation | None:
     """Both correlations with percentile intervals.
 
@@ -86,7 +85,6 @@ def correlate(
         second: (M,).
         confounds: values (M,) by name.
         groups: (M,) the image of each row, which are drawn together; None: a row is an image.
-        seed: of the bootstrap.
 
     Returns:
         None where a correlation is not defined.
@@ -96,7 +94,7 @@ def correlate(
     if raw is None or partial is None:
         return None
     members = _members(np.arange(len(first)) if groups is None else groups)
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     drawn: list[tuple[float, float]] = []
     for _ in range(DRAWS):
         rows = np.concatenate([members[n] for n in rng.integers(len(members), size=len(members))])

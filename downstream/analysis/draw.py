@@ -83,10 +83,9 @@ def line(number: int) -> str:
     return LINES[number % len(LINES)]
 
 
-def brief(name: str, length: int = 28) -> str:
+def brief(name: str) -> str:
     """A run's name for a legend, its middle left out: runs of one study differ at the end."""
-    half = length // 2
-    return name if len(name) <= length else f"{name[: half - 1]}…{name[-half:]}"
+    return name if len(name) <= 28 else f"{name[:13]}…{name[-14:]}"
 
 
 def whole_numbers(axis: Any) -> None:

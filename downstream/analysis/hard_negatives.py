@@ -66,7 +66,10 @@ def analyze(options: HardNegativesOptions) -> Findings:
         weighed.append(listed)
         own.append(itself)
     names = _names(runs)
-    lists = _compared(names, weighed, own)
+    # The two lists to compare: two models', or one's in two geometries.
+    lists = _by_geometry(names[0], weighed[0])
+    if len(runs) == 2:
+        lists = [(name, each.hardest) for name, each in zip(names, own, strict=True)]
     counts = [len(negatives_of(a.row, runs[0].labels, tested[0].keys)) for a in anchors]
     chance = float(np.mean([1 / count for count in counts]))
     overlaps = [(a, b, overlap(x, y)) for a, x, b, y in _pairs(names, weighed, lists)]
@@ -83,7 +86,7 @@ def analyze(options: HardNegativesOptions) -> Findings:
     ]
     values: dict[str, Any] = {
         "anchors": len(anchors),
-        "negatives": _range(counts),
+        "negatives": " to ".join(map(str, sorted({min(counts), max(counts)}))),
         "weights": {
             run_name: {each.weighting.label: _told(each) for each in listed}
             for run_name, listed in zip(names, weighed, strict=True)
@@ -108,15 +111,6 @@ def _names(runs: Sequence[RunEmbeddings]) -> list[str]:
     """Names that differ."""
     names = [run.source.name for run in runs]
     return names if len(set(names)) == len(names) else [run.source.path for run in runs]
-
-
-def _compared(
-    names: Sequence[str], weighed: Sequence[Sequence[NegativeStats]], own: Sequence[NegativeStats]
-) -> list[tuple[str, Rows]]:
-    """The two lists of hardest negatives to compare: two models', or one's in two geometries."""
-    if len(names) == 2:
-        return [(name, each.hardest) for name, each in zip(names, own, strict=True)]
-    return _by_geometry(names[0], weighed[0])
 
 
 def _by_geometry(name: str, weighed: Sequence[NegativeStats]) -> list[tuple[str, Rows]]:
@@ -145,11 +139,6 @@ def _told(each: NegativeStats) -> dict[str, float]:
         "p(x⁻) of the hardest": float(each.weights[:, 0].mean()),
         "p(x⁺)": float(each.on_positive.mean()),
     }
-
-
-def _range(values: Sequence[int]) -> str:
-    low, high = min(values), max(values)
-    return str(low) if low == high else f"{low} to {high}"
 
 
 def _notes(tested: Sequence[TestSet]) -> list[str]:

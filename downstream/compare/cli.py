@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -78,7 +79,8 @@ def run(arguments: argparse.Namespace) -> int:
         annotations=options.annotations,
         resamples=options.resamples,
         seed=options.seed,
-        say=_progress,
+        # Beside the tables, which may go into a pipe.
+        say=functools.partial(print, file=sys.stderr, flush=True),
     )
     first = table.sheet(found)
     more = [beside.sheet(one) for one in compared]
@@ -104,11 +106,6 @@ def run(arguments: argparse.Namespace) -> int:
         print(markdown, end="")
         print(f"\n{page} ({page.stat().st_size / 2**20:.1f} MiB)")
     return 0
-
-
-def _progress(line: str) -> None:
-    # Beside the tables, which may go into a pipe.
-    print(line, file=sys.stderr, flush=True)
 
 
 def _known(asked: Sequence[int], measured: Sequence[int]) -> Sequence[int]:

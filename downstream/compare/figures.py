@@ -278,14 +278,13 @@ def _bars(
     digits: int = 1,
 ) -> list[Figure]:
     """One plot of the quantities that some run has; none where no run has any."""
-    names = list(found.names)
     known = [
         (label, metric)
         for label, metric in quantities
-        if any(value_of(found, name, task, metric) is not None for name in names)
+        if any(value_of(found, name, task, metric) is not None for name in found.names)
     ]
     groups, told = [], []
-    for number, name in enumerate(names):
+    for number, name in enumerate(found.names):
         bars: list[Bar | None] = []
         for label, metric in known:
             value = value_of(found, name, task, metric)
@@ -293,9 +292,7 @@ def _bars(
                 bars.append(None)
                 continue
             spread = value.deviation or 0.0
-            low, high = (spread, spread)
-            if whiskers is not None:
-                low, high = whiskers(found, name, metric)
+            low, high = whiskers(found, name, metric) if whiskers else (spread, spread)
             bars.append(Bar(value.mean * scale, low * scale, high * scale))
             told.append(f"{name} {label} {value.mean * scale:.{digits}f}")
         if any(bar is not None for bar in bars):

@@ -120,16 +120,17 @@ def analyze(
         analysis.notes.append("no intervals and curves: pycocotools is missing; pip install it")
         return analysis
     sets: dict[str, list[_SavedDetections]] = {}
-    for row, metric in _other_metrics(found).items():
+    detections = [m for m in found.results if m.result.task == "detection"]
+    others = {m.row: metric for m in detections if (metric := metric_of(m)) != "coco"}
+    for row, metric in others.items():
         analysis.notes.append(
             f"{row}: no intervals, comparisons and precision curves, which are of COCO's AP; this "
             f"is AP by the metric of {METRIC_NAMES.get(metric, metric)}, which matches otherwise"
         )
-    for measured in found.results:
-        if measured.result.task != "detection" or metric_of(measured) != "coco":
-            continue
-        saved = _saved(measured, annotations, analysis.notes)
-        if saved is not None:
+    for measured in detections:
+        if metric_of(measured) == "coco" and (
+            saved := _saved(measured, annotations, analysis.notes)
+        ):
             sets.setdefault(saved.digest, []).append(saved)
     for kind in KINDS:
         for group in sets.values():
@@ -143,12 +144,6 @@ def analyze(
                 same = group[0].annotations
                 _resample(analysis, same, kind, rows, draws=(resamples, seed), say=say)
     return analysis
-
-
-def _other_metrics(found: Collection) -> dict[str, str]:
-    """Rows measured by another metric than COCO's."""
-    detections = [m for m in found.results if m.result.task == "detection"]
-    return {m.row: metric for m in detections if (metric := metric_of(m)) != "coco"}
 
 
 def _saved_categories(found: Collection) -> dict[tuple[str, str], dict[str, float]]:
@@ -292,6 +287,8 @@ def significance(analysis: Analysis) -> Sheet | None:
         rows.append((f"{pair.first} less {pair.second}, {NAMES[pair.kind]}", cells))
     tests = sum(map(len, probabilities))
     draws = min(d.resamples for pair in analysis.pairs for d in pair.differences.values())
+    # The least p-value of a bootstrap is 2 / (draws + 1): with fewer draws none is below ``ALPHA``.
+    needed = round(2 * tests / ALPHA)
     return Sheet(
         "Differences of AP",
         ["runs", *(text for name in MEASURES for text in (name, "p"))],
@@ -303,14 +300,6 @@ def significance(analysis: Analysis) -> Sheet | None:
             f"({MISSING}). Seeds of a row are averaged. It says what other test images would have "
             "given with these weights, nothing about other seeds of training."
         ],
-        _too_few(draws, tests),
+        [f"{draws} draws are too few for {tests} tests; give --resamples {needed} or more"]
+        * (draws < needed),
     )
-
-
-def _too_few(draws: int, tests: int) -> list[str]:
-    """A warning where no difference, however large, could come out below ``ALPHA``."""
-    # The least p-value of a bootstrap is 2 / (draws + 1).
-    needed = round(2 * tests / ALPHA)
-    if draws >= needed:
-        return []
-    return [f"{draws} draws are too few for {tests} tests; give --resamples {needed} or more"]

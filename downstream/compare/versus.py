@@ -91,20 +91,16 @@ def _place_embeddings(found: Collection, listed: dict[str, Versus]) -> None:
             if one.benchmark.metric != "recall" or data != one.benchmark.protocol.data:
                 continue
             for space in one.benchmark.spaces:
+                # An own result names ``recall@1`` with the space in it.
+                own_names = {m: m.replace("@", f"/{space}@") for m in _metrics(one)}
                 values = {
                     metric: value.times(100)
-                    for metric in _metrics(one)
-                    if (value := value_of(found, row, "retrieval", _in(space, metric))) is not None
+                    for metric, own_name in own_names.items()
+                    if (value := value_of(found, row, "retrieval", own_name)) is not None
                 }
                 if values:
                     own = retrieval_protocol_of(results[0], space)
                     one.own[f"{row}, {SPACES.get(space, space)}"] = OwnRow(row, own, values)
-
-
-def _in(space: str, metric: str) -> str:
-    """``recall@1`` as an own result names it."""
-    kind, _, k = metric.partition("@")
-    return f"{kind}/{space}@{k}"
 
 
 def _metrics(compared: Versus) -> list[str]:

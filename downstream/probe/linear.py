@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -107,7 +107,6 @@ def choose(
     score: Callable[[Tensor, Tensor], float],
     *,
     classes: int,
-    penalties: Sequence[float] = PENALTIES,
     device: torch.device | None = None,
 ) -> tuple[Linear, dict[float, float]]:
     """Choose the penalty on held-out samples, then fit with all of them.
@@ -118,8 +117,6 @@ def choose(
         held_out: bool (N,), the samples that judge.
         score: logits and targets of those -> the higher the better; of equals the first wins.
         classes: C.
-        penalties: to try, in this order, until ``PATIENCE`` of them in a row are worse than the
-            best.
         device: as ``fit``.
 
     Returns:
@@ -131,7 +128,7 @@ def choose(
     worse = 0
     judging, judged = features[held_out], targets[held_out].cpu()
     problem = Problem(features[~held_out], targets[~held_out], classes, device)
-    for penalty in penalties:
+    for penalty in PENALTIES:
         begun = time.monotonic()
         last = _solve(problem, penalty, last, enough=JUDGED)
         tried[penalty] = score(last.logits(judging), judged)
@@ -146,7 +143,7 @@ def choose(
         worse = worse + 1 if tried[penalty] < tried[best.penalty] else 0
         if worse == PATIENCE:
             break
-    assert best is not None, "no penalties"
+    assert best is not None
     del problem, judging
     return fit(features, targets, best.penalty, classes=classes, start=best, device=device), tried
 

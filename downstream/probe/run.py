@@ -11,10 +11,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from downstream.probe import linear, scores
 from downstream.probe.intervals import SampleResults, intervals
-from downstream.probe.network import FrozenNetwork, open_network
+from downstream.probe.network import open_network
 from downstream.probe.options import Options
 from downstream.probe.samples import Samples, choose_samples, features, source
 from downstream.results.result import Result, finished, write_result
@@ -66,7 +67,16 @@ def probe(options: Options, command: list[str]) -> tuple[Result, bool]:
         if known is not None:
             return known, True
 
-    how = _forward(network, size, options, device)
+    how = Forward(
+        size=size,
+        mean=network.mean,
+        std=network.std,
+        device=device,
+        memory_format=torch.contiguous_format,
+        autocast=nullcontext,
+        batch=options.batch_size,
+        threads=choose_workers(None),
+    )
     backbone = network.backbone.to(device).eval()
     log.info("features of %d + %d samples at %d px", len(train.items), len(val.items), size)
     known_features, train = features(backbone, train, how)
@@ -99,7 +109,13 @@ def probe(options: Options, command: list[str]) -> tuple[Result, bool]:
             }
             judged.right["linear@1"] = scores.named(logits, val.targets, 1).numpy()
     if "knn" in options.kinds:
-        voted = _knn(known_features, train, asked_features, options, device)
+        voted, _ = classify(
+            normalize(asked_features.to(device), dim=1),
+            normalize(known_features.to(device), dim=1),
+            train.targets,
+            k=options.k,
+            temperature=options.temperature,
+        )
         right = voted == val.targets
         metrics |= {
             "knn@1": float(right.double().mean()),
@@ -130,19 +146,6 @@ def probe(options: Options, command: list[str]) -> tuple[Result, bool]:
     )
     write_result(result, options.output)
     return result, False
-
-
-def _forward(network: FrozenNetwork, size: int, options: Options, device: torch.device) -> Forward:
-    return Forward(
-        size=size,
-        mean=network.mean,
-        std=network.std,
-        device=device,
-        memory_format=torch.contiguous_format,
-        autocast=nullcontext,
-        batch=options.batch_size,
-        threads=choose_workers(None),
-    )
 
 
 def _reference(train: Samples, val: Samples) -> dict[str, float]:
@@ -178,18 +181,3 @@ def _linear(
         "penalties": {f"{p:g}": s for p, s in tried.items()},
         "gradient": classifier.gradient,
     }
-
-
-def _knn(
-    known: Tensor, train: Samples, asked: Tensor, options: Options, device: torch.device
-) -> Tensor:
-    """The label voted for, int64 (Q,)."""
-    unit = torch.nn.functional.normalize
-    voted, _ = classify(
-        unit(asked.to(device), dim=1),
-        unit(known.to(device), dim=1),
-        train.targets,
-        k=options.k,
-        temperature=options.temperature,
-    )
-    return voted

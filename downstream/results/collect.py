@@ -19,7 +19,6 @@ from pretrain.core.run_files import CONFIG, METRICS, RECORD
 
 # `hcl detect` marks its folder with this file before it trains.
 DETECTION_MARK = "fingerprint.txt"
-VIEWS_FILE = "views.png"
 
 # What a seed's name has more than the others': `moco-seed1`, `moco_seed=1`, `moco/seed1`.
 _SEED = re.compile(r"[-_./ ]seed[-_=]?\d+$", re.IGNORECASE)
@@ -76,7 +75,7 @@ class Pretraining:
     @property
     def views(self) -> Path | None:
         """The grid of training views, if the run has one."""
-        path = self.folder / VIEWS_FILE
+        path = self.folder / "views.png"
         return path if path.is_file() else None
 
 
@@ -201,11 +200,10 @@ def _without_result(found: Collection) -> list[str]:
             step, steps = run.record.get("step", "?"), run.record.get("total_steps", "?")
             lines.append(f"{run.folder}: {run.task} is {state}, at step {step} of {steps}")
     measured = {measured.row for measured in found.results}
-    named = {row for row in found.names if row in measured}
     lines += [
         f"{name}: no {FILE_NAME} of any transfer"
         for name in dict.fromkeys(run.name for run in found.runs)
-        if name not in named
+        if name not in measured
     ]
     return lines
 

@@ -19,7 +19,6 @@ from pretrain.core.errors import InputError
 from pretrain.core.files import sha256
 from pretrain.core.run_files import CHECKPOINTS
 from pretrain.datasets.readers.coco import read
-from pretrain.datasets.records import ReadReport
 from pretrain.environment import machine, versions
 from pretrain.pretrained import PretrainedEncoder, load_pretrained
 
@@ -44,7 +43,16 @@ def retrieve(options: Options, command: list[str]) -> tuple[Result, bool]:
     ks = sorted(set(options.ks))
     c = _curvature(pretrained, options.curvature)
     name = options.name or row_name(pretrained)
-    protocol = _protocol(options, pretrained, report, ks)
+    # Everything that must agree for two recalls to be comparable.
+    protocol: dict[str, Any] = {
+        "annotations_sha256": report.source_sha256,
+        "size": options.size or pretrained.description.size,
+        "context": options.context,
+        "min_side": options.min_side,
+        "max_per_category": options.max_per_category,
+        "on_bad_box": options.on_bad_box,
+        "ks": ks,
+    }
     weights = sha256(pretrained.checkpoint)
     clip_radius = pretrained.description.clip_radius
     identity = {"weights_sha256": weights, "curvature": c, "clip_radius": clip_radius}
@@ -91,35 +99,19 @@ def retrieve(options: Options, command: list[str]) -> tuple[Result, bool]:
             "search": round(searched - embedded, 2),
         },
     }
-    artifacts = {
-        "neighbours": _write_sheets(options.output, objects, found, options.context),
-        "per_category": found.per_category,
-    }
     result = Result(
         task="retrieval",
         run=name,
         metrics=found.metrics,
         protocol=protocol,
         provenance=provenance,
-        artifacts=artifacts,
+        artifacts={
+            "neighbours": _write_sheets(options.output, objects, found, options.context),
+            "per_category": found.per_category,
+        },
     )
     write_result(result, options.output)
     return result, False
-
-
-def _protocol(
-    options: Options, pretrained: PretrainedEncoder, report: ReadReport, ks: list[int]
-) -> dict[str, Any]:
-    """Everything that must agree for two recalls to be comparable."""
-    return {
-        "annotations_sha256": report.source_sha256,
-        "size": options.size or pretrained.description.size,
-        "context": options.context,
-        "min_side": options.min_side,
-        "max_per_category": options.max_per_category,
-        "on_bad_box": options.on_bad_box,
-        "ks": ks,
-    }
 
 
 def _write_sheets(folder: Path, objects: Objects, found: Evaluation, context: float) -> list[str]:

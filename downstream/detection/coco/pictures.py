@@ -11,18 +11,16 @@ from downstream.detection.coco.coco_results import Detection
 from downstream.detection.coco.sets import CocoSet, Record
 
 SIDE = 480
+IMAGES = 4
 
 
-def draw_detections(
-    val: CocoSet, detections: Sequence[Detection], folder: Path, count: int = 4
-) -> list[Path]:
+def draw_detections(val: CocoSet, detections: Sequence[Detection], folder: Path) -> list[Path]:
     """Draw the best detections on a few validation images: as many as each has objects.
 
     Args:
         val: the validation set; images with objects are taken evenly from it.
         detections: in COCO's result format.
         folder: gets ``<image id>.jpg``.
-        count: number of images.
 
     Returns:
         The files written.
@@ -31,7 +29,7 @@ def draw_detections(
     for record, _ in val.objects():
         counts[record["image_id"]] += 1
     with_objects = [record for record in val.records if counts[record["image_id"]]]
-    count = min(count, len(with_objects))
+    count = min(IMAGES, len(with_objects))
     chosen = [with_objects[i * len(with_objects) // count] for i in range(count)]
     folder.mkdir(parents=True, exist_ok=True)
     names = dict(zip(val.category_ids, val.category_names, strict=True))

@@ -31,11 +31,7 @@ class Checkpointer(DetectionCheckpointer):  # type: ignore[misc]
         path = Path(self.save_dir) / f"{name}.pth"
         with replacing(path, durable=True) as file:
             torch.save(content, file)
-        self.tag_last_checkpoint(path.name)
-
-    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
-        """Mark a file as the last."""
-        write_text(Path(self.save_dir) / TAG, last_filename_basename)
+        write_text(path.parent / TAG, path.name)
 
 
 def last_checkpoint(folder: Path) -> Path | None:
@@ -101,12 +97,9 @@ def read_trained(path: Path) -> TrainedDetector:
     Raises:
         InputError: there is none, or it is no detector.
     """
-    file = path
-    if path.is_dir():
-        last = last_checkpoint(path)
-        if last is None:
-            raise InputError(f"{path}: no checkpoint of a detector in it; train one first")
-        file = last
+    file = last_checkpoint(path) if path.is_dir() else path
+    if file is None:
+        raise InputError(f"{path}: no checkpoint of a detector in it; train one first")
     if not file.is_file():
         raise InputError(f"{file}: no such checkpoint of a detector")
     content = load_torch(file)

@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from downstream.detection.run.checkpoints import NAME, TAG, last_checkpoint
+from downstream.results.collect import DETECTION_MARK
 from downstream.results.result import FILE_NAME, Result, read_result
 from pretrain.core.errors import InputError
 from pretrain.core.files import write_text
 
 LABELS = "labels.json"
 PICTURES = "detections"
-MARK = "fingerprint.txt"
 CONFIG = "config.yaml"
 FILES = (FILE_NAME, TAG, "metrics.json", "detections.json", LABELS)
 _FINGERPRINT = re.compile("[0-9a-f]{64}")
@@ -80,7 +80,7 @@ def make_room(folder: Path, fingerprint: str) -> None:
         path.unlink()
     with contextlib.suppress(OSError):  # there is none, or it holds something else
         (folder / PICTURES).rmdir()
-    write_text(folder / MARK, fingerprint + "\n")
+    write_text(folder / DETECTION_MARK, fingerprint + "\n")
 
 
 def _written(folder: Path) -> list[Path]:
@@ -93,7 +93,7 @@ def _written(folder: Path) -> list[Path]:
 def _mark(folder: Path) -> str | None:
     """The fingerprint of the transfer that the folder holds."""
     try:
-        found = (folder / MARK).read_text(encoding="ascii").strip()
+        found = (folder / DETECTION_MARK).read_text(encoding="ascii").strip()
     except (OSError, UnicodeDecodeError):
         return None
     return found if _FINGERPRINT.fullmatch(found) else None
