@@ -79,8 +79,6 @@ def propose(
         InputError: ``out`` or ``OUT.partial`` holds something else, cannot be written or is in
             use, or no image can be read.
     """
-    if workers < 1:
-        raise InputError(f"--workers must be at least 1, got {workers}")
     shard = shard or (SHARD if proposer.needs_image else BLIND_SHARD)
     options = {
         "command": COMMAND,

@@ -185,7 +185,8 @@ def _record(
     chosen, corners, flags = [], [], []
     for number, item in enumerate(tree.findall("object"), start=1):
         at = f"{xml}: object {number}"
-        bits = sum(int(Flag[tag.upper()]) for tag in FLAG_TAGS if _is_set(item, tag))
+        said = [tag for tag in FLAG_TAGS if (item.findtext(tag) or "").strip() == "1"]
+        bits = sum(int(Flag[tag.upper()]) for tag in said)
         if bits & options.unwanted:
             first = next(name for name in options.leave_out if flag_bits((name,)) & bits)
             source.dropped[first] += 1
@@ -225,10 +226,6 @@ def _size(tree: ElementTree.Element, image: Path) -> tuple[int, int]:
     except ValueError:
         width = height = 0
     return (width, height) if width > 0 and height > 0 else header_size(image)
-
-
-def _is_set(item: ElementTree.Element, tag: str) -> bool:
-    return (item.findtext(tag) or "").strip() == "1"
 
 
 def _corners(item: ElementTree.Element, at: str) -> tuple[float, float, float, float]:

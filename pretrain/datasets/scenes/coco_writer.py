@@ -53,8 +53,6 @@ def write(
     Raises:
         InputError: ``folder`` holds something else, or cannot be written.
     """
-    if workers < 1:
-        raise InputError(f"--workers must be at least 1, got {workers}")
     folder = folder.expanduser().resolve()
     old = _look(wanted, folder, fresh)
     if old == "same":
