@@ -33,6 +33,10 @@ def analyze(options: DeltaOptions) -> Findings:
     }
     taken = min(options.samples, len(run.projections))
     count = len(next(iter(measured.values())))
+    few = (
+        f"{run.source.name}: {taken} points are few: δ is a maximum over quadruples and grows with "
+        "their number, so compare sets of equal size only"
+    )
     values: dict[str, Any] = {
         "points": len(run.projections),
         "points of a subset": taken,
@@ -54,7 +58,7 @@ def analyze(options: DeltaOptions) -> Findings:
             "Hyp-ViT measures backbone features, not normalized, of the training split, on 100 "
             "subsets of 2,000; here that is --split train --samples 2000 --repeats 100.",
         ],
-        warnings=_warnings(run, taken),
+        warnings=[] if taken >= 1000 else [few],
     )
 
 
@@ -132,12 +136,3 @@ def _figure(measured: dict[str, list[Delta]], taken: int) -> draw.NamedFigure:
         "the c = (0.144/(2δ/diameter))² that would fit; the further left, the more like a tree."
     )
     return draw.NamedFigure("delta", caption, figure)
-
-
-def _warnings(run: RunEmbeddings, taken: int) -> list[str]:
-    if taken >= 1000:
-        return []
-    return [
-        f"{run.source.name}: {taken} points are few: δ is a maximum over quadruples and grows with "
-        "their number, so compare sets of equal size only"
-    ]

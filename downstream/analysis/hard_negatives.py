@@ -72,7 +72,11 @@ def analyze(options: HardNegativesOptions) -> Findings:
         lists = [(name, each.hardest) for name, each in zip(names, own, strict=True)]
     counts = [len(negatives_of(a.row, runs[0].labels, tested[0].keys)) for a in anchors]
     chance = float(np.mean([1 / count for count in counts]))
-    overlaps = [(a, b, overlap(x, y)) for a, x, b, y in _pairs(names, weighed, lists)]
+    # The overlap is shown of these, and of each model's two geometries.
+    pairs = [lists]
+    if len(runs) == 2:
+        pairs += [_by_geometry(*each) for each in zip(names, weighed, strict=True)]
+    overlaps = [(a, b, overlap(x, y)) for (a, x), (b, y) in pairs]
     (name, hardest), (other, others) = lists
     drawn = [
         *weight_figures(names, weighed, own),
@@ -116,20 +120,6 @@ def _names(runs: Sequence[RunEmbeddings]) -> list[str]:
 def _by_geometry(name: str, weighed: Sequence[NegativeStats]) -> list[tuple[str, Rows]]:
     first = {each.weighting.geometry: each.hardest for each in reversed(weighed)}
     return [(f"{name}, cosine", first["sphere"]), (f"{name}, ball", first["ball"])]
-
-
-def _pairs(
-    names: Sequence[str],
-    weighed: Sequence[Sequence[NegativeStats]],
-    lists: Sequence[tuple[str, Rows]],
-) -> list[tuple[str, Rows, str, Rows]]:
-    """What the overlap is shown of: the compared lists, and each model's two geometries."""
-    pairs = [(*lists[0], *lists[1])]
-    if len(names) == 2:
-        for name, each in zip(names, weighed, strict=True):
-            by_cosine, in_ball = _by_geometry(name, each)
-            pairs.append((*by_cosine, *in_ball))
-    return pairs
 
 
 def _told(each: NegativeStats) -> dict[str, float]:

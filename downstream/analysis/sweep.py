@@ -52,7 +52,13 @@ def analyze(options: SweepOptions) -> Findings:
             something else.
     """
     runs = [read_finished(path) for path in options.runs]
-    _check_distinct(runs)
+    seen: dict[str, str] = {}
+    for source in (run.source for run in runs):
+        if source.sha256 in seen:
+            # As two seeds it would have no deviation.
+            before = seen[source.sha256]
+            raise InputError(f"{source.path}: the same result as {before}; name each run once")
+        seen[source.sha256] = source.path
     points = group(runs, options.over, options.metric, options.by)
     check_alike(
         runs,
@@ -75,16 +81,6 @@ def analyze(options: SweepOptions) -> Findings:
         notes=_notes(points, options),
         warnings=_warnings(points),
     )
-
-
-def _check_distinct(runs: Sequence[FinishedRun]) -> None:
-    """Refuse one result given twice: as two seeds it would have no deviation."""
-    seen: dict[str, str] = {}
-    for run in runs:
-        if run.source.sha256 in seen:
-            before = seen[run.source.sha256]
-            raise InputError(f"{run.source.path}: the same result as {before}; name each run once")
-        seen[run.source.sha256] = run.source.path
 
 
 def check_alike(
