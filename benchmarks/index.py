@@ -25,7 +25,7 @@ from surroundings import surroundings
 
 from pretrain.data.index import Index
 from pretrain.datasets.index_writer import IndexWriter
-from pretrain.datasets.records import Record
+from pretrain.datasets.records import Record, Stream
 
 CLASSES = 600
 MIB = 2**20
@@ -80,13 +80,9 @@ def _build(folder: Path, images: int, boxes: int, sender: Connection) -> None:
             writer.append(record)
         written = time.perf_counter()
         names = tuple(f"class {n}" for n in range(CLASSES))
-        made_up = {"path": "synthetic", "size": 0, "mtime_ns": 0, "sha256": ""}
+        made_up = Path("synthetic")
         writer.finish(
-            categories=names,
-            category_ids=tuple(range(CLASSES)),
-            dropped={},
-            clipped=0,
-            source=made_up,
+            Stream(made_up, made_up, categories=names, category_ids=tuple(range(CLASSES)))
         )
     end = time.perf_counter()
     sender.send(

@@ -41,19 +41,7 @@ def build_index(source: Stream, folder: Path, options: dict[str, Any] | None = N
             source.on_drop = writer.note_dropped
         for record in source.records:
             writer.append(record)
-        writer.finish(
-            categories=source.categories,
-            category_ids=source.category_ids,
-            dropped=source.dropped,
-            clipped=source.clipped,
-            options=options,
-            source={
-                "path": str(source.annotations.resolve()),
-                "size": source.source_size,
-                "mtime_ns": source.source_mtime_ns,
-                "sha256": source.source_sha256,
-            },
-        )
+        writer.finish(source, options)
     return Index.open(folder)
 
 
@@ -122,26 +110,18 @@ class IndexWriter:
 
     def finish(
         self,
-        *,
-        categories: tuple[str, ...],
-        category_ids: tuple[int, ...],
-        dropped: dict[str, int],
-        clipped: int,
-        source: dict[str, Any],
+        source: Stream,
         options: dict[str, Any] | None = None,
+        *,
         extra: dict[str, Any] | None = None,
         files: dict[str, str] | None = None,
     ) -> None:
         """Put the complete index in place.
 
         Args:
-            categories: names by label.
-            category_ids: the source's numbers by label.
-            dropped: counts of what was left out, by reason.
-            clipped: boxes clipped to the image.
-            source: what was read: path, size, mtime_ns, sha256.
+            source: what was read; its records have been appended.
             options: with which it was read.
-            extra: further entries of ``meta``.
+            extra: entries of ``meta``, further ones or instead of those of the source.
             files: further text files of the folder, by name.
 
         Raises:
@@ -159,14 +139,19 @@ class IndexWriter:
             meta = {
                 "version": VERSION,
                 "images": str(self.images.resolve()),
-                "categories": list(categories),
-                "category_ids": list(category_ids),
-                "dropped": dropped,
-                "clipped": clipped,
+                "categories": list(source.categories),
+                "category_ids": list(source.category_ids),
+                "dropped": source.dropped,
+                "clipped": source.clipped,
                 "options": options or {},
-                "source": source,
+                "source": {
+                    "path": str(source.annotations.resolve()),
+                    "size": source.source_size,
+                    "mtime_ns": source.source_mtime_ns,
+                    "sha256": source.source_sha256,
+                },
                 "lengths": {name: len(column) for name, column in mapped.items()},
-                "fingerprint": fingerprint(mapped, categories, category_ids),
+                "fingerprint": fingerprint(mapped, source.categories, source.category_ids),
                 **(extra or {}),
             }
             for name, content in {**(files or {}), META: json.dumps(meta, indent=1)}.items():

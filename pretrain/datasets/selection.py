@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pretrain.core.errors import InputError
 from pretrain.data.index import Index
 from pretrain.datasets.index_writer import IndexWriter
-from pretrain.datasets.records import Record
+from pretrain.datasets.records import Record, Stream
 
 LIST = "selection.txt"
 """The chosen images, one a line, in the order of the rows: ImageIDs for OpenImages."""
@@ -106,17 +106,21 @@ def select(index: Index, folder: Path, rule: Rule) -> Index:
             boxes, flags = index.boxes(row)[kept], index.flags(row)[kept]
             name, size, number = index.file_name(row), index.size(row), index.image_id(row)
             writer.append(Record(name, *size, boxes, labels[kept], number, flags))
-        writer.finish(
+        source = Stream(
+            annotations=index.folder,
+            images=index.images,
             categories=tuple(index.categories[n] for n in chosen.labels),
             category_ids=tuple(index.category_ids[n] for n in chosen.labels),
             dropped={
                 "of images not chosen": index.box_count - inside,
                 "of classes not chosen": inside - written,
             },
-            clipped=0,
-            source=index.meta["source"],
-            options=index.meta["options"],
+        )
+        writer.finish(
+            source,
+            index.meta["options"],
             extra={
+                "source": index.meta["source"],
                 "selection": {
                     "rule": vars(rule),
                     "images": len(rows),
@@ -124,7 +128,7 @@ def select(index: Index, folder: Path, rule: Rule) -> Index:
                     "rounds": chosen.rounds,
                     "list_sha256": hashlib.sha256(listed.encode()).hexdigest(),
                     "from_fingerprint": index.fingerprint,
-                }
+                },
             },
             files={LIST: listed},
         )

@@ -12,7 +12,7 @@ from pretrain.datasets.check import check
 from pretrain.datasets.index_stats import stats
 from pretrain.datasets.index_writer import IndexWriter, build_index
 from pretrain.datasets.readers import coco
-from pretrain.datasets.records import Record
+from pretrain.datasets.records import Record, Stream
 
 
 @pytest.fixture
@@ -26,11 +26,14 @@ def write(folder, images, records, categories=("a", "b")) -> Index:
         for record in records:
             writer.append(record)
         writer.finish(
-            categories=categories,
-            category_ids=tuple(range(len(categories))),
-            dropped={"group": 3},
-            clipped=1,
-            source={"path": "p", "size": 0, "mtime_ns": 0, "sha256": ""},
+            Stream(
+                folder / "p",
+                images,
+                categories=categories,
+                category_ids=tuple(range(len(categories))),
+                dropped={"group": 3},
+                clipped=1,
+            )
         )
     return Index.open(folder)
 

@@ -12,14 +12,15 @@ from pretrain.datasets import index_writer
 from pretrain.datasets.index_writer import IndexWriter, build_index
 from pretrain.datasets.records import Flag, Record, Stream
 
-SOURCE = {"path": "x", "size": 1, "mtime_ns": 2, "sha256": "3"}
-END = {
-    "categories": ("a",),
-    "category_ids": (7,),
-    "dropped": {},
-    "clipped": 0,
-    "source": SOURCE,
-}
+END = Stream(
+    Path("x"),
+    Path("images"),
+    categories=("a",),
+    category_ids=(7,),
+    source_size=1,
+    source_mtime_ns=2,
+    source_sha256="3",
+)
 
 
 def record(number: int, count: int) -> Record:
@@ -36,7 +37,7 @@ def test_spilled_in_any_batches_the_same(tmp_path, monkeypatch, batch):
     with IndexWriter(tmp_path / "index", tmp_path) as writer:
         for number, count in enumerate(counts):
             writer.append(record(number, count))
-        writer.finish(**END)
+        writer.finish(END)
     index = Index.open(tmp_path / "index")
     index.verify()
     assert [len(index.boxes(row)) for row in range(7)] == counts
@@ -52,7 +53,7 @@ def test_spilled_in_any_batches_the_same(tmp_path, monkeypatch, batch):
 
 def test_an_empty_index(tmp_path):
     with IndexWriter(tmp_path / "index", tmp_path) as writer:
-        writer.finish(**END)
+        writer.finish(END)
     assert len(Index.open(tmp_path / "index")) == 0
 
 
@@ -99,7 +100,7 @@ def test_a_full_disk_is_the_users_to_mend(tmp_path, monkeypatch):
     ):
         writer.append(record(0, 2))
         monkeypatch.setattr(index_writer._Column, "append", full)
-        writer.finish(**END)
+        writer.finish(END)
     assert list((tmp_path / "cache").iterdir()) == []
 
 
@@ -112,7 +113,7 @@ def test_memory_does_not_grow_with_the_records(tmp_path, monkeypatch):
         with IndexWriter(tmp_path / f"index{count}", tmp_path) as writer:
             for number in range(count):
                 writer.append(Record(f"{number}.jpg", 1, 1, boxes, labels, number))
-            writer.finish(**END)
+            writer.finish(END)
         _, greatest = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         return greatest
@@ -124,7 +125,7 @@ def test_memory_does_not_grow_with_the_records(tmp_path, monkeypatch):
 def test_columns_have_the_headers_numpy_writes(tmp_path):
     with IndexWriter(tmp_path / "index", tmp_path) as writer:
         writer.append(record(1, 2))
-        writer.finish(**END)
+        writer.finish(END)
     for name, (dtype, _) in COLUMNS.items():
         file: Path = tmp_path / f"index/{name}.npy"
         column = np.load(file)
@@ -136,7 +137,7 @@ def test_columns_have_the_headers_numpy_writes(tmp_path):
 def test_moved_images(tmp_path):
     with IndexWriter(tmp_path / "index", tmp_path) as writer:
         writer.append(record(1, 2))
-        writer.finish(**END)
+        writer.finish(END)
     index = Index.open(tmp_path / "index", tmp_path / "scratch")
     assert index.path(0) == tmp_path / "scratch/1.jpg"
     reopen, arguments = index.__reduce__()

@@ -17,7 +17,7 @@ from pretrain.datasets.selection import PAPER, Rule, choose, compare_with_paper,
 def build(folder, images: list[list[int]], classes: int = 5) -> Index:
     """Images of boxes with these labels; box n of an image begins at x = n."""
     with IndexWriter(folder, folder.parent) as writer:
-        from pretrain.datasets.records import Record
+        from pretrain.datasets.records import Record, Stream
 
         for number, labels in enumerate(images):
             boxes = np.array([[n, 0, n + 9, 9] for n in range(len(labels))], np.float32)
@@ -34,12 +34,13 @@ def build(folder, images: list[list[int]], classes: int = 5) -> Index:
                 )
             )
         writer.finish(
-            categories=tuple("abcdefgh"[:classes]),
-            category_ids=tuple(range(1, classes + 1)),
-            dropped={},
-            clipped=0,
-            source={"path": "p", "size": 0, "mtime_ns": 0, "sha256": ""},
-            options={"reader": "openimages"},
+            Stream(
+                folder / "p",
+                folder.parent,
+                categories=tuple("abcdefgh"[:classes]),
+                category_ids=tuple(range(1, classes + 1)),
+            ),
+            {"reader": "openimages"},
         )
     return Index.open(folder)
 
