@@ -207,7 +207,7 @@ def _warmup(run: Run) -> Iterator[str]:
         value = best if optim.warmup_steps else round(best / run.epoch_steps, 2)
         yield (
             f"{name}: the warm-up takes {warmup:,} of the run's {total:,} steps{effect}; set "
-            f"{name}={value:g} or less"
+            f"{name}={value:g}{' or less' if value else ''}"
         )
 
 
