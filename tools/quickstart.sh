@@ -31,7 +31,7 @@ row() {
     run hcl probe "$out" --name "$name" \
         --train "${train[@]}" --val "${val[@]}" --output "$out/probe"
     run hcl detect quickstart_r10_fpn --weights "$out" --name "$name" \
-        --train "${train[@]}" --val "${val[@]}" --output "$out/detection" SEED "$seed"
+        --train "${train[@]}" --val "${val[@]}" --output "$out/detection" SEED="$seed"
 }
 
 # The output of a command, each line after the name of what runs.
